@@ -8,6 +8,8 @@ from scipy import ndimage
 INTENSITIES = {"T1": (0, 500, 60, 300, 420, 90), "T2": (0, 350, 50, 380, 250, 800)}  # by tissue
 SHAPE = (36, 44, 34)
 AFFINE = from_matvec(np.diag([4.5, 4.6, 4.8]), [-79, -99, -79])
+HALF = np.diag([2.0, 2.0, 2.0, 1.0])  # into a world where the head is half as large, which registers in an eighth
+HALF_AFFINE = np.linalg.inv(HALF) @ AFFINE
 
 
 def tissue_at(points_mm):

@@ -67,30 +67,6 @@ def test_jitter_crops_the_enlarged_slice_where_the_draw_says(start, first):
     assert torch.equal(across, enlarged[0, 0, :20, first : first + 20])
 
 
-def test_enlarging_is_bilinear():
-    image = torch.tensor([[0.0, 0.4], [0.8, 0.4]])[None, None]
-    expected = torch.tensor(
-        [[0.0, 0.1, 0.3, 0.4], [0.2, 0.25, 0.35, 0.4], [0.6, 0.55, 0.45, 0.4], [0.8, 0.7, 0.5, 0.4]]
-    )
-    torch.testing.assert_close(enlarge(image, 2)[0, 0], expected)
-
-
-def test_the_slices_given_are_not_altered():
-    slices = torch.rand(8, 1, 16, 16)
-    original = slices.clone()
-    EVERYTHING.apply(slices, draws(EVERYTHING, 8))
-    assert torch.equal(slices, original)
-
-
-def test_what_is_drawn_depends_on_the_generator_alone():
-    torch.manual_seed(1)
-    first = EVERYTHING.draw(np.random.default_rng(5))
-    torch.manual_seed(2)
-    np.random.seed(3)
-    assert EVERYTHING.draw(np.random.default_rng(5)) == first
-    assert EVERYTHING.draw(np.random.default_rng(6)) != first
-
-
 def test_options_come_as_often_and_as_large_as_they_say():
     augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.2, rotate90=0.3, brightness=0.1, contrast=0.4)
     parameters = draws(augmentation)

@@ -64,12 +64,6 @@ def test_empty_planes_are_taken_off_down_to_an_object_and_not_into_it():
     assert without_empty_planes(np.random.default_rng(0).random((5, 6, 1))) == (slice(0, 5), slice(0, 6), slice(0, 1))
 
 
-def test_a_uniform_object_is_its_own_head():
-    volume = np.zeros((20, 18, 16), np.float32)
-    volume[4:15, 3:9, 5:16] = 7
-    assert np.array_equal(whole_mask(volume), volume > 0)
-
-
 @pytest.mark.parametrize("margin", [1, 4, 20])
 def test_the_amount_of_air_moves_neither_mask_nor_box(margin):
     wide, head = head_in_noise(shape=(64, 66, 68), noise=12.0)
@@ -84,8 +78,3 @@ def test_without_darker_air_around_it_a_heads_end_is_doubtful():
     assert "cannot be told" in find_head(500 - volume).warnings[0]
     assert "cannot be told" in find_head(np.ascontiguousarray(volume[14:22, 13:21, 12:20])).warnings[0]
     assert find_head(np.where(head, 500 - volume, np.float32(0))).warnings == ()
-
-
-def test_a_constant_volume_has_no_head():
-    with pytest.raises(ValueError, match="every voxel has the same value, 7"):
-        find_head(np.full((3, 4, 5), 7.0))

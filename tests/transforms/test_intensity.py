@@ -50,13 +50,6 @@ def test_the_foreground_is_the_whole_filled_head(scans, whole_head, contrast):
     assert dice(foreground_mask(scans[contrast]), whole_head) > 0.97
 
 
-def test_dark_bone_and_fluid_inside_the_head_are_foreground():
-    volume = np.zeros((24, 24, 24), np.float32)
-    head, skull, brain, ventricle = (ball(volume.shape, radius) for radius in (10, 8, 6, 3))
-    volume[head], volume[skull], volume[brain], volume[ventricle] = 100, 0, 80, 0
-    assert np.array_equal(foreground_mask(volume), head)
-
-
 def test_a_dim_scalp_is_foreground_and_what_is_dimmer_than_noise_may_be_is_not():
     volume = np.full((24, 24, 24), 10, np.float32)
     head, brain = ball(volume.shape, 10), ball(volume.shape, 8)
@@ -71,11 +64,6 @@ def test_a_cavity_that_is_open_to_the_air_is_filled_where_a_plane_encloses_it():
     volume = np.where(head, np.float32(100), np.float32(0))
     volume[8:16, 8:16, 8:] = 0  # a shaft from the centre out through the top: enclosed in every axial slice
     assert np.array_equal(foreground_mask(volume), head)
-
-
-def test_intensities_may_be_shifted_and_scaled_without_moving_the_foreground(scans):
-    volume = scans["T1"].astype(np.float32)
-    assert np.array_equal(foreground_mask(volume * 0.01 - 50), foreground_mask(volume))
 
 
 # ── scaling ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -100,12 +88,6 @@ def test_percentiles_that_coincide_are_an_error_with_a_remedy():
     volume = np.array([3.0] * 99 + [8.0]).reshape(-1, 1, 1)
     with pytest.raises(ValueError, match=r"percentiles 1 and 50 of .* \(100 voxels\) are both 3, .*; give a scan"):
         percentile_range(volume, np.ones(volume.shape, bool), 1, 50)
-
-
-def test_percentiles_too_close_to_be_scaled_by_in_float32_count_as_one():
-    volume = np.array([-1.0, 0, 1e-40], np.float32).reshape(-1, 1, 1)
-    with pytest.raises(ValueError, match=r"\(2 voxels\) are both 0, so nothing is to be seen"):
-        percentile_range(volume, volume >= 0, 0, 100)
 
 
 def test_the_range_becomes_minus_one_to_one_and_the_rest_is_clipped():

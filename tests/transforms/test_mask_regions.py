@@ -6,7 +6,6 @@ from scipy import ndimage
 
 from transforms.intensity import foreground_mask
 from transforms.mask_regions import (
-    box_with_margin,
     close_gaps,
     fill_cavities,
     with_margin,
@@ -81,24 +80,6 @@ def test_a_speck_is_smaller_than_a_hundredth_of_the_largest_region():
         and not large_regions[5, 8, 10]
         and large_regions.sum() == 404
     )
-
-
-def test_nothing_and_everything_stay_what_they_are():
-    for mask in (np.zeros((4, 5, 6), bool), np.ones((4, 5, 6), bool)):
-        wide = with_margin(mask)
-        for change in (without_specks, fill_cavities, lambda region_mask: close_gaps(region_mask, 2, (0, 1, 2))):
-            np.testing.assert_array_equal(without_margin(change(wide)), mask)
-
-
-def test_a_box_holds_the_mask_and_a_margin_about_it():
-    mask = np.zeros((20, 20, 20), bool)
-    mask[4:9, 7, 10:12] = True
-    assert [(bounds.start, bounds.stop) for bounds in box_with_margin(with_margin(mask))] == [
-        (4, 15),
-        (7, 14),
-        (10, 18),
-    ]
-    assert box_with_margin(np.zeros((3, 3, 3), bool)) == (slice(None),) * 3
 
 
 @pytest.mark.parametrize("shape", [(40, 44, 36), (48, 40, 1), (2, 40, 44)])

@@ -1,7 +1,6 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
 from transforms.io.images import write_raster
 from transforms.monai_transforms import (
@@ -51,15 +50,6 @@ def test_loading_a_picture_gives_a_volume_one_voxel_thick(tmp_path):
     assert np.array_equal(data["image_affine"], np.eye(4))
     assert data["image_type_range"] == 255
     assert data["image_integer"] is True
-
-
-def test_a_picture_of_floating_point_numbers_holds_no_integers_and_has_no_range_of_type(tmp_path):
-    path = tmp_path / "slice.tif"
-    Image.fromarray(np.array([[0.25, -1.5], [3.0, 2.0]], np.float32)).save(path)
-    data = LoadVolumed("image")({"image": path})
-    assert data["image"][:, :, 0].tolist() == [[3.0, 0.25], [2.0, -1.5]]
-    assert data["image_integer"] is False
-    assert data["image_type_range"] is None
 
 
 def test_scaling_keeps_foreground_and_range_and_returns():

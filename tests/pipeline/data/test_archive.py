@@ -5,7 +5,6 @@ import tarfile
 from collections import namedtuple
 
 import pytest
-from terminal import Terminal
 from web_server import serve, web_server
 
 from pipeline.data.archive import ATTEMPTS, CHUNK_BYTES, fetch, unpack_tar
@@ -68,18 +67,6 @@ def test_a_part_of_another_file_shows_in_the_sum_and_is_removed(server, tmp_path
         with pytest.raises(UserError, match=r"MD5 sum .*; it is removed, repeat"):
             get(server, tmp_path)
         assert names(tmp_path) == []
-
-
-def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
-    (tmp_path / "file.tar.part").write_bytes(CONTENT)
-    server.answers = [serve(CONTENT)]
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [f"bytes={len(CONTENT)}-"]
-
-
-def test_a_busy_server_is_asked_again(server, tmp_path):
-    server.answers = [lambda handler: handler.reply(503), serve(CONTENT)]
-    assert get(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_many_cuts_are_survived_while_each_attempt_brings_a_mebibyte(server, tmp_path):
@@ -149,16 +136,6 @@ def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, mo
     assert not (tmp_path / "file.tar.part").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 72 << 20))  # two copies of 4 MiB and 64 to spare
     assert get(server, tmp_path).exists()
-
-
-def test_progress_is_shown_unless_quiet(server, tmp_path, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    server.answers = [serve(CONTENT)]
-    get(server, tmp_path, quiet=False)
-    assert "4.00M/4.00M" in terminal.taken()
-    get(server, tmp_path, quiet=True)
-    assert terminal.taken() == ""
 
 
 # ── unpacking ──

@@ -30,10 +30,6 @@ def test_an_axial_range_begins_at_the_crown_wherever_the_volume_ends():
     assert chosen(coverage, (8, 9), 3.0) == list(range(6, 20))  # a shorter head is whole
 
 
-def test_a_coronal_range_begins_at_the_front():
-    assert chosen(Coverage("coronal", 12.0), (1, 9), 3.0) == chosen(Coverage("axial", 12.0), (1, 9), 3.0)
-
-
 def test_a_sagittal_range_lies_about_the_middle():
     assert chosen(Coverage("sagittal", 9.0), (1, 9), 3.0) == [4, 5, 6]
     assert chosen(Coverage("sagittal", 12.0), (1, 9), 3.0) == [3, 4, 5, 6]
@@ -94,14 +90,6 @@ def test_a_middle_range_ends_before_the_file_does(entry):
     second_cut = cut.within(Coverage("axial", 8.0))  # positions 6 and above, of 5 and 6
     assert (second_cut.first, second_cut.count, second_cut.stored) == (3, 1, 6)
     assert levels(SliceBank([second_cut])) == [3]
-
-
-def test_a_case_of_which_nothing_lies_in_the_range_is_empty(entry):
-    assert entry.cut(Coverage("axial", 2.0), (1, 11), 2.0).count == 0
-
-
-def test_without_a_range_a_case_is_itself(entry):
-    assert entry.within(FULL_COVERAGE) is entry
 
 
 def test_another_scans_head_counts_where_slices_lie_on_its_grid(entry):

@@ -76,12 +76,6 @@ def test_pictures_and_heads_of_a_few_voxels_are_like_nothing():
     assert volume_fingerprint({**data, "image_foreground": speck}, "axial", 48) is None
 
 
-def test_a_single_slice_has_depth_too():
-    measured = likeness(scan("T1")[:, :, 17:18])
-    assert measured.head_mm[2] == pytest.approx(4.8, abs=0.1)
-    assert np.ptp(measured.core) > 0.5
-
-
 def test_the_distance_is_the_wasserstein_distance():
     random = np.random.default_rng(0)
     first, second = random.normal(0, 1, QUANTILES), random.normal(0.5, 2, QUANTILES)

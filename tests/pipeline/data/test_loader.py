@@ -71,13 +71,6 @@ def test_the_smaller_contrast_is_shuffled_anew_each_time_it_is_through(numbered)
     assert len({tuple(lap) for lap in laps}) > 3
 
 
-def test_epochs_and_contrasts_are_shuffled_independently(tmp_path):
-    bank = SliceBank(store_volumes(tmp_path / "a", [30], constant=True))
-    dataset = UnpairedSlices(bank, bank, Augmentation(), seed=0)
-    orders = [tuple(side) for epoch in range(3) for side in sides(dataset, epoch=epoch, count=30, batch_size=1)]
-    assert len(set(orders)) == 6
-
-
 def test_an_epoch_is_the_same_from_any_batch_on(slices):
     full_epoch = batches(slices(), epoch=3)
     for first_batch in (0, 1, 5, 6):
@@ -101,14 +94,6 @@ def test_augmentation_is_drawn_anew_each_epoch_and_alike_for_each_place(tmp_path
         flipped = sum(draw[side] for draw in is_flipped)
         assert 16 < flipped < 48
     assert any(first != second for first, second in is_flipped)
-
-
-def test_loading_draws_nothing_from_the_global_random_state(slices):
-    torch.manual_seed(0)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    batches(slices())
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -183,16 +183,6 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     assert len(extractions) == 2 and len(np.load(stored.path)) == stored.count
 
 
-def test_a_replaced_image_is_noticed(tmp_path):
-    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", seed=1))
-    [original], _ = build([case], tmp_path / "store")
-    old = np.load(original.path)
-    write_volume(case.path, seed=2)
-    assert look_up(case, tmp_path / "store", *SETTINGS) is None
-    [remade], _ = build([case], tmp_path / "store")
-    assert not np.array_equal(np.load(remade.path), old)
-
-
 def test_two_processes_store_the_same_as_one(tmp_path):
     cases = make_cases(tmp_path, 2)
     single_process, _ = build(cases, tmp_path / "one", processes=1)

@@ -44,13 +44,6 @@ def test_a_saved_split_comes_back_the_same(pairing, sessions, tmp_path):
     assert read(tmp_path, split_to_json(result), cases, pairing) == result
 
 
-def test_a_split_of_unpaired_images_comes_back_the_same(tmp_path):
-    cases = [Case(f"{c}-Image #{n}", "", c, Path(f"{c}{n}.png")) for c in CONTRASTS for n in range(9)]
-    cases += [Case(f"test-{c}-Image #1", "", c, Path(f"test{c}.png"), "test") for c in CONTRASTS]
-    result = make_split(cases, CONTRASTS, validation=0.2, test=0.2, seed=1, pairing="unpaired")
-    assert read(tmp_path, split_to_json(result), cases) == result
-
-
 def test_a_subject_means_all_its_sessions_unless_one_is_named(tmp_path):
     cases = cohort(sessions=("a", "b"))
     result = read(tmp_path, {**GOOD, "test": ["s4", "s5/b"]}, cases)
@@ -106,10 +99,6 @@ def test_all_problems_are_listed_at_once(tmp_path):
 )  # fmt: skip
 def test_a_wrong_part_is_named(change, expected, tmp_path):
     assert problems(tmp_path, {**GOOD, **change}) == expected
-
-
-def test_a_file_that_is_no_mapping_is_told(tmp_path):
-    assert problems(tmp_path, ["s1"]) == ["the file: must have the keys train, validation, test"]
 
 
 def test_paired_training_needs_the_pair_of_each_scan(tmp_path):

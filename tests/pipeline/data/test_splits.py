@@ -96,11 +96,6 @@ def test_what_the_source_set_aside_is_the_test_set_and_test_takes_no_more():
     assert (len(result.train["T1"]), len(result.train["T2"])) == (9, 9)
 
 
-def test_other_contrasts_are_left_out():
-    result = split([*cohort(both=4), Case("b0", "", "PD", Path("pd.nii"))], test=1)
-    assert {case.contrast for case in (*result.test, *result.train["T1"], *result.train["T2"])} == {"T1", "T2"}
-
-
 def test_the_seed_alone_decides_and_not_the_order_of_files():
     cases = cohort(both=40)
     shuffled = random.Random(1).sample(cases, len(cases))
@@ -170,11 +165,6 @@ def test_too_few_subjects_left_to_train_gives_the_numbers():
         "lower split.validation or split.test, add subjects, or change split.pairing"
     )
     assert split(cohort(both=3), validation=1, test=1, pairing="paired").train["T1"]
-
-
-def test_paired_training_without_pairs_is_told():
-    message = refusal(cohort(first=5, second=5), pairing="paired")
-    assert "paired training needs one with both T1 and T2" in message
 
 
 def test_a_contrast_without_images_is_told():

@@ -24,13 +24,6 @@ def test_a_gray_picture_lies_with_x_to_the_right_and_y_up(name, tmp_path):
     assert largest == 255
 
 
-def test_a_jpeg_is_read(tmp_path):
-    slice_, largest = read_raster(saved(tmp_path / "a.jpg", np.full((5, 7), 100, np.uint8), quality=95))
-    assert slice_.shape == (7, 5, 1)
-    np.testing.assert_allclose(slice_, 100, atol=1)
-    assert largest == 255
-
-
 @pytest.mark.parametrize(("colour", "gray"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((9, 9, 9), 9)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colour_becomes_luminance(mode, colour, gray, tmp_path):
@@ -126,13 +119,6 @@ def test_what_is_no_picture_is_refused(content, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     assert "not a readable PNG, JPEG or TIFF picture" in refusal(path)
-
-
-def test_several_pages_are_refused(tmp_path):
-    path = tmp_path / "a.tif"
-    pages = [Image.fromarray(ROWS) for _ in range(3)]
-    pages[0].save(path, save_all=True, append_images=pages[1:])
-    assert "has 3 pages" in refusal(path)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])

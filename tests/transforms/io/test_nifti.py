@@ -48,16 +48,6 @@ def test_scaling_is_applied(tmp_path):
     assert np.array_equal(read_nifti(tmp_path / "x.nii")[0], ramp() * 2 - 5)
 
 
-def test_an_image_in_memory_is_read_without_changing_it():
-    data = ramp()
-    data[0, 0, 0] = np.nan
-    image = image_of(data, np.diag([2.0, 2.0, 3.0, 1.0]))
-    with pytest.warns(UserWarning, match="the image: 1 NaN or infinite voxels were replaced"):
-        array, affine, _ = read_nifti(image)
-    assert array[0, 0, 0] == 1 and np.isnan(data[0, 0, 0])
-    assert np.array_equal(affine, image.affine)
-
-
 def test_nan_and_infinite_voxels_become_the_finite_extremes(tmp_path):
     data = ramp() - 10
     data[0, 0, :3] = np.nan, np.inf, -np.inf

@@ -28,15 +28,6 @@ def test_the_archives_as_they_unpack_are_listed_in_order(tmp_path):
     ]
 
 
-def test_a_flat_folder_and_any_contrast_name_will_do(tmp_path):
-    make(tmp_path, "IXI002-Guys-0828-MRA.nii.gz", "IXI002-Guys-0828-my contrast.nii", "IXI002-Guys-0828-T1.nii.gz")
-    cases = ixi_cases(tmp_path, ("MRA", "my contrast"))
-    assert [(case.subject, case.contrast) for case in cases] == [
-        ("IXI002-Guys-0828", "MRA"),
-        ("IXI002-Guys-0828", "my contrast"),
-    ]
-
-
 def test_without_the_data_the_message_is_the_command_that_fetches_it(tmp_path):
     folder = tmp_path / "data/ixi"
     command = f"python -m pipeline.download ixi -o {folder} --contrasts T1 T2"
