@@ -37,12 +37,7 @@ def download_ixi(
 ) -> None:
     """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; existing contrasts are skipped.
 
-    Args:
-        folder: Output folder, made if missing.
-        contrasts: Contrasts among those of `md5`.
-        base_url: Address of the folder with `IXI-<contrast>.tar`; http or https.
-        md5: Contrast -> hexadecimal MD5 sum of its archive.
-        quiet: Whether to leave out messages and progress bars.
+    `base_url` is the folder of `IXI-<contrast>.tar`, and `md5` gives the hexadecimal sum of each contrast's archive.
 
     Raises:
         UserError: An unknown contrast, or an error of `fetch` or `unpack_tar`.

@@ -30,23 +30,15 @@ class AugmentationParameters:
 class Augmentation:
     """Flips, enlarge-and-crop jitter, quarter turns, brightness and contrast of slices in [-1, 1].
 
-    Args:
-        horizontal_flip: Probability of a left-right mirror (the first axis of a slice).
-        jitter: Factor by which slices are enlarged before a random crop to their size; 1 for none.
-        vertical_flip: Probability of a front-back mirror (the second axis).
-        rotate90: Probability of a turn by 90, 180 or 270 degrees.
-        brightness: Largest shift, as a share of the intensity range.
-        contrast: Largest relative change of contrast.
-        extra: Another augmentation (`transforms.monai_augmentation`), after the others: a function of a slice (1, S, S)
-            in [-1, 1] and a seed; None for none.
+    `extra` comes after the others (`transforms.monai_augmentation`): a function of a slice (1, S, S) and a seed.
     """
 
-    horizontal_flip: float = 0.0
-    jitter: float = 1.0
-    vertical_flip: float = 0.0
-    rotate90: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
+    horizontal_flip: float = 0.0  # probability of a left-right mirror, the first axis of a slice
+    jitter: float = 1.0  # factor by which slices are enlarged before a random crop to their size
+    vertical_flip: float = 0.0  # probability of a front-back mirror, the second axis
+    rotate90: float = 0.0  # probability of a turn by 90, 180 or 270 degrees
+    brightness: float = 0.0  # largest shift, as a share of the intensity range
+    contrast: float = 0.0  # largest relative change of contrast
     extra: Callable[[Tensor, int], Tensor] | None = None
 
     def draw(self, random: np.random.Generator) -> AugmentationParameters:

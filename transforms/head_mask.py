@@ -39,35 +39,18 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Head:
-    """The head in a volume.
+    """The head in a volume; both masks are (X, Y, Z) bool and cover `field` only."""
 
-    Attributes:
-        field: Box of the volume without empty planes at its border; the masks cover this box only.
-        mask: (X, Y, Z) bool, the head, filled.
-        outer_box: Box of the head and of smaller regions that the mask leaves out, such as the tip of a nose.
-        blank: (X, Y, Z) bool, voxels without a measurement, of a background's or a padding's value; None where there
-            are none.
-        masked: Whether everything but blank voxels is head, as after skull stripping, without any air.
-        warnings: Messages on what is doubtful about the mask.
-    """
-
-    field: Box
-    mask: np.ndarray
-    outer_box: Box
-    blank: np.ndarray | None = None
-    masked: bool = False
-    warnings: tuple[str, ...] = ()
+    field: Box  # of the volume without empty planes at its border
+    mask: np.ndarray  # the head, filled
+    outer_box: Box  # of the head and of smaller regions that the mask leaves out, such as the tip of a nose
+    blank: np.ndarray | None = None  # voxels without a measurement, of a background's or a padding's value
+    masked: bool = False  # whether everything but blank voxels is head, as after skull stripping, without any air
+    warnings: tuple[str, ...] = ()  # on what is doubtful about the mask
 
 
 def find_head(volume: np.ndarray) -> Head:
-    """Find the head (or whatever was scanned) in a volume, filled, without its surroundings.
-
-    Args:
-        volume: (X, Y, Z) finite intensities in any unit, with any offset.
-
-    Raises:
-        ValueError: the volume is constant.
-    """
+    """Find the head (or whatever was scanned) in a volume (X, Y, Z), filled; ValueError: the volume is constant."""
     if volume.min() == volume.max():
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
     # Leave out empty planes at the border.

@@ -101,10 +101,7 @@ class CropHeadd(InvertibleKeyedTransform):
 
     Blank voxels (a background of one value, padding) get an intensity at the head's dark end, so that resampling mixes
     no other value into the head's edge. The inverse gives the lowest intensity of `image_range` to everything cropped
-    off and to blank voxels around the head.
-
-    Args:
-        box: (3, 2) voxel bounds to crop to instead of the head's own.
+    off and to blank voxels around the head. `box` gives (3, 2) voxel bounds instead of the head's own.
     """
 
     def __init__(self, keys, box: np.ndarray | None = None):

@@ -25,12 +25,8 @@ COPIES = 2  # of the file that must fit on the disk: it is unpacked beside itsel
 def fetch(url: str, target: Path, *, md5: str, pause_s: float = 1.0, quiet: bool = False) -> None:
     """Download `url` to `target` through `<target>.part`, which an interrupted download resumes from.
 
-    Args:
-        url: http or https address.
-        target: Path of the finished file, made only if its MD5 sum is right.
-        md5: Hexadecimal MD5 sum of the file.
-        pause_s: Pause before another attempt in seconds; doubled each time while nothing new arrives.
-        quiet: Whether to leave out the progress bars.
+    The target is made only if its MD5 sum (hexadecimal) is right. The pause before another attempt is doubled each time
+    while nothing new arrives.
 
     Raises:
         UserError: no connection, a server's refusal, too many interruptions, too little disk, or a wrong sum (then

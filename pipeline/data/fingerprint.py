@@ -25,19 +25,11 @@ MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
 
 
 def volume_fingerprint(data: Mapping[str, Any], axis: str, size: int, key: str = "image") -> Fingerprint | None:
-    """Return a volume's fingerprint.
+    """Return a volume's fingerprint, from the result of `transforms.slice_chain.slice_chain` (of any stride).
 
-    Args:
-        data: Result of `transforms.slice_chain.slice_chain`, with or without a stride.
-        axis: Orientation of the slices.
-        size: Side of the training slices. Of larger slices only the centre's intensities count, as cropped in training,
-            but the whole head's extent.
-        key: The chain's dictionary key.
-
-    Returns:
-        `core` and `head`: 64 quantiles each, see above. Along R, A, S: `spacing_mm` of the file, and `field_mm` and
-        `head_mm`, the extents of the prepared volume and of its head.
-        None for pictures, whose pixels have no size, and for heads of fewer than `MIN_VOXELS` coarse voxels.
+    `size` is the side of the training slices: of larger ones only the centre's intensities count, as cropped in
+    training, but the whole head's extent. None for pictures, whose pixels have no size, and for heads of fewer than
+    `MIN_VOXELS` coarse voxels.
     """
     if f"{key}_type_range" in data:
         return None

@@ -94,26 +94,18 @@ class PreparedScan:
 
 @dataclass(frozen=True)
 class View:
-    """A source scan and, on its grid, the real target.
-
-    Attributes:
-        source: The scan to translate.
-        real: (N, h, w) float32 in [-1, 1], the target by its own normalisation; -1 beyond its field of view.
-        foreground: (N, h, w) bool, the head in the real target.
-    """
+    """A source scan and, on its grid, the real target."""
 
     source: PreparedScan
-    real: np.ndarray
-    foreground: np.ndarray
+    real: np.ndarray  # (N, h, w) float32 in [-1, 1], the target by its own normalisation; -1 beyond its field of view
+    foreground: np.ndarray  # (N, h, w) bool, the head in the real target
 
 
 class PairReader:
     """Reads two contrasts of a subject and resamples each onto the other's grid.
 
-    Args:
-        settings, stride: As in `PreparedScan`.
-        register: Whether to register pairs on different grids; otherwise their headers are trusted.
-        cache: Folder that keeps registrations between runs.
+    With `register` pairs on different grids are registered, and `cache` keeps that between runs; otherwise their
+    headers are trusted.
     """
 
     def __init__(self, settings: PreprocessSettings, stride: int, *, register: bool, cache: Path):

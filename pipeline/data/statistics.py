@@ -27,30 +27,21 @@ class _Record:
 
 @dataclass(frozen=True)
 class Fingerprint(_Record):
-    """A volume in a few numbers; see `pipeline.data.fingerprint.volume_fingerprint`.
+    """A volume in a few numbers; see `pipeline.data.fingerprint.volume_fingerprint`. Sizes are along R, A, S."""
 
-    Attributes:
-        core, head: 64 quantiles of the intensities deep in the head, standardised, and of the whole head, in [-1, 1].
-        spacing_mm: Voxel size of the file (R, A, S).
-        field_mm, head_mm: Extents of the prepared volume and of its head (R, A, S).
-    """
-
-    core: list[float]
-    head: list[float]
-    spacing_mm: list[float]
-    field_mm: list[float]
-    head_mm: list[float]
+    core: list[float]  # 64 quantiles of the intensities deep in the head, standardised
+    head: list[float]  # 64 quantiles of the whole head's, in [-1, 1]
+    spacing_mm: list[float]  # voxel size of the file
+    field_mm: list[float]  # extent of the prepared volume
+    head_mm: list[float]  # extent of its head
 
 
 @dataclass(frozen=True)
 class CohortFingerprint(_Record):
     """A cohort in a few numbers; see `pipeline.data.fingerprint.cohort_fingerprint`.
 
-    Attributes:
-        core, head: Mean of the members' quantiles.
-        core_reach, head_reach: 95th percentile of a member's distance from the mean of the others.
-        spacing_mm, field_mm, head_mm: (low, high) along R, A, S, the range that nine of ten members lie in.
-        coverage_mm: Length of the head that was trained on; None for all of it.
+    `*_reach` is the 95th percentile of a member's distance from the mean of the others. Sizes are (low, high) along
+    R, A, S, the range that nine of ten members lie in; `coverage_mm` is the length of the head that was trained on.
     """
 
     core: list[float]

@@ -164,7 +164,7 @@ def _differing_words(scans: Sequence[Scan]) -> list[Label]:
 
 
 _LABELS: tuple[Callable[[Sequence[Scan]], list[Label]], ...] = (
-    lambda scans: [()] * len(scans),
+    lambda scans: [() for _ in scans],
     _run_labels,
     _differing_words,
 )
