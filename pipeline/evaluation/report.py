@@ -51,8 +51,6 @@ class RunDescription:
     """What the report says of a run besides its results.
 
     Attributes:
-        name: The run's name.
-        contrasts: The two contrasts' names.
         source: Kind of its data: "phantom", "ixi", "nifti" or "images".
         config_yaml: The resolved configuration.
         provenance: Versions, seed, steps, time: name -> value.

@@ -59,11 +59,8 @@ class Translated:
 def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:
     """Return every detector's value by its name, over all scans of a direction, without NaNs.
 
-    The shift's length comes with its two signed components, in pixels and in mm ("shift_x_px", …).
-
-    Args:
-        scans: The slices, at least one scan.
-        source, target: The training cohorts of the contrast that is translated and of the one that is made.
+    The shift's length comes with its two signed components, in pixels and in mm ("shift_x_px", …). There is at least
+    one scan; `source` and `target` are the cohorts of the contrast that is translated and of the one that is made.
     """
     sources = [(scan.source, scan.head) for scan in scans]
     translations = [(scan.translation, scan.head) for scan in scans]
@@ -174,9 +171,7 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
 
     NaN where the cohorts' intensities are alike (nearer than `ALIKE_DISTANCE`): then a copy may be right.
 
-    Args:
-        scans: The slices.
-        source, target: Equally spaced quantiles of the cohorts' foreground.
+    `source` and `target` are equally spaced quantiles of the cohorts' foreground.
     """
     cohort_distance = intensity_distance(source, target)
     values = np.concatenate([scan.source[scan.head] for scan in scans])

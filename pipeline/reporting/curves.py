@@ -32,10 +32,7 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
     "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
     contrast or direction. Losses are smoothed, with the raw values behind.
 
-    Args:
-        metrics_path: The run's metrics.jsonl; see `pipeline.tracking.metrics_file`.
-        picture_path: The PNG.
-        steps_per_epoch: If set, the horizontal axis shows epochs instead of steps.
+    With `steps_per_epoch` the horizontal axis shows epochs instead of steps.
 
     Raises:
         UserError: The file cannot be read or holds no metric yet.

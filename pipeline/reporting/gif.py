@@ -27,9 +27,7 @@ def save_gif(frames: Mapping[int, Path], path: Path) -> None:
     Longer series are thinned evenly, keeping the first and the last frame. Frames are shrunk until the file is below
     `MAX_BYTES` or they are `MIN_WIDTH` wide.
 
-    Args:
-        frames: Epoch -> PNG file, all of the same size, at least one. Epoch 0 is the untrained network.
-        path: The GIF.
+    `frames` are PNG files by epoch, at least one; epoch 0 is the untrained network.
 
     Raises:
         UserError: A frame cannot be read, or differs in size from the last one.

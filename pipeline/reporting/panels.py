@@ -29,8 +29,6 @@ class SampleRow:
     """One slice of a panel: (A, B) arrays in [-1, 1], cut from an RAS volume.
 
     Attributes:
-        source: Source slice.
-        translated: Translation of the source.
         real: Real slice in the target contrast; None if the subject has none.
         reconstructed: The translation translated back; shown if no row of the panel has a real target.
         label: Label of the row, such as the subject; "" for none.
@@ -49,16 +47,8 @@ def sample_panel(rows: Sequence[SampleRow], *, source: str, target: str, footer:
     If no row has a real target, the columns are input | translated | reconstructed. The error is the absolute
     difference as a share of the intensity range (0 for equal images, 1 for -1 against +1), on a fixed colour scale.
 
-    Args:
-        rows: At least one row.
-        source, target: Names of the contrasts.
-        footer: One line below; "" for none.
-
-    Returns:
-        (height, width, 3) uint8; tiles are at most 256 pixels long, small slices are enlarged to between 129 and 256.
+    There is at least one row. Tiles are at most 256 pixels long; small slices are enlarged to between 129 and 256.
     """
-    if not rows:
-        raise ValueError("a sample panel needs at least one slice")
     labels = [row.label for row in rows] if any(row.label for row in rows) else []
     tiles = [[_tile(row.source), _tile(row.translated)] for row in rows]
     columns = [f"{source} (input)", f"{target} (translated)"]
@@ -95,9 +85,7 @@ class SliceOfMethods:
 
     Attributes:
         label: Label of the row, such as the subject.
-        source: Source slice.
         translations: Method -> (translation, caption such as its PSNR); the cells of other methods stay empty.
-        real: Real slice in the target contrast.
     """
 
     label: str
@@ -111,14 +99,7 @@ def side_by_side(rows: Sequence[SliceOfMethods], methods: Sequence[str], *, titl
 
     All gray levels run from -1 (black) to 1 (white), so that errors of brightness are visible.
 
-    Args:
-        rows: At least one row.
-        methods: Columns between input and real target, in order.
-        title: One line above.
-        footer: One line below; "" for none. `RADIOLOGICAL` for slices of volumes.
-
-    Returns:
-        (height, width, 3) uint8.
+    `methods` are the columns between input and real target, in order. There is at least one row.
     """
     grid, labels = [], []
     for row in rows:
@@ -155,11 +136,7 @@ def volume_mosaic(
 
     Args:
         source, translated, real: (X, Y, Z) RAS voxels on one grid.
-        spacing_mm: Voxel spacing along the three axes.
-        source_name, target_name: Names of the contrasts.
         axis: "axial", "coronal" or "sagittal": plane of the network's slices.
-        slices: Number of these slices to show.
-        title, footer: One line above and one below; "" for none.
 
     Returns:
         (height, width, 3) uint8, upright, patient's left on the picture's right.

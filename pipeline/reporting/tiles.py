@@ -107,13 +107,8 @@ def sheet(
 ) -> Tile:
     """Arrange tiles in a grid with column labels, a title above and a footer below.
 
-    Args:
-        rows: Tiles of any size, centred in their cells; None for an empty cell.
-        column_labels: Label of each column.
-        row_labels: Label of each row, at the left; empty for none.
-        title: One line above; "" for none.
-        footer: One line below; "" for none.
-        text_size: Font size of the labels in pixels; the title's is a little larger, the footer's smaller.
+    Tiles of any size are centred in their cells; None leaves a cell empty. `text_size`, in pixels, is the labels'; the
+    title's is a little larger, the footer's smaller.
     """
     # Compute the size of the sheet, and the corners of its cells.
     large, small = round(text_size * 1.2), round(text_size * 0.87)

@@ -32,8 +32,6 @@ class ViewedSubject:
 
     Attributes:
         label: Name in the selector, such as "worst: sub-07, 11.20 dB".
-        source_name: Name of the source contrast.
-        target_name: Name of the target contrast.
         affine: (4, 4), voxel to RAS millimetres.
         source, translated: (X, Y, Z) uint8, 0 for -1 and 255 for +1.
         real: Real target, as `source`; None for none.
@@ -103,28 +101,17 @@ def viewed_subject(
     affine: np.ndarray,
     units: str = "",
 ) -> ViewedSubject:
-    """Crop volumes to the head and reduce them to 8 bits.
+    """Crop volumes in [-1, 1] to the bounding box of `foreground`, with a margin, and reduce them to 8 bits.
 
-    Args:
-        label, source_name, target_name, units: As in `ViewedSubject`.
-        source, translated, real: (X, Y, Z) in [-1, 1], RAS, on one grid; values beyond are clipped.
-        foreground: (X, Y, Z) bool; volumes are cropped to its bounding box with a margin of `AIR_VOXELS`.
-        affine: (4, 4) of the uncropped grid, voxel to RAS millimetres.
+    All are (X, Y, Z), RAS, on one grid; `affine` (4, 4) takes the uncropped grid's voxels to millimetres. Values beyond
+    the range are clipped.
     """
     box = _bounding_box(foreground)
-    first = [along.start for along in box]
-    cropped_affine = from_matvec(affine[:3, :3], (affine @ [*first, 1])[:3])
-    real = None if real is None else _quantised(real[box])
+    origin = affine @ [*(along.start for along in box), 1]
     return ViewedSubject(
-        label,
-        source_name,
-        target_name,
-        cropped_affine,
-        _quantised(source[box]),
-        _quantised(translated[box]),
-        real,
-        units,
-    )
+        label, source_name, target_name, from_matvec(affine[:3, :3], origin[:3]),
+        _quantised(source[box]), _quantised(translated[box]), None if real is None else _quantised(real[box]), units,
+    )  # fmt: skip
 
 
 def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> dict:

@@ -85,23 +85,19 @@ def test_masked_ssim_is_the_mean_of_the_map_over_the_mask(two_slices):
     assert ssim(prediction, real, 2, mask) == pytest.approx(expected)
 
 
-def test_ssim_of_an_image_smaller_than_its_window_is_a_clear_error():
-    with pytest.raises(ValueError, match=r"SSIM needs at least 11 voxels along each axis .* 10x32x32"):
-        ssim(np.zeros((10, 32, 32)), np.zeros((10, 32, 32)), 2)
-
-
-@pytest.mark.parametrize("metric", [mae, nrmse, lambda a, b: psnr(a, b, 2), lambda a, b: ssim(a, b, 2)])
-def test_different_shapes_are_a_clear_error(metric):
-    with pytest.raises(ValueError, match=r"\(16, 16\) and the real image \(16, 1\)"):
-        metric(np.zeros((16, 16)), np.zeros((16, 1)))
-
-
-def test_an_empty_or_misshapen_mask_is_a_clear_error():
-    image = np.zeros((16, 16))
-    with pytest.raises(ValueError, match="the mask is empty"):
-        mae(image, image, np.zeros((16, 16), bool))
-    with pytest.raises(ValueError, match=r"the mask has shape \(16,\)"):
-        psnr(image, image, 2, np.ones(16, bool))
+@pytest.mark.parametrize(
+    ("measure", "shapes", "message"),
+    [
+        (mae, [(16, 16), (16, 1)], r"\(16, 16\) and the real image \(16, 1\)"),
+        (lambda *images: ssim(*images, 2), [(16, 16), (16, 1)], r"\(16, 16\) and the real image \(16, 1\)"),
+        (mae, [(16, 16)] * 3, "the mask is empty"),
+        (mae, [(16, 16), (16, 16), (16,)], r"the mask has shape \(16,\)"),
+        (lambda *images: ssim(*images, 2), [(10, 32, 32)] * 2, r"at least 11 voxels along each axis .* 10x32x32"),
+    ],
+)
+def test_images_that_cannot_be_compared_are_a_clear_error(measure, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        measure(*(np.zeros(shape, bool if number == 2 else float) for number, shape in enumerate(shapes)))
 
 
 def test_nmi_is_the_entropies_over_the_joint_entropy():

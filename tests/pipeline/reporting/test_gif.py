@@ -80,12 +80,6 @@ def test_the_file_stays_below_its_limit_by_smaller_frames(written, monkeypatch):
         assert opened.n_frames == 3
 
 
-def test_frames_that_stay_still_cost_next_to_nothing(written):
-    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
-    one, many = written([noise], "one"), written([noise] * 8, "many")
-    assert many.stat().st_size < 1.5 * one.stat().st_size
-
-
 def test_a_damaged_frame_and_one_of_another_size_are_named(tmp_path):
     frames = {number: tmp_path / f"000{number}.png" for number in range(3)}
     save_png(plain(0, (20, 20)), frames[0])

@@ -102,13 +102,6 @@ def test_an_empty_report_leaves_no_empty_sections():
     assert not reader.of("table") and not reader.of("img") and not reader.of("dl") and not reader.of("pre")
 
 
-def test_every_element_that_opens_closes():
-    void = {"meta", "img", "br", "link", "!doctype"}
-    page = render(full_report())
-    for tag in {name for name, _ in Reader(page).elements} - void:
-        assert page.count(f"<{tag}>") + page.count(f"<{tag} ") == page.count(f"</{tag}>"), tag
-
-
 def test_pictures_are_embedded_whole_with_their_kind_and_size(tmp_path):
     (tmp_path / "a.gif").write_bytes(_encoded("GIF"))
     report = Report(
@@ -184,24 +177,6 @@ def table(**rows):
     return ScoreTable("T1 → T2", "own", "", rows)
 
 
-def cells(scores, system):
-    return [(scores.text(system, metric), scores.verdict(system, metric)) for metric in scores.columns]
-
-
-def test_higher_is_better_for_psnr_and_ssim_and_lower_for_errors():
-    baseline = {"psnr": (10.0, 1.0, 4), "ssim": (0.3, 0.01, 4), "mae": (0.2, 0.01, 4), "cycle error": (0.1, 0.0, 4)}
-    model = {"psnr": (12.345, 1.0, 4), "ssim": (0.2, 0.01, 4), "mae": (0.1, 0.01, 4), "cycle error": (0.2, 0.0, 4)}
-    laid = table(copy=baseline, model=model)
-    assert list(laid.columns.values()) == ["PSNR [dB] ↑", "SSIM ↑", "MAE ↓", "cycle error ↓"]
-    assert cells(laid, "model") == [
-        ("12.35 ± 1.00", "better"),
-        ("0.200 ± 0.010", "worse"),
-        ("0.100 ± 0.010", "better"),
-        ("0.200 ± 0.000", "worse"),
-    ]
-    assert [verdict for _, verdict in cells(laid, "copy")] == ["", "", "", ""]
-
-
 @pytest.mark.parametrize(
     ("metric", "baselines", "model", "verdict"),
     [
@@ -210,6 +185,9 @@ def test_higher_is_better_for_psnr_and_ssim_and_lower_for_errors():
         ("psnr", {"copy": 9.0}, 9.0, ""),
         ("psnr", {"copy": NAN}, 9.0, ""),
         ("psnr", {}, 9.0, ""),
+        ("ssim", {"copy": 0.3}, 0.2, "worse"),
+        ("mae", {"copy": 0.2}, 0.1, "better"),
+        ("cycle error", {"copy": 0.1}, 0.2, "worse"),  # lower is better in what has no name here
         ("nmi", {"copy": 1.5}, 1.7, "better"),
         ("dice_dark", {"copy": 0.5}, 0.4, "worse"),
         *(("slice_ratio", {"copy": 1.25, "match": 0.5}, ratio, verdict)  # by its distance from 1
@@ -218,12 +196,12 @@ def test_higher_is_better_for_psnr_and_ssim_and_lower_for_errors():
 )  # fmt: skip
 def test_the_model_is_compared_with_the_best_baseline_that_was_given_no_pairs(metric, baselines, model, verdict):
     rows = {name: {metric: (mean, 0.1, 4)} for name, mean in {**baselines, "model": model}.items()}
-    assert table(**rows).verdict("model", metric) == verdict
+    assert {name: table(**rows).verdict(name, metric) for name in rows} == dict.fromkeys(rows, "") | {"model": verdict}
 
 
 def test_headings_and_counts_and_what_is_missing():
-    laid = table(copy={"psnr": (NAN, NAN, 0), "slice_ratio": (1.25, 0.1, 4)}, model={"dice": (0.5, NAN, 5)})
-    assert list(laid.columns.values()) == ["PSNR [dB] ↑", "slice ratio → 1", "mean Dice ↑"]
+    laid = table(copy={"psnr": (NAN, NAN, 0), "slice_ratio": (1.25, 0.1, 4)}, model={"mae": (0.5, NAN, 5)})
+    assert list(laid.columns.values()) == ["PSNR [dB] ↑", "slice ratio → 1", "MAE ↓"]
     assert [laid.text("copy", metric) for metric in laid.columns] == ["—", "1.25 ± 0.10", "—"]
     assert [laid.text("model", metric) for metric in laid.columns] == ["—", "—", "0.500"]
     assert (laid.count, table(copy={"psnr": (9.0, 1, 4)}).count, table().count) == ("n = 0 to 5", "n = 4", "")

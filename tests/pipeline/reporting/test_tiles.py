@@ -51,11 +51,6 @@ def test_text_is_one_line_that_fits(text):
     assert shown == text or shown.endswith("…") or shown == "two lines"
 
 
-def test_the_font_draws_arrows_and_greek_apart():
-    drawn = [bytes(font(20).getmask(letter)) for letter in "→λЖé"]
-    assert len(set(drawn)) == 4
-
-
 def test_a_sheet_holds_its_tiles_unchanged_and_centres_the_small_ones():
     big, small = np.full((40, 60, 3), 200, dtype=np.uint8), np.full((20, 30, 3), 90, dtype=np.uint8)
     picture = sheet([[big, None], [small, big]], column_labels=["a", "b"], row_labels=["x", "y"], title="t", footer="f")
