@@ -13,7 +13,7 @@ from nibabel.affines import from_matvec, voxel_sizes
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import cache_key
 from pipeline.utils.console import warnings_as_lines
-from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.errors import UserError, first_cause, root_cause
 from pipeline.utils.files import atomic_text, file_identity
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import PreprocessSettings, slice_chain
@@ -200,7 +200,10 @@ def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarr
         limits = target.inverse_state["image_range"]
         try:
             scan = prepare_scan(target.path, target.settings, target.stride, box=source.box, limits=limits)
-        except BadScan:  # the target's head lies outside the box
+        except BadScan as error:
+            if isinstance(root_cause(error), OSError):
+                raise
+            # The target's head lies outside the box.
             return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
         return scan.stack, scan.foreground
     assert source.box is not None and target.box is not None
@@ -233,11 +236,12 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
     paths, names = (first.path, second.path), f"{first.path} and {second.path}"
     if same_grid(*first.whole_grid, *second.whole_grid):
         return np.eye(4)
-    if 1 in first.volume.shape + second.volume.shape:
-        sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))
-        raise BadScan(f"{names}: a single slice cannot be registered ({sizes} voxels); give slices of one size")
     if not register:
         return np.eye(4)
+    if 1 in first.volume.shape + second.volume.shape:
+        sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))
+        reason = f"a single slice cannot be registered ({sizes} voxels)"
+        raise BadScan(f"{names}: {reason}; give slices of one size and position")
 
     # Take the transform from the cache, or register and keep it there.
     identity = [VERSION, [file_identity(path) for path in paths], first.settings.to_json()]

@@ -107,7 +107,10 @@ def _are_intact(
 
 def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foreground: float) -> StoredCase | None:
     """Return the cached case; see `look_up_entry`."""
-    key = case_key(case.path, settings, min_foreground)
+    try:
+        key = case_key(case.path, settings, min_foreground)
+    except OSError:  # reading the image will name what is wrong with it
+        return None
     path = folder / f"{key}.npy"
 
     def entry(record: dict[str, Any]) -> StoredCase:

@@ -155,7 +155,8 @@ class Engine(ABC):
 
         If any loss is not a finite number the step is skipped: no weight, optimiser state, average, pooled image or
         count is changed. Random generators, torch's global one too, do advance, and so do the power iterations of
-        discriminators with spectral norms.
+        discriminators with spectral norms. Gradients are not looked at, except by the loss scaler of fp16: where one is
+        not finite though the loss is, the weights are lost, and the run ends at its last good checkpoint.
         """
         with nullcontext() if self._half_dtype is None else torch.autocast(self.device.type, self._half_dtype):
             losses_by_player = self.losses(real_a, real_b)

@@ -148,18 +148,26 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     path = checkpoint_at(Path(address))
     content = load_checkpoint(path)
     try:
-        return _from_checkpoint(content, chosen)
+        model = _from_checkpoint(content, chosen)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
+    try:
+        for network in model.translators.values():
+            network.to(chosen)
+    except RuntimeError as error:  # out of memory, or a driver that fails
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{chosen}: cannot hold the model ({reason}); use --device cpu, or free the device") from error
+    return model
 
 
 def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> TranslationModel:
+    """Return the model of a checkpoint, for a device; its networks are still on the CPU."""
     saved = build_saved_model(content["config"], int(content.get("chain_version", 1)))
     set_tf32(device, saved.tf32)  # as it was validated
     for to, network in saved.translators.items():
         network.load_state_dict(content["translators"][to])
-        network.to(device).eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
         if device.type == "cpu" and is_large(network, saved.settings.size, stride_of(network)):
             cast(Any, network).to(memory_format=torch.channels_last)  # see `benchmarks.inference`
     return TranslationModel(

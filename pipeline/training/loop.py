@@ -94,7 +94,7 @@ def train(
                     _log(position, rates, callbacks, bar)
                 bar.update()
                 is_checkpoint_due = world.is_main and time.monotonic() - saved_at > schedule.checkpoint_seconds
-                # Save or stop on request: by the first process's clock, or a signal to any process.
+                # Save or stop on request: by the first process's clock (bit 0), or a signal to any process (the rest).
                 request = world.all_reduce_max(2 * (interruption.signal_number or 0) + is_checkpoint_due)
                 if request:
                     loss_monitor.flush()
@@ -105,7 +105,8 @@ def train(
                 if request > 1:
                     _stop(request // 2, position, has_checkpoint)
             _end_epoch(epoch + 1, schedule, position, callbacks)
-            saved_at, has_checkpoint = time.monotonic(), has_checkpoint or not position.bad_in_a_row
+            if not position.bad_in_a_row:
+                saved_at, has_checkpoint = time.monotonic(), True
             if signal_number := world.all_reduce_max(interruption.signal_number or 0):
                 _stop(signal_number, position, has_checkpoint)
 

@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 LINES = 10  # of one progress bar without a terminal, at most
 APART_S = 60.0  # between two such lines, at least
 LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
+logger = logging.getLogger(__name__)
 _repeated: Counter[str] | None = None  # within a command, how often each warning was given
 
 
@@ -99,6 +100,11 @@ class ConsoleHandler(logging.Handler):
         (echo if record.levelno < logging.WARNING else warn)(f"{below_bars}{prefix}{record.getMessage()}")
 
 
+def logs_to_console() -> bool:
+    """Whether this process prints what the project's modules log."""
+    return any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger("pipeline").handlers)
+
+
 def log_to_console() -> None:
     """Let this process print what the project's modules log; commands call it, users of the Python functions may."""
     for name in ("pipeline", "transforms", "networks"):
@@ -140,7 +146,7 @@ def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Print the block's Python warnings as lines "warning: …", without file and line; for a single thread."""
+    """Log the block's Python warnings, each once and on one line; for a single thread."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -149,7 +155,7 @@ def warnings_as_lines() -> Iterator[None]:
             for text in dict.fromkeys(
                 str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
             ):
-                warn(f"warning: {on_one_line(text)}")
+                logger.warning(on_one_line(text))
 
 
 def one_line(text: str) -> str:

@@ -21,7 +21,10 @@ class OutputNotFinite(UserError):
     """A network's output has values that are no numbers: its weights are damaged, or its training diverged."""
 
     def __init__(self, name: str):
-        super().__init__(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+        super().__init__(
+            f"{name}: the network's output is not finite: the model is damaged, its training "
+            "diverged, or half precision overflowed; try --precision float32, or another checkpoint"
+        )
 
 
 class Stopped(Exception):
@@ -32,11 +35,16 @@ class Stopped(Exception):
         self.exit_code = 128 + signal_number
 
 
-def first_cause(error: BaseException) -> str:
-    """Return the first line of the error at the root of a chain, since MONAI wraps every error in its own."""
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error at the root of a chain, since MONAI wraps every error in its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    return error
+
+
+def first_cause(error: BaseException) -> str:
+    """Return the first line of the error at the root of a chain."""
+    return first_line(root_cause(error))
 
 
 def first_line(error: BaseException) -> str:

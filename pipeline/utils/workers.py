@@ -1,5 +1,6 @@
 """Worker processes over the cores, one job per image; no worker outlives the process that started it."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any, Self, TypeVar
 
-from pipeline.utils.console import log_to_console
+from pipeline.utils.console import log_to_console, logs_to_console
 from pipeline.utils.errors import UserError, first_line
 
 Key = TypeVar("Key", bound=Hashable)
@@ -47,7 +48,9 @@ class WorkerPool:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
-        if kind not in (None, GeneratorExit):  # workers ignore signals, and a job may take half a minute
+        if (
+            kind is not None
+        ):  # also where a generator's caller has raised an error: workers ignore signals, and a job may take half a minute
             for worker in multiprocessing.active_children():
                 if worker.pid not in self._other_children:
                     worker.kill()
@@ -58,7 +61,10 @@ class WorkerPool:
         if self._pool is None:
             self._other_children = {child.pid for child in multiprocessing.active_children()}
             self._pool = ProcessPoolExecutor(
-                self.processes, mp_context=_context(self._preload), initializer=_prepare_worker
+                self.processes,
+                mp_context=_context(self._preload),
+                initializer=_prepare_worker,
+                initargs=(logs_to_console(), logging.getLogger("pipeline").getEffectiveLevel()),
             )
         with naming_dead_workers():
             return self._pool.submit(function, *arguments)
@@ -146,12 +152,14 @@ def attempt(function: Callable[..., Result], arguments: Job) -> tuple[Result | N
         return None, first_line(cause or error)
 
 
-def _prepare_worker() -> None:
-    """Limit a worker to one thread, since the workers fill the cores, and end it with its parent process only."""
+def _prepare_worker(prints: bool, log_level: int) -> None:
+    """Limit a worker to one thread, for the workers fill the cores; log as the parent does, and end with it."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    log_to_console()
+    if prints:
+        log_to_console()
+    logging.getLogger("pipeline").setLevel(log_level)
     torch.set_num_threads(1)
     threadpool_limits(1)
     for number in (signal.SIGINT, signal.SIGTERM):

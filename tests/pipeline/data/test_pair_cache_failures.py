@@ -82,4 +82,4 @@ def test_pictures_are_paired_as_they_are_and_must_have_one_size(tmp_path, capsys
         assert np.isclose(np.sort(slices.ravel())[-50:], np.sort(pixels.ravel() / 127.5 - 1)[-50:], atol=1e-4).all()
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {pairs[1][0].path} and {pairs[1][1].path}: a single slice cannot be registered")
-    assert line.endswith("give slices of one size; left out")
+    assert line.endswith("give slices of one size and position; left out")
