@@ -172,7 +172,7 @@ class Config(Section):
     output: UserPath | None = None  # None: runs/<name>
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None  # None: all cores
+    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None  # None: as many as torch chooses
     contrasts: tuple[Name, Name] = ("T1", "T2")
     data: Annotated[DataSource, Field(discriminator="source")]
     split: Split = Split()

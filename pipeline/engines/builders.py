@@ -1,4 +1,4 @@
-"""Builds engines, networks and translators: the only module that turns a configuration into plain values."""
+"""From a configuration to a method's networks, optimisers and engine, and to the translators of a checkpoint."""
 
 import math
 from collections.abc import Iterable

@@ -48,9 +48,7 @@ class WorkerPool:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
-        if (
-            kind is not None
-        ):  # also where a generator's caller has raised an error: workers ignore signals, and a job may take half a minute
+        if kind is not None:  # a generator's caller may have failed; workers ignore signals, and jobs may take long
             for worker in multiprocessing.active_children():
                 if worker.pid not in self._other_children:
                     worker.kill()

@@ -1,6 +1,7 @@
 """The shipped recipes: as long as one another, and with the values of their sources."""
 
 import itertools
+import re
 import shlex
 from pathlib import Path
 
@@ -112,6 +113,13 @@ def test_a_shipped_configuration_is_complete_or_differs_from_a_complete_one(path
     assert Path(written.pop("base")).stem in complete
     inherited = load_config(path, [f"name={written['name']}"]).model_dump(mode="json")
     assert leaves(written) < leaves(inherited)
+
+
+@pytest.mark.parametrize("name", ["images", "ixi", "nifti", "phantom"])
+def test_every_key_of_a_complete_configuration_has_a_comment(name):
+    lines = (CONFIGS[0].parent / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    keys = [line for line in lines if re.match(r" *(?!T[12])\w+: ", line)]
+    assert len(keys) > 80 and [line for line in keys if "#" not in line] == []
 
 
 def leaves(content, key=""):
