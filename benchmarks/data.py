@@ -1,27 +1,26 @@
 """Time of the data path: reading, extraction into the slice cache, delivery of training slices, writing; and of SSIM.
 
-python -m benchmarks.data [--volume FILE] [--only reading writing extraction loader ssim]
+python -m benchmarks.data [--only reading writing extraction loader ssim]
 
-Everything on one core. Beside ours stand nibabel and MONAI's own transforms and datasets, on the same volume. MONAI's
-chain resamples to our grid, which fills the field of view with whole voxels of nearly 1.25 mm: by `SpatialResample`,
-which `Spacingd` calls (by itself for a grid of exactly 1.25 mm from the first voxel's centre on), or by `Resized`, the
-fastest that it has. With the same range, ours and `Resized` agree to 1e-6 of it; `SpatialResample`, whose coordinates
-are float32, to 1e-5 (a test holds that). One definition differs: MONAI's percentiles are of all voxels, ours of the
-head, whose mask its chain does not make. Ours, as it is measured, also cuts to the head first and averages where voxels
-become larger; without these (version 1 of the chain) it is what is compared. A loader's call is an epoch of its own.
+Everything on one core, with the phantom's head on a grid of IXI's size. Beside ours stand nibabel and MONAI's own
+transforms and datasets. MONAI's chain resamples to our grid: by `SpatialResample`, which `Spacingd` calls, or by
+`Resized`, the fastest that it has; with the same range, ours agrees with both (a test holds that). One definition
+differs: MONAI's percentiles are of all voxels, ours of the head, whose mask its chain does not make. Ours, as it is
+measured, also cuts to the head first and averages where voxels become larger. A loader's call is an epoch of its own.
 """
 
 import argparse
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.timing import Side, Work, device, machine, measure, show, volume
+from benchmarks.timing import Side, Work, device, machine, measure, table_rows
 from pipeline.utils.arguments import count
-from pipeline.utils.console import cli_main, echo
+from pipeline.utils.console import cli_main, echo, table
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
@@ -37,11 +36,35 @@ FEW_VOLUMES, MANY_VOLUMES = 4, 600  # volumes in the slice cache that training s
 SLICES = 100  # of each of the few volumes; the many have four
 JITTER = 286 / 256  # of configs/ixi.yaml: slices are enlarged by that and cropped at random
 SSIM_SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
+IXI_SHAPE = (150, 256, 256)  # of the volume that is made, along R, A, S: spacing 1.2, 0.9375, 0.9375 mm
+BRIGHTEST, NOISE = 1500.0, 7.5  # of its voxels
+PHANTOM_MM = 1.0  # of the head that is resampled to that grid
+
+
+def ixi_size_volume(folder: Path) -> Path:
+    """Write a T1 of IXI's size, and return its path: the phantom's head, 256 × 256 × 150 int16 voxels, stored PSR."""
+    import nibabel
+    import numpy as np
+    from scipy import ndimage
+
+    from pipeline.data.sources.phantom import phantom_cases
+
+    # The phantom's head on IXI's grid, with Rician noise, in the air too, or gzip would have little to do.
+    [case] = phantom_cases(folder, ["T1"], subjects=1, spacing_mm=PHANTOM_MM, seed=0, processes=1, quiet=True)
+    image: Any = nibabel.load(case.path)
+    head = image.get_fdata(dtype=np.float32)
+    head = ndimage.zoom(head, np.divide(IXI_SHAPE, head.shape), order=1) * (BRIGHTEST / head.max())
+    random = np.random.default_rng(0)
+    real, imaginary = (random.normal(0, NOISE, IXI_SHAPE) for _ in range(2))
+    voxels = np.hypot(head + real, imaginary).astype(np.int16)
+    affine = np.array([[0, 0, 1.2, -90], [-0.9375, 0, 0, 120], [0, 0.9375, 0, -120], [0, 0, 0, 1]])  # P, S, R
+    path = folder / "ixi_size_T1.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(voxels.transpose(1, 2, 0)[::-1]), affine), path)
+    return path
 
 
 def reading(path: str, variant: str) -> Work:
     """Read a volume's voxels as float32."""
-    _use_one_core()
     import nibabel
     import numpy as np
 
@@ -60,7 +83,6 @@ def reading(path: str, variant: str) -> Work:
 
 def writing(path: str, variant: str, floats: bool) -> Work:
     """Write a volume of int16 or float32 voxels to a .nii.gz file."""
-    _use_one_core()
     import nibabel
     import numpy as np
 
@@ -75,7 +97,6 @@ def writing(path: str, variant: str, floats: bool) -> Work:
 
 def extraction(path: str, variant: str) -> Work:
     """Extract normalised slices from a volume; "PersistentDataset" and "into the store" also write them to disk."""
-    _use_one_core()
     from pipeline.data.slice_cache import extract
 
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
@@ -110,11 +131,7 @@ def grid_of(path: str) -> "tuple[tuple[int, ...], np.ndarray]":
 
 
 def monai_chain(
-    shape: tuple[int, ...],
-    affine: "np.ndarray",
-    *,
-    resized: bool = False,
-    limits: tuple[float, float] | None = None,
+    shape: tuple[int, ...], affine: "np.ndarray", *, resized: bool, limits: tuple[float, float] | None = None
 ) -> "Compose":
     """Return MONAI's own chain from a path to a (1, 256, 256, Z) volume in [-1, 1].
 
@@ -141,37 +158,31 @@ def monai_chain(
     return monai.Compose(chain)
 
 
-def delivery(
-    path: str, jitter: float = 1.0, volumes: int = FEW_VOLUMES, slices: int = SLICES, device: str = ""
-) -> Work:
+def delivery(path: str, volumes: int, slices: int, jitter: float = 1.0, device: str = "") -> Work:
     """Deliver batches of flipped slices of two contrasts from cached volumes; every call is another epoch.
 
     With a device, all slices lie in its memory.
     """
-    _use_one_core()
     import numpy as np
     import torch
 
-    folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
     from pipeline.data.case import Case
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_batches, on_device_slices
     from pipeline.data.slice_cache import write_slices
     from pipeline.data.stored_slices import StoredSlices
     from transforms.augmentation import Augmentation
 
-    stored_cases = []
-    shape = (slices, SETTINGS.size, SETTINGS.size)
-    slice_values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    write_slices(folder / "0.npy", slice_values)
+    folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
+    shape, stored_cases = (slices, SETTINGS.size, SETTINGS.size), []
+    write_slices(folder / "0.npy", np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
     for index in range(volumes):
         if index:
             shutil.copyfile(folder / "0.npy", folder / f"{index}.npy")
         case = Case(f"{index}", "", "T1", Path(path))
         stored_cases.append(StoredSlices(case, folder / f"{index}.npy", range(slices)))
-    augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
     banks: Sequence[Any] = [SliceBank(stored_cases), SliceBank(stored_cases)]
     banks = on_device_slices(banks, torch.device(device)) if device else banks
-    dataset = UnpairedSlices(banks[0], banks[1], augmentation, seed=0)
+    dataset = UnpairedSlices(banks[0], banks[1], Augmentation(horizontal_flip=0.5, jitter=jitter), seed=0)
     epochs = itertools.count()
 
     def work() -> None:
@@ -184,7 +195,6 @@ def delivery(
 
 def monai_delivery() -> Work:
     """Deliver as many slices by MONAI's `CacheDataset`, each item a slice."""
-    _use_one_core()
     import numpy as np
     import torch
     from monai import transforms as monai
@@ -204,7 +214,6 @@ def monai_delivery() -> Work:
 
 def similarity(shape: tuple[int, ...], variant: str) -> Work:
     """Compute SSIM between two float32 images in [-1, 1]."""
-    _use_one_core()
     import numpy as np
     import torch
     from scipy import ndimage
@@ -228,12 +237,6 @@ def similarity(shape: tuple[int, ...], variant: str) -> Work:
     return lambda: ssim(prediction, real, 2)
 
 
-def _use_one_core() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def yardsticks(path: Path, device: str) -> dict[str, list[tuple[str, str, dict[str, Side]]]]:
     """Return what can be measured: name -> its tables, each with title, counted unit and sides."""
 
@@ -247,9 +250,8 @@ def yardsticks(path: Path, device: str) -> dict[str, list[tuple[str, str, dict[s
         f"ours, in the memory of {device}": {"volumes": FEW_VOLUMES, "slices": SLICES, "device": device},
     }
     stores |= {f"{name}, jitter {JITTER:.3f}": {**store, "jitter": JITTER} for name, store in stores.items()}
-    common, count = {"path": str(path)}, BATCHES * BATCH
-    cached = {"CacheDataset": Side(monai_delivery, units=count)}
-    ours = {name: Side(delivery, {**common, **store}, 2 * count) for name, store in stores.items()}
+    cached = {"CacheDataset": Side(monai_delivery, units=BATCHES * BATCH)}
+    ours = {name: Side(delivery, {"path": str(path)} | store, 2 * BATCHES * BATCH) for name, store in stores.items()}
     chains = ("MONAI chain", "MONAI chain, Resized", "ours", "MONAI chain, PersistentDataset", "ours, into the store")
     return {
         "reading": [("reading", "volume", sides(reading, "MONAI LoadImage", "nibabel", "ours"))],
@@ -274,24 +276,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--volume", type=volume, help="a NIfTI volume to measure with; or one of IXI's size is made")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
     parser.add_argument(
-        "--device", default="cpu", type=device, help="in whose memory the slices of two of the loader's rows lie"
+        "--device", default="cpu", type=device, help="whose memory holds slices in two of loader's rows"
     )
     parser.add_argument("--rounds", type=count, default=5)
     arguments = parser.parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the sides, whose processes inherit it
     echo(machine())
-    from benchmarks.inputs import ixi_size_volume
-
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(shutil.copy(arguments.volume, folder)) if arguments.volume else Path(folder)
-        if arguments.volume is None and arguments.only != ["ssim"]:
-            path = ixi_size_volume(Path(folder))
+        path = Path(folder) if arguments.only == ["ssim"] else ixi_size_volume(Path(folder))
         for name in arguments.only:
             for title, unit, sides in yardsticks(path, arguments.device)[name]:
-                echo(f"\n{title}")
-                show(measure(sides, rounds=arguments.rounds, title=title), unit)
+                rows = table_rows(measure(sides, rounds=arguments.rounds, title=title), unit)
+                echo("\n" + table([title, f"time a {unit}", "rate", "ratio", "peak memory"], rows))
     return 0
 
 

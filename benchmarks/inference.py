@@ -13,15 +13,14 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
-from benchmarks.inputs import benchmark_model, ellipsoid_volume
 from benchmarks.timing import Side, device, duration_text, machine, measure, peak_mib, table_rows, volume
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
@@ -29,7 +28,18 @@ from pipeline.utils.console import cli_main, echo, table
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
 
+    from pipeline.inference.model import TranslationModel
+
+WIDTH, SIZE, BATCH_SIZE = 64, 256, 8  # of the untrained U-Net and its slices, and how many are translated at once
 PLAIN = "one by one, plain"
+VARIANTS: dict[str, dict[str, Any]] = {  # options of `translation_work` by name
+    PLAIN: {"batch_size": 1, "tuned": False},
+    f"batch {BATCH_SIZE}, plain": {"tuned": False},
+    f"batch {BATCH_SIZE}, as translate does": {},
+    "the same, compiled": {"compiled": True},
+    "bf16": {"precision": "bf16"},
+    "bf16, compiled": {"precision": "bf16", "compiled": True},
+}
 STAGES = {  # stages of a volume's translation: the function of each, in the module that calls it
     "read, prepare": "pipeline.inference.multi_view.open_volume",
     "network": "pipeline.inference.translator.OpenedVolume.run_network",
@@ -38,16 +48,66 @@ STAGES = {  # stages of a volume's translation: the function of each, in the mod
 }
 
 
+def benchmark_model(
+    uri: str | None, to: str | None, *, width: int, size: int, device: str = "cpu", tuned: bool = True
+) -> "tuple[TranslationModel, str]":
+    """Return a model and its target contrast: a trained model, or an untrained U-Net down to one pixel.
+
+    Without `tuned` it has torch's own layers and memory layout.
+    """
+    import torch
+
+    from networks.cpu_kernels import accelerate, torch_layers
+    from networks.unet import UNet
+    from pipeline.data.statistics import ContrastStatistics
+    from pipeline.inference.model import TranslationModel, is_large, load_model
+    from pipeline.utils.hardware import choose_device
+    from transforms.slice_chain import PreprocessSettings
+
+    if uri is not None:
+        model = load_model(uri, device)
+        to = model.target(to)
+    else:
+        torch.manual_seed(0)
+        torch_device = choose_device(device)
+        network: Any = UNet(depth=size.bit_length() - 1, width=width).to(torch_device).eval().requires_grad_(False)
+        if tuned and torch_device.type == "cpu":  # as `load_model` does
+            accelerate(network)
+            if is_large(network, size, network.stride):
+                network.to(memory_format=torch.channels_last)
+        settings = PreprocessSettings("axial", None, size, n4=False, percentiles=(0.5, 99.5))
+        contrasts, to = {"T2": ContrastStatistics(0.0, 1000.0, integer=True)}, "T2"
+        model = TranslationModel(("T1", "T2"), {to: network}, settings, contrasts, network.stride, torch_device)
+    if tuned:
+        return model, to
+    plain = {
+        name: cast(Any, torch_layers(network)).to(memory_format=torch.contiguous_format)
+        for name, network in model.translators.items()
+    }
+    return replace(model, translators=plain), to
+
+
+def ellipsoid_volume(size: int, slices: int) -> "np.ndarray":
+    """Return an uneven ellipsoid in noisy air, (size, size, slices) int16."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    axes = np.ogrid[-1.1 : 1.1 : size * 1j, -1.1 : 1.1 : size * 1j, -1.1 : 1.1 : slices * 1j]
+    inside = np.sum([axis**2 for axis in np.broadcast_arrays(*axes)], axis=0) < 1
+    return (random.integers(0, 20, inside.shape) + inside * random.integers(400, 1000, inside.shape)).astype(np.int16)
+
+
+# ── rates and differences of slices ─────────────────────────────────────────────────────────────────────────
+
+
 def translation_work(
     uri: str | None,
     to: str | None,
-    size: int,
     slices: int,
     volume: Path | None,
     device: str,
-    batch_size: int,
     *,
-    width: int = 64,
+    batch_size: int = BATCH_SIZE,
     tuned: bool = True,
     compiled: bool = False,
     precision: str = "float32",
@@ -63,9 +123,9 @@ def translation_work(
 
     if tuned:
         set_up(threads=None)
-    model, to = benchmark_model(uri, to, width=width, size=size, device=device, tuned=tuned)
+    model, to = benchmark_model(uri, to, width=WIDTH, size=SIZE, device=device, tuned=tuned)
     model = replace(model, run=CompiledForms(batch_size)) if compiled else model
-    source = volume or nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4))
+    source = volume or nib.Nifti1Image(ellipsoid_volume(SIZE, slices), np.eye(4))
     opened = open_volume(source, model, to, compare=False)
     images = opened.slices[opened.foreground.any(axis=(1, 2))]  # (N, H, W) in [-1, 1]
     options: dict[str, Any] = {"device": model.device, "batch_size": batch_size, "precision": precision}
@@ -74,56 +134,31 @@ def translation_work(
     )
 
 
-def variants(batch_size: int) -> dict[str, dict[str, Any]]:
-    """Return the compared variants: options of `translation_work` by name."""
-    return {
-        PLAIN: {"batch_size": 1, "tuned": False},
-        f"batch {batch_size}, plain": {"batch_size": batch_size, "tuned": False},
-        f"batch {batch_size}, as translate does": {"batch_size": batch_size},
-        "the same, compiled": {"batch_size": batch_size, "compiled": True},
-        "bf16": {"batch_size": batch_size, "precision": "bf16"},
-        "bf16, compiled": {"batch_size": batch_size, "precision": "bf16", "compiled": True},
-    }
-
-
-def difference_rows(common: dict[str, Any], batch_size: int) -> list[list[str]]:
-    """Return a row for each variant: the largest difference from the yardstick's result, and the PSNR between both."""
+def compare(common: dict[str, Any], rounds: int) -> None:
+    """Print a row for each variant: rate, and difference of its result from that of the yardstick."""
     import numpy as np
 
     from pipeline.metrics.similarity import DATA_RANGE, psnr
 
-    translations = {name: translation_work(**common, **options)() for name, options in variants(batch_size).items()}
-    reference = translations.pop(PLAIN)
-    inside, rows = np.ones(reference.shape, bool), []
-    for name, translation in translations.items():
-        ratio = "∞" if (translation == reference).all() else f"{psnr(translation, reference, DATA_RANGE, inside):.1f}"
-        rows.append([name, f"{np.abs(translation - reference).max():.2g}", ratio])
-    return rows
-
-
-def compare(common: dict[str, Any], batch_size: int, rounds: int) -> None:
-    """Print the table of rates and that of differences."""
-    count = len(translation_work(**common, batch_size=1)())
-    sides = {
-        name: Side(translation_work, common | options, units=count) for name, options in variants(batch_size).items()
-    }
+    reference = translation_work(**common, **VARIANTS[PLAIN])()  # without the settings of ours, which processes inherit
+    sides = {name: Side(translation_work, common | options, len(reference)) for name, options in VARIANTS.items()}
     timings = measure(sides, rounds=rounds, title="slices")
-    rows = [
-        [*row, f"{timing.prepared:.1f} s"]
-        for row, timing in zip(table_rows(timings, "slice"), timings.values(), strict=True)
-    ]
-    echo(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
-    echo()
-    echo(
-        table(
-            ["against one by one", "largest difference in [-1, 1]", "PSNR [dB], data range 2"],
-            difference_rows(common, batch_size),
-        )
-    )
+    rows = []
+    for row, (name, options) in zip(table_rows(timings, "slice"), VARIANTS.items(), strict=True):
+        translation = translation_work(**common, **options)()
+        ratio = psnr(translation, reference, DATA_RANGE, np.ones(reference.shape, bool))
+        difference = f"{np.abs(translation - reference).max():.2g}"
+        rows.append([*row, f"{timings[name].prepared:.1f} s", difference, f"{ratio:.1f}"])
+    header = ["time a slice", "rate", "ratio", "peak memory", "set-up, first call", "largest difference", "PSNR [dB]"]
+    echo(table(["", *header], rows))
+    echo("differences are to the first row, in [-1, 1]; PSNR at a data range of 2")
+
+
+# ── one volume, file to file ────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
-def timed_stages(stages: Mapping[str, str], seconds_by_stage: dict[str, float]) -> Iterator[None]:
+def timed_stages(seconds_by_stage: dict[str, float]) -> Iterator[None]:
     """Add the seconds that the stages take within the block to `seconds_by_stage`."""
 
     def timed(name: str, function: Callable) -> Callable:
@@ -137,12 +172,12 @@ def timed_stages(stages: Mapping[str, str], seconds_by_stage: dict[str, float]) 
         return run
 
     with ExitStack() as patches:
-        for name, path in stages.items():
+        for name, path in STAGES.items():
             patches.enter_context(patch(path, timed(name, resolve_name(path))))
         yield
 
 
-def file_to_file(common: dict[str, Any], batch_size: int, rounds: int) -> None:
+def file_to_file(common: dict[str, Any], rounds: int) -> None:
     """Print the time of one volume, file to file, and of its stages, after a first translation as warm-up."""
     import nibabel as nib
     import numpy as np
@@ -155,32 +190,28 @@ def file_to_file(common: dict[str, Any], batch_size: int, rounds: int) -> None:
 
     # The model, and the function with which the command translates a volume.
     set_up(threads=None)
-    size, slices = common["size"], common["slices"]
-    model, to = benchmark_model(common["uri"], common["to"], width=common["width"], size=size, device=common["device"])
+    model, to = benchmark_model(common["uri"], common["to"], width=WIDTH, size=SIZE, device=common["device"])
     seconds_by_stage: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
     with tempfile.TemporaryDirectory() as folder:
         source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
         if common["volume"] is None:
-            nib.save(nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4)), source)
+            nib.save(nib.Nifti1Image(ellipsoid_volume(SIZE, common["slices"]), np.eye(4)), source)
         view = open_multi_view([str(common["uri"])], [model], to, None, uncertainty=False)
-        translator = JobTranslator(view.compiled("no", 1, batch_size), Provenance(to, "", ""), batch_size=batch_size)
+        translator = JobTranslator(view.compiled("no", 1, BATCH_SIZE), Provenance(to, "", ""), batch_size=BATCH_SIZE)
 
         # Translate the volume again and again, with the stages timed.
         for _ in range(rounds + 1):
             stage_seconds = dict.fromkeys(STAGES, 0.0)
             started = time.perf_counter()
-            with timed_stages(STAGES, stage_seconds):
+            with timed_stages(stage_seconds):
                 translator.translate(Job(source, target))
             total = time.perf_counter() - started
             stage_seconds |= {"all else": total - sum(stage_seconds.values()), "all": total}
             for name, duration in stage_seconds.items():
                 seconds_by_stage[name].append(duration)
     medians = {name: statistics.median(durations[1:]) for name, durations in seconds_by_stage.items()}
-    rows = [
-        [name, duration_text(median), f"{median / medians['all']:.0%}", duration_text(seconds_by_stage[name][0])]
-        for name, median in medians.items()
-    ]
-    echo(table(["stage", "median", "share", "the first"], rows))
+    rows = [[name, duration_text(median), f"{median / medians['all']:.0%}"] for name, median in medians.items()]
+    echo(table(["stage", "median", "share"], rows))
     echo(f"peak memory {peak_mib():,.0f} MiB")
 
 
@@ -192,20 +223,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     parser.add_argument("--to", metavar="CONTRAST", help="with --model: what it is to make")
     parser.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    parser.add_argument("--width", type=count, default=64, help="of the untrained U-Net")
-    parser.add_argument("--size", type=count, default=256, help="of the ellipsoid's sides, a power of two")
     parser.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
     parser.add_argument("--device", default="auto", type=device)
-    parser.add_argument("--batch-size", type=count, default=8, metavar="N")
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
     arguments = parser.parse_args(argv)
-    if arguments.size < 8 or arguments.size & (arguments.size - 1):
-        parser.error(f"--size {arguments.size}: must be a power of two, 8 or more")
     echo(machine())
-    common = {name: getattr(arguments, name) for name in ("to", "volume", "width", "size", "device")}
+    common = {name: getattr(arguments, name) for name in ("to", "volume", "device")}
     common |= {"uri": arguments.model, "slices": arguments.slices or (150 if arguments.file else 32)}
-    (file_to_file if arguments.file else compare)(common, arguments.batch_size, arguments.rounds)
+    (file_to_file if arguments.file else compare)(common, arguments.rounds)
     return 0
 
 

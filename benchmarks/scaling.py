@@ -5,21 +5,18 @@ python -m benchmarks.scaling pixels batch
 python -m benchmarks.scaling processes --device cuda
 
 "exponent" is the slope of log time over log size, 1 where twice the work takes twice the time. Steps are U-Nets of
-width 16 at depth 7 (`benchmarks.step unet-128`), whole jobs are the commands as a user starts them, imports included.
-"processes" divides a batch among processes started by `torchrun`, as in training: the same mathematics at every number
-of them. On a CPU the cores are divided, too, so that at best they are as fast; on GPUs each process has its own.
-"length" makes a small run of many short epochs, MLflow following, and compares its fifths: neither a step nor an
-epoch's end (validation, pictures, checkpoint) may cost more for the run having lasted longer. That end is the gap
-between the last line of losses of an epoch and the first of the next one, less a step.
+width 16 at depth 7 (`benchmarks.step unet-128`). "processes" divides a batch among processes started by `torchrun`, as
+in training: the same mathematics at every number of them. On a CPU the cores are divided, too, so that at best they are
+as fast; on GPUs each process has its own.
 """
 
 import argparse
-import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import step
-from benchmarks.inputs import benchmark_model, ellipsoid_volume
+from benchmarks.inference import benchmark_model, ellipsoid_volume
 from benchmarks.timing import (
     ROOT,
     Side,
@@ -39,20 +36,10 @@ from benchmarks.timing import (
     in_turns,
     machine,
     measure,
-    overrides_within,
-    run_command,
 )
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
-PHANTOM = str(ROOT / "configs" / "phantom.yaml")
-TINY = (
-    "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
-    "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
-    "training.decay_epochs=0", "training.log_every=1", "training.validation_slices=6",
-    "threads=1", "device=cpu", "evaluation.translate=false", "evaluation.protocols=[]", "evaluation.uncertainty=false",
-)  # fmt: skip
-EPOCHS, STEPS = 100, 50  # of the run whose length is looked at, and of each of its epochs
 ROW, PROCESS_STEPS = "unet-128", 20  # what several processes do, and how often
 
 
@@ -64,17 +51,14 @@ def step_work(pixels: int, batch: int) -> Work:
 
 def translation_work(slices: int) -> Work:
     """Return the translation of `slices` slices of 128² pixels by a U-Net of width 16."""
-    import torch
-
-    from networks.cpu_kernels import accelerate
-    from networks.unet import UNet
     from pipeline.inference.slice_translator import translate_slices
     from pipeline.utils.hardware import set_up
 
     set_up(None)
-    network, stack = accelerate(UNet(depth=7, width=16).eval()), np.zeros((slices, 128, 128), np.float32)
-    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_size": 8, "precision": "float32", "name": "slices"}
-    return lambda: translate_slices(stack, network, np.ones(slices, bool), **options)
+    model, to = benchmark_model(None, None, width=16, size=128)
+    stack, everywhere = np.zeros((slices, 128, 128), np.float32), np.ones(slices, bool)
+    options: dict[str, Any] = {"device": model.device, "batch_size": 8, "precision": "float32", "name": "slices"}
+    return lambda: translate_slices(stack, model.translators[to], everywhere, **options)
 
 
 def job_work(volumes: int) -> Work:
@@ -109,36 +93,25 @@ QUANTITIES: dict[str, tuple[str, str, Callable[..., Work], str, tuple[int, ...],
     "slices": ("translation", "slices", translation_work, "slices", (40, 80, 160, 320), {}),
     "volumes": ("job", "volumes", job_work, "volumes", (5, 20, 80, 320), {}),
 }
-SUBJECTS = (100, 1000, 10_000)
 
 
 def growth(name: str, rounds: int) -> list[list[str]]:
-    """Measure a quantity at each of its sizes; return its table rows."""
-    if name == "subjects":
-        with TemporaryDirectory() as folder:
-            command = ["-m", "pipeline.run", PHANTOM, "--dry-run", *overrides_within(folder)]
-            plans = {
-                size: [run_command(*command, f"data.subjects={size}")[0] for _ in range(rounds)] for size in SUBJECTS
-            }
-        return size_rows("dry run", "subjects", {size: Timing(tuple(seconds)) for size, seconds in plans.items()})
+    """Measure a quantity at each of its sizes; return their table rows, and one with the exponents."""
     what, unit, prepare, option, sizes, others = QUANTITIES[name]
-    timings = measure({str(size): Side(prepare, {option: size, **others}) for size in sizes}, rounds=rounds, title=name)
-    return size_rows(what, unit, {int(size): timing for size, timing in timings.items()})
-
-
-def size_rows(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[str]]:
-    """Return a table row for each size, and one with the exponents of time and of memory, where that is known."""
-    sizes, peaks = list(timings), [timing.peak_mib for timing in timings.values()]
+    sides = {str(size): Side(prepare, {option: size, **others}) for size in sizes}
+    timings = measure(sides, rounds=rounds, title=name).values()
     rows = [
-        [name, f"{size:,} {unit}", duration_text(timing.seconds), f"{timing.peak_mib:,.0f} MiB" if all(peaks) else "–"]
-        for size, timing in timings.items()
+        [what, f"{size:,} {unit}", duration_text(timing.seconds), f"{timing.peak_mib:,.0f} MiB"]
+        for size, timing in zip(sizes, timings, strict=True)
     ]
-    exponent = power_law_exponent(sizes, [timing.seconds for timing in timings.values()])
-    memory = f"{power_law_exponent(sizes, peaks):.2f}" if all(peaks) else "–"
-    return [*rows, [name, "exponent", f"{exponent:.2f}", memory]]
+    exponents = (
+        power_law_exponent(sizes, values)
+        for values in ([timing.seconds for timing in timings], [timing.peak_mib for timing in timings])
+    )
+    return [*rows, [what, "exponent", *(f"{exponent:.2f}" for exponent in exponents)]]
 
 
-def power_law_exponent(sizes: list[int], values: list[float]) -> float:
+def power_law_exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
     """Return the exponent b of the power law value = a · size^b through the points, by least squares."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
@@ -175,13 +148,16 @@ def divided_steps(batch: int, device: str) -> None:
 
 
 def process_rows(processes: list[int], batch: int, device: str, rounds: int) -> list[list[str]]:
-    """Return a table row for each number of processes, which take turns; rates are against the first."""
+    """Return a table row for each number of processes, which take turns; rates are against the first.
+
+    Raises:
+        subprocess.CalledProcessError: A process failed; its messages are on stderr.
+    """
 
     def seconds_a_step(number: int) -> float:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"] if number > 1 else []
-        options = ["--work", "--batch", str(batch), "--device", device]
-        _, printed = run_command(*launcher, "-m", "benchmarks.scaling", "processes", *options)
-        return float(printed.strip().splitlines()[-1])
+        work = ["-m", "benchmarks.scaling", "processes", "--work", "--batch", str(batch), "--device", device]
+        return float(run_python(*launcher, *work).strip().splitlines()[-1])
 
     seconds = in_turns(processes, rounds, seconds_a_step, "processes")
     timings = {number: Timing(tuple(durations)) for number, durations in seconds.items()}
@@ -192,44 +168,17 @@ def process_rows(processes: list[int], batch: int, device: str, rounds: int) -> 
     return rows
 
 
-# ── the length of a run ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def run_length(epochs: int, steps: int) -> list[list[str]]:
-    """Make a small run of `epochs` epochs of `steps` steps, each with a log line; return its table rows."""
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"  # of the run, which inherits it
-        overrides = (f"training.epochs={epochs}", f"training.steps_per_epoch={steps}", *overrides_within(folder))
-        run_command("-m", "pipeline.run", PHANTOM, *TINY, *overrides, "--quiet")
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-    records = [record for record in map(json.loads, lines) if "train/cycle_a" in record]
-    step_gaps, epoch_ends = epoch_gaps([(record["step"], record["time"]) for record in records], steps)
-    return [*fifths("a step", step_gaps), *fifths("an epoch's end", epoch_ends)]
-
-
-def epoch_gaps(records: list[tuple[int, float]], steps: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of steps within their epochs, and those of the ends of epochs.
-
-    Args:
-        records: Number and end time of every step, from step 1 on.
-        steps: Number of steps in an epoch.
-    """
-    gaps = [(after[0] % steps == 1, after[1] - before[1]) for before, after in pairwise(records)]
-    step_gaps = [gap for is_first, gap in gaps if not is_first]
-    median_step = float(np.median(step_gaps))
-    return step_gaps, [gap - median_step for is_first, gap in gaps if is_first]
-
-
-def fifths(name: str, seconds: list[float]) -> list[list[str]]:
-    """Return a table row with the mean of each fifth of a run, and one with the ratio of the last to the first."""
-    means = [float(fifth.mean()) for fifth in np.array_split(np.array(seconds), 5)]
-    rows = [["run length", f"{name}, fifth {number}", duration_text(mean), "–"] for number, mean in enumerate(means, 1)]
-    return [*rows, ["run length", f"{name}, last over first", f"{means[-1] / means[0]:.2f}", "–"]]
+def run_python(*arguments: str) -> str:
+    """Run Python with this project's code; return its standard output."""
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    names = (*QUANTITIES, "subjects", "processes", "length")
+    names = (*QUANTITIES, "processes")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         if name == "processes":
             rows += process_rows(arguments.processes, arguments.batch, arguments.device, arguments.rounds)
         else:
-            rows += run_length(EPOCHS, STEPS) if name == "length" else growth(name, arguments.rounds)
+            rows += growth(name, arguments.rounds)
     echo(machine())
     echo(table(["what", "size", "time", "peak memory"], rows))
     return 0

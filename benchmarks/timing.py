@@ -9,9 +9,7 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.utils.console import echo, progress, table
+from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 
 Work = Callable[[], object]
@@ -165,11 +163,6 @@ def table_rows(timings: Mapping[str, Timing], unit: str) -> list[list[str]]:
     ]
 
 
-def show(timings: Mapping[str, Timing], unit: str) -> None:
-    """Print the sides' table."""
-    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], table_rows(timings, unit)))
-
-
 def duration_text(seconds: float) -> str:
     """Return a duration with three digits and the unit that suits it."""
     unit, factor = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
@@ -199,43 +192,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-# ── commands, and options of the benchmarks' own ────────────────────────────────────────────────────────────
-
-
-def run_command(*arguments: str, code: int = 0, expected: str = "") -> tuple[float, str]:
-    """Run Python with this project's code as a user does, in an empty folder, whose files have no influence.
-
-    Args:
-        arguments: Arguments of Python; paths among them are absolute.
-        code: The exit code that it must have.
-        expected: A part of the output that it must print.
-
-    Returns:
-        Seconds that it took, and its standard output.
-
-    Raises:
-        RuntimeError: Its exit code is another, or its output lacks `expected`.
-    """
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        started = time.perf_counter()
-        process = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-        )
-        seconds = time.perf_counter() - started
-    if process.returncode != code or expected not in process.stdout + process.stderr:
-        output = (process.stderr or process.stdout)[-2000:]
-        raise RuntimeError(f"{' '.join(arguments)}: exit code {process.returncode}, not {code}; it says {output!r}")
-    return seconds, process.stdout
-
-
-def overrides_within(folder: Path | str) -> tuple[str, str, str]:
-    """Return overrides that keep a phantom run's data, slice cache and output in one folder."""
-    return f"output={folder}/run", f"data.folder={folder}/phantom", f"preprocess.store={folder}/store"
+# ── options of the benchmarks' own ────────────────────────────────────────────────────────────────────────────
 
 
 def volume(text: str) -> Path:

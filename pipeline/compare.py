@@ -13,7 +13,7 @@ from pipeline.utils.console import cli_main
 from pipeline.utils.errors import EXIT_DONE, UserError
 
 EPILOG = """exit codes: 0 done, 2 bad input or runs whose figures do not mean the same, 1 our bug
-Beside the page: its figures as .csv and .json, and the same slices through every method as _slices.png.
+Beside the page: its figures as .csv and .json.
 --experiment takes every finished run below --runs whose own config.yaml names that experiment (tracking.experiment):
 the folders know it whatever became of the MLflow store."""
 

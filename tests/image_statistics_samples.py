@@ -46,7 +46,6 @@ def statistics(**changes) -> ImageStatistics:
         cut_off=0.0,
         slices=30,
         checksum=str(next(_CHECKSUMS)),
-        raw_histogram=(np.ones(BINS) / 1000, np.linspace(0, 1000, BINS + 1)),
         histogram=histogram(),
         cells=np.stack(np.meshgrid(*[np.arange(-5, 5)] * 3), axis=-1).reshape(-1, 3),
         planes={plane: np.full((20, 24), 90, np.uint8) for plane in ("axial", "coronal", "sagittal")},

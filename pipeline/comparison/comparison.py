@@ -1,4 +1,4 @@
-"""One comparison from folders to files: page, figure, CSV and JSON, and an MLflow run of its own."""
+"""One comparison from folders to files: page, CSV and JSON, and an MLflow run of its own."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def compare_folders(
     *,
     quiet: bool = False,
 ) -> None:
-    """Compare finished runs: print the tables, and write page, figure, CSV and JSON beside each other.
+    """Compare finished runs: print the tables, and write page, CSV and JSON beside each other.
 
     Args:
         folders: Folders of the runs.
@@ -44,7 +44,7 @@ def compare_folders(
     """
     # Refuse outputs in the way of others, and runs that cannot be compared.
     csv_path, json_path = page.with_suffix(".csv"), page.with_suffix(".json")
-    slices, record = page.with_name(f"{page.stem}_slices.png"), page.with_name(f"{page.stem}_record")
+    record = page.with_name(f"{page.stem}_record")
     if page.suffix.lower() != ".html":
         raise UserError(f"{page}: the comparison is a page; give -o a name that ends in .html")
     run_folder = next((folder for folder in page.absolute().parents if RunFolder(folder).config.is_file()), None)
@@ -54,7 +54,7 @@ def compare_folders(
         )
     if record.exists() and not RunFolder(record).metrics.is_file():
         raise UserError(f"{record}: is in the way, and no comparison's; move it, or choose another -o")
-    require_writable(page, csv_path, json_path, slices)
+    require_writable(page, csv_path, json_path)
     runs = load_runs(folders, read_settings, paired_methods)
     require_comparable(runs)
     from pipeline.tracking.mlflow_settings import configure_mlflow
@@ -67,31 +67,25 @@ def compare_folders(
     comparison = compare(runs)
     logger.info(f"{terminal_text(comparison)}\n")
     save(comparison, csv_path, json_path)
-    picture = _picture(runs, slices, quiet)
-    atomic_text(page, render(comparison, picture))
-    files = [page, csv_path, json_path, *([slices] if picture else [])]
-    how_to_open = log_comparison(comparison, page.stem, files, record)
+    atomic_text(page, render(comparison, _picture(runs, quiet)))
+    how_to_open = log_comparison(comparison, page.stem, [page, csv_path, json_path], record)
     logger.info(f"  comparison  {page}   (open it in a browser)")
-    if picture:
-        logger.info(f"  slices      {slices}")
     logger.info(f"  figures     {csv_path}, {json_path}")
     logger.info(f"  MLflow      {how_to_open}")
 
 
-def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture | None":
-    """Draw and write the figure; if the data is missing, warn and return None."""
+def _picture(runs: Sequence[FinishedRun], quiet: bool) -> "Picture | None":
+    """Draw the figure; if the data is missing, warn and return None."""
     from pipeline.comparison.figure import CAPTION, draw_slices
     from pipeline.reporting.report_page import Picture
-    from pipeline.reporting.tiles import save_png
+    from pipeline.reporting.tiles import png_bytes
 
-    path.unlink(missing_ok=True)  # an earlier comparison's figure must not stay
     try:
         sheet = draw_slices(runs, quiet)
     except UserError as error:
         logger.warning(f"{error}; the comparison is without its figure")
         return None
-    save_png(sheet, path)
-    return Picture(path, "the same slices: input, each method, real target", CAPTION)
+    return Picture(png_bytes(sheet), "the same slices: input, each method, real target", CAPTION)
 
 
 def save(comparison: "Comparison", csv_path: Path, json_path: Path) -> None:
@@ -132,7 +126,11 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
     for row in direction.rows:
         for column in (column for column in direction.columns if column in row.values):
             region, _, metric = column.partition("/")
-            value, difference = row.values[column], row.differences.get(column)
+            value, difference, record = (
+                row.values[column],
+                row.differences.get(column),
+                row.run.record if row.run else {},
+            )
             rows.append(
                 {
                     "source": direction.contrasts[0],
@@ -154,8 +152,8 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
                     "pairs": difference.n if difference else None,
                     "p": difference.p if difference else None,
                     "p_holm": difference.p_holm if difference else None,
-                    "seconds_per_step": row.run.record.get("seconds_per_step") if row.run else None,
-                    "translator_parameters": row.run.record.get("translator_parameters") if row.run else None,
+                    "seconds_per_step": record.get("seconds_per_step"),
+                    "translator_parameters": record.get("translator_parameters"),
                     "parameters": row.run.all_parameters if row.run else None,
                 }
             )

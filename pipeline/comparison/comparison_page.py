@@ -13,7 +13,7 @@ from pipeline.comparison.table import BASELINE, Comparison, Difference, Directio
 from pipeline.metrics import names
 from pipeline.metrics.names import OWN
 from pipeline.metrics.protocols import Summary
-from pipeline.reporting.report_page import PHANTOM_FLAG, PHANTOM_NOTE, Highlight, Picture, Report, page_environment
+from pipeline.reporting.report_page import PHANTOM_FLAG, PHANTOM_NOTE, Picture, Report, page_environment
 from pipeline.utils.console import table
 
 NONE = "—"
@@ -58,7 +58,6 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
     report = Report(
         title=f"Comparison of {len(runs)} runs",
         result=result_sentence(comparison),
-        highlights=[_highlight(direction) for direction in comparison.directions],
         warnings=[*([PHANTOM_NOTE] if is_phantom else []), *comparison.notes],
         provenance={"version": __version__, "python": platform.python_version()},
         next_commands={
@@ -92,23 +91,6 @@ def result_sentence(comparison: Comparison) -> str:
         for direction in comparison.directions
     ]
     return f"Best masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(best_runs)}."
-
-
-def _highlight(direction: Direction) -> Highlight:
-    """Return the best run's PSNR, and its lead over the next best run."""
-    column, best = direction.columns[0], direction.best
-    rivals = {
-        row.label: row.values[column].mean
-        for row in direction.rows
-        if row.run and not row.used_pairs and row.label != best.label and column in row.values
-    }
-    rivals = {label: mean for label, mean in rivals.items() if isfinite(mean)}
-    note = ""
-    if rivals:
-        runner_up = max(rivals, key=rivals.__getitem__)
-        note = f"{best.values[column].mean - rivals[runner_up]:+.2f} dB over {runner_up}"
-    label = f"{' → '.join(direction.contrasts)}, masked PSNR: {best.label}"
-    return Highlight(f"{best.values[column].mean:.2f} dB", label, note)
 
 
 def _direction_cells(direction: Direction) -> dict[str, Any]:

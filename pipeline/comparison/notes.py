@@ -53,9 +53,6 @@ def run_notes(runs: Sequence[FinishedRun]) -> list[str]:
     hardware = dict.fromkeys(run.hardware for run in runs if run.hardware)
     if len(hardware) > 1:
         notes.append(f"The runs trained on different devices or settings ({'; '.join(hardware)}): compare no seconds.")
-    unknown = [run.label for run in runs if not run.record]
-    if unknown:
-        notes.append(f"No run.json, so neither seconds nor parameters: {', '.join(unknown)}; run again to have them.")
     for run in runs:
         if warnings := run.record.get("warnings"):
             notes.append(
@@ -67,21 +64,15 @@ def run_notes(runs: Sequence[FinishedRun]) -> list[str]:
             notes.append(f"{run.label} was {extension_text(extension)}: not what so many epochs from the start give.")
     bounds, unpaired = ([run for run in runs if run.is_bound is is_bound] for is_bound in (True, False))
     if bounds and unpaired:
-        trained_on = [f"{run.label} trained on {_training_subjects_text(run, unpaired[0])}" for run in bounds]
+        counts = "; ".join(f"{run.label} trained on pairs of {_training_subjects(run)} subjects" for run in bounds)
         notes.append(
-            f"Paired bound: {'; '.join(trained_on)}. The others never saw pairs; a bound shows what pairs would be "
-            f"worth, and takes no part in who is best. Baselines are those of {unpaired[0].label}."
+            f"Paired bound: {counts}. The others never saw pairs (those of {unpaired[0].label}: "
+            f"{_training_subjects(unpaired[0])} subjects); a bound takes no part in who is best. Baselines are those "
+            f"of {unpaired[0].label}."
         )
     return notes
 
 
-def _training_subjects_text(bound: FinishedRun, other: FinishedRun) -> str:
-    """Describe the training subjects of a bound relative to those of an unpaired run."""
-    bound_subjects, other_subjects = (
-        {name.partition("/")[0] for names in run.split["train"].values() for name in names} for run in (bound, other)
-    )
-    if bound_subjects == other_subjects:
-        return "pairs of the same training subjects"
-    shared = len(bound_subjects & other_subjects)
-    count = f"{len(bound_subjects)} training subject{'s' if len(bound_subjects) > 1 else ''}"
-    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(other_subjects)}"
+def _training_subjects(run: FinishedRun) -> int:
+    """Return the number of subjects that a run trained on, in either contrast."""
+    return len({name.partition("/")[0] for names in run.split["train"].values() for name in names})

@@ -1,7 +1,7 @@
 """Findings in a cohort to look at before training: each names its images and the reason."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +37,13 @@ class Finding:
     @property
     def names(self) -> str:
         """Names of the images in a line; only the first few of many."""
-        names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
-        remainder = len(self.cases) - SHOWN_NAMES
-        if not self.cases:
-            return "the whole cohort"
-        return f"{names} and {remainder:,} more" if remainder > 0 else names
+        return first_names([case.name for case in self.cases]) if self.cases else "the whole cohort"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first few names in a line, and the number of the others."""
+    listed = ", ".join(names[:SHOWN_NAMES])
+    return f"{listed} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else listed
 
 
 def find_all(cohort: Cohort, *, compare_names: bool = False, resampled: bool = True) -> list[Finding]:

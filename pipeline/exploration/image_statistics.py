@@ -69,7 +69,6 @@ class ImageStatistics:
         cut_off: Share of the head beyond the square training slices.
         slices: Number of slices that training would use.
         checksum: Checksum of shape and voxels in RAS order, independent of how the file stores them.
-        raw_histogram: Density of the head's intensities, (BINS,), and the edges of the bins, (BINS + 1,).
         histogram: Histogram of the head's normalised intensities over [-1, 1], (BINS,), with sum 1.
         cells: (K, 3) int32, the points of `lattice_points` that lie in the head; None if unknown.
         planes: Plane -> normalised slice through the middle of the head, uint8 (A, B) in true proportions.
@@ -96,7 +95,6 @@ class ImageStatistics:
     cut_off: float
     slices: int
     checksum: str
-    raw_histogram: tuple[np.ndarray, np.ndarray]
     histogram: np.ndarray
     cells: np.ndarray | None
     planes: dict[str, np.ndarray]
@@ -145,7 +143,6 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
     # Collect the statistics.
     warning = "; ".join(filter(None, [warning, *prepared.get("image_warnings", [])]))
     stored_as, slope, intercept, nan, inf = _storage(path, count=bool(warning))
-    low, high = np.percentile(inside, [0.1, 99.9]).tolist()
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
     digest = hashlib.sha256(str(volume.shape).encode())
@@ -169,7 +166,6 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
         cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
         slices=len(occupied),
         checksum=digest.hexdigest()[:32],
-        raw_histogram=np.histogram(inside, bins=BINS, range=(low, high), density=True),
         histogram=histogram / histogram.sum(),
         cells=None if is_picture else lattice_points(raw_head, canonical),
         planes=_planes(stack_slices(slices, settings.axis), head, spacing_mm),

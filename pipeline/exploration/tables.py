@@ -9,29 +9,19 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.sources.listing import natural_key
 from pipeline.exploration.cohort import SUBSETS, Cohort
-from pipeline.exploration.findings import SHOWN_NAMES, Finding
-from pipeline.exploration.image_statistics import PERCENTILES, ImageStatistics
+from pipeline.exploration.findings import Finding, first_names
+from pipeline.exploration.image_statistics import BINS, PERCENTILES, ImageStatistics
 
 SHOWN_GRIDS = 12
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header.
-
-    Attributes:
-        header: Names of the columns.
-        rows: Cells as text.
-        title: Title above the table; "" for none.
-        description: Line below the title; "" for none.
-        folded: Whether the table opens on a click; needs a title.
-    """
+    """Rows of text under a header, with a title above; "" for none."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
-    description: str = ""
-    folded: bool = False
 
 
 def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str], list[list[object]]]:
@@ -60,7 +50,7 @@ def subject_table(cohort: Cohort) -> Table:
         f"{second_contrast} only": second - first,
     }
     rows = [
-        [name, f"{len(subjects):,}", _first_names(sorted(subjects, key=natural_key))]
+        [name, f"{len(subjects):,}", first_names(sorted(subjects, key=natural_key))]
         for name, subjects in groups.items()
         if subjects
     ]
@@ -79,10 +69,10 @@ def grid_tables(cohort: Cohort) -> list[Table]:
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
 
         # List the first groups, and the others in one row.
-        rows = [
-            [f"{len(cases):,}", *text, _obliqueness([images[case] for case in cases]), _names_of_scans(cases)]
-            for text, cases in ordered[:SHOWN_GRIDS]
-        ]
+        rows = []
+        for text, cases in ordered[:SHOWN_GRIDS]:
+            oblique = _median_and_range([grid.oblique_degrees for case in cases if (grid := images[case].grid)], "°")
+            rows.append([f"{len(cases):,}", *text, oblique, _names_of_scans(cases)])
         if others := [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]:
             title = f"{len(ordered) - SHOWN_GRIDS:,} others"
             rows.append([f"{len(others):,}", title, "", "", "", "", _names_of_scans(others)])
@@ -102,6 +92,7 @@ def intensity_table(cohort: Cohort) -> Table:
         "maximum": lambda image: image.highest,
         "becomes -1": lambda image: image.low,
         "becomes 1": lambda image: image.high,
+        "median of the head, normalised": _normalised_median,
         "zeros [%]": lambda image: 100 * image.zeros,
         "head [%]": lambda image: 100 * image.head,
         "NaN or infinite": lambda image: image.nan + image.inf,
@@ -114,19 +105,9 @@ def intensity_table(cohort: Cohort) -> Table:
     return Table(["median over the images (lowest to highest)", *cohort.contrasts], rows)
 
 
-def image_table(cohort: Cohort, contrast: str) -> Table:
-    """Return a table with a row for every readable image of a contrast."""
-    header = ["image", "split", "shape", "spacing [mm]", "axes", "stored as", "oblique", "slope", "minimum",
-              *(f"p{percentile}" for percentile in PERCENTILES), "maximum", "zeros", "head", "slices"]  # fmt: skip
-    rows = [
-        [
-            case.name, cohort.subsets[case], *_grid_text(image), _obliqueness([image]), f"{image.slope:.4g}",
-            *(_number(value) for value in (image.lowest, *image.percentiles, image.highest)),
-            f"{image.zeros:.1%}", f"{image.head:.1%}", str(image.slices),
-        ]
-        for case, image in cohort.readable(contrast).items()
-    ]  # fmt: skip
-    return _without_empty_columns(Table(header, rows, f"{len(rows):,} {contrast} images", folded=True))
+def _normalised_median(image: ImageStatistics) -> float:
+    """Return the centre of the histogram's bin in which the head's median lies."""
+    return (int(np.searchsorted(np.cumsum(image.histogram), 0.5)) + 0.5) * (2 / BINS) - 1
 
 
 def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
@@ -146,10 +127,6 @@ def _without_empty_columns(table: Table) -> Table:
     return replace(table, header=[table.header[column] for column in filled_columns], rows=rows)
 
 
-def _obliqueness(images: Iterable[ImageStatistics]) -> str:
-    return _median_and_range([image.grid.oblique_degrees for image in images if image.grid], "°")
-
-
 def _median_and_range(values: Collection[float], unit: str = "") -> str:
     """Return the median and, if values differ, their range as text."""
     if not values:
@@ -163,9 +140,4 @@ def _number(value: float) -> str:
 
 
 def _names_of_scans(cases: Iterable[Case]) -> str:
-    return _first_names(list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases)))
-
-
-def _first_names(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:SHOWN_NAMES])
-    return f"{listed} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else listed
+    return first_names(list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases)))

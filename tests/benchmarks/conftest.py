@@ -3,7 +3,6 @@
 import time
 
 import pytest
-import torch
 
 from benchmarks import data, inference, scaling, step
 from benchmarks.timing import Timing
@@ -27,6 +26,4 @@ def at_once(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")

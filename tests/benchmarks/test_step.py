@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import scaling, step
+from benchmarks import step
 from benchmarks.reference import PLAIN
 
 
@@ -39,7 +39,3 @@ def test_operations_are_counted_without_views_and_allocations():
 def test_the_work_of_a_step_is_that_of_the_public_networks():
     assert step.flop_of_step("unet-256", 1) == pytest.approx(313.5e9, rel=0.02)  # counted of the public code's step
     assert step.flop_of_step("unet-128", 4) == 4 * step.flop_of_step("unet-128", 1)
-
-
-def test_the_exponent_is_that_of_a_power_law():
-    assert scaling.power_law_exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
