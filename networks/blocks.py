@@ -1,6 +1,6 @@
 """Layers, residual block and initialisation that several networks share."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -48,16 +48,11 @@ def upsample(
     convolves with a 3×3 kernel: the transposed one visits neighbouring pixels unequally often (kernel 3) or with
     different weights (kernel 4), which shows as a checkerboard (Odena et al. 2016, "Deconvolution and checkerboard
     artifacts").
-
-    Raises:
-        ValueError: `upsampling` is neither.
     """
     if upsampling == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
-    if upsampling == "nearest":
-        pixels_twice = nn.Upsample(scale_factor=2, mode="nearest")
-        return nn.Sequential(pixels_twice, reflect_conv(in_channels, out_channels, 3, bias=bias))
-    raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")
+    pixels_twice = nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.Sequential(pixels_twice, reflect_conv(in_channels, out_channels, 3, bias=bias))
 
 
 def conv_norm_act(convolution: nn.Module, channels: int) -> nn.Sequential:
@@ -110,6 +105,24 @@ def intermediate_features(image: Tensor, layers: Iterable[nn.Module], taps: Coll
         if index in taps:
             outputs.append(features)
     return outputs
+
+
+def current_names(network: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Return weights, of which those that an earlier release saved under other names have their present names.
+
+    A network with renamed layers has a method `current_name`, from a saved name to the present one.
+    """
+    current_name = getattr(network, "current_name", str)
+    return {
+        prefix + current_name(name.removeprefix(prefix)) if name.startswith(prefix) else name: weight
+        for name, weight in weights.items()
+    }
+
+
+def saved_names(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names in a checkpoint of weights that have others in the network now, by the present name."""
+    names = zip(current_names(network, weights), weights, strict=True)
+    return {present: saved for present, saved in names if present != saved}
 
 
 def normalise_spectrally(network: nn.Module) -> nn.Module:

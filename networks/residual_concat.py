@@ -34,7 +34,7 @@ class ConcatBlock(nn.Module):
 class ResidualConcatGenerator(EncoderDecoder):
     """Halvings with LeakyReLU, concatenating residual blocks, doublings with ReLU, one convolution and tanh.
 
-    As concatenation keeps the input, the channels must grow. Here every block adds the same number, as in DenseNet
+    As concatenation keeps the input, the channels must grow. Here every block adds `width` channels, as in DenseNet
     (Huang et al. 2017), so that a block's cost grows linearly and not exponentially: at the
     default size 128 → 192 → … → 512 channels over six blocks at a quarter of the resolution.
 
@@ -44,25 +44,15 @@ class ResidualConcatGenerator(EncoderDecoder):
         blocks: Residual blocks.
         width: Channels of the first layer; they double per halving.
         downs: Number of halvings.
-        growth: Channels that each block adds; None: `width`.
         upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
     """
 
-    def __init__(
-        self,
-        blocks: int = 6,
-        width: int = 64,
-        downs: int = 2,
-        *,
-        growth: int | None = None,
-        upsampling: Upsampling = "transposed",
-    ):
-        growth = growth or width
+    def __init__(self, blocks: int = 6, width: int = 64, downs: int = 2, *, upsampling: Upsampling = "transposed"):
         levels = [width * 2**level for level in range(downs)]
-        block_channels = [levels[-1] + growth * block for block in range(blocks + 1)]
+        block_channels = [levels[-1] + width * block for block in range(blocks + 1)]
         encoder = [
             *(_down(fine, coarse) for fine, coarse in pairwise([1, *levels])),
-            *(ConcatBlock(channels, growth) for channels in block_channels[:-1]),
+            *(ConcatBlock(channels, width) for channels in block_channels[:-1]),
         ]
         decoder = [
             *(

@@ -2,7 +2,6 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from networks.blocks import (
     Upsampling,
+    current_names,
     initialise_normal,
     instance_norm,
     intermediate_features,
@@ -20,10 +20,10 @@ from networks.blocks import (
 from networks.output import output_image
 
 LEAKY, RELU = ("leakyrelu", {"negative_slope": 0.2, "inplace": True}), ("relu", {"inplace": True})
-EARLIER_NAMES = re.compile(r"(down|up)\.(\d+)\.([01])\.")  # of weights before the levels were MONAI's blocks
+EARLIER_NAMES = re.compile(r"^(down|up)\.(\d+)\.([01])\.")  # of weights before the levels were MONAI's blocks
 _four_by_four = partial(Convolution, 2, kernel_size=4, strides=2, padding=1, output_padding=0, bias=False)
 
-OPEN = 3.0  # σ(3) ≈ 0.95
+OPEN = 3.0  # σ(3) ≈ 0.95: training starts from nearly the plain skip
 
 
 class AttentionGate(nn.Module):
@@ -47,10 +47,6 @@ class AttentionGate(nn.Module):
         self.skip = nn.Sequential(nn.Conv2d(channels, inner, 1, bias=False), instance_norm(inner))
         self.gating = nn.Sequential(nn.Conv2d(gating_channels, inner, 1, bias=False), instance_norm(inner))
         self.weight = nn.Conv2d(inner, 1, 1)
-
-    def open(self) -> None:
-        """Let nearly everything through, so that training starts from the plain skip."""
-        nn.init.constant_(self.weight.get_parameter("bias"), OPEN)
 
     def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
         """Map a skip (N, channels, H, W) and features (N, gating_channels, H, W) to the weighted skip."""
@@ -111,7 +107,7 @@ class UNet(nn.Module):
         self.feature_channels = [1, *(channels[level] for level in self.taps)]
         initialise_normal(self)
         for gate in gates:
-            gate.open()
+            nn.init.constant_(gate.weight.get_parameter("bias"), OPEN)
         self.register_load_state_dict_pre_hook(_rename_weights)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -145,6 +141,12 @@ class UNet(nn.Module):
         self._require_size(image)
         return intermediate_features(image, self.down, self.taps)
 
+    @staticmethod
+    def current_name(saved_name: str) -> str:
+        """Return the present name of a weight: before the levels were MONAI's blocks, their layers had numbers."""
+        blocks = {"0": "conv", "1": "adn.N"}
+        return EARLIER_NAMES.sub(lambda match: f"{match[1]}.{match[2]}.{blocks[match[3]]}.", saved_name)
+
     def _require_size(self, image: Tensor) -> None:
         require_size(image, f"a U-Net of {len(self.down)} levels", self.stride)
 
@@ -162,18 +164,7 @@ def _up(in_channels: int, out_channels: int, dropout: float, upsampling: Upsampl
     return nn.Sequential(OrderedDict(conv=upsample(in_channels, out_channels, upsampling, kernel=4), adn=adn))
 
 
-def current_names(weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """Return a U-Net's weights, of which those saved before its levels were MONAI's blocks get their names there."""
-    renamed = {}
-    for name, weight in weights.items():
-        if name.startswith(prefix) and (match := EARLIER_NAMES.match(name, len(prefix))):
-            block = {"0": "conv", "1": "adn.N"}[match[3]]
-            name = f"{prefix}{match[1]}.{match[2]}.{block}.{name[match.end() :]}"
-        renamed[name] = weight
-    return renamed
-
-
-def _rename_weights(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
-    renamed = current_names(weights, prefix)
+def _rename_weights(network: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    renamed = current_names(network, weights, prefix)
     weights.clear()
     weights.update(renamed)

@@ -63,35 +63,22 @@ class LatentAutoEncoder(nn.Module):
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
         super().__init__()
-        self.stride, self.blocks = 2**downs, blocks
+        self.stride = 2**downs
         self.encoder = LatentEncoder(width, downs, blocks)
         self.decoder = LatentDecoder(width, downs, blocks, upsampling=upsampling)
         initialise_normal(self)
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Return the means of the latents; see `LatentEncoder.forward`."""
-        return self.encoder(image)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Return the images of this contrast that latents of either stand for; see `LatentDecoder.forward`."""
-        return self.decoder(latent)
-
     def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct (N, 1, H, W) in [-1, 1] from its mean latent; see `encode` for what is raised."""
-        return self.decode(self.encode(image))
+        """Reconstruct (N, 1, H, W) in [-1, 1] from its mean latent; see `LatentEncoder.forward` for what is raised."""
+        return self.decoder(self.encoder(image))
 
 
 def share_blocks(first: LatentAutoEncoder, second: LatentAutoEncoder, count: int) -> None:
     """Share the residual blocks next to the latent, `count` on either side of it: the second takes the first's.
 
     The last blocks of both encoders and the first of both decoders are then the same modules (section 3,
-    "weight-sharing"). Both auto-encoders must have the same width and downs.
-
-    Raises:
-        ValueError: an auto-encoder has fewer blocks than `count`.
+    "weight-sharing"). Both auto-encoders must have the same size, and at least `count` blocks.
     """
-    if count > min(first.blocks, second.blocks):
-        raise ValueError(f"{count} blocks to share, where the auto-encoders have {first.blocks} and {second.blocks}")
     for index in range(count):
         second.encoder[-1 - index] = first.encoder[-1 - index]
         second.decoder[index] = first.decoder[index]

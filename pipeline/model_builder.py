@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from networks.unet import current_names
+from networks.blocks import saved_names as saved_names  # for `inference`, which knows no networks
 from pipeline.config.schema import Config
 from pipeline.engines.builders import build_translators
 from pipeline.runs.prepare import chain_settings
@@ -41,8 +41,3 @@ def build_saved_model(saved_config: Mapping[str, Any], chain_version: int) -> Sa
         origin=f"{config.method.type} {config.name}",
         config_hash=hashlib.sha256(text.encode()).hexdigest()[:12],
     )
-
-
-def saved_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the names in a checkpoint of weights that have others in the network now, by the present name."""
-    return {present: saved for present, saved in zip(current_names(weights), weights, strict=True) if present != saved}

@@ -23,6 +23,15 @@ UNIT = {
     "generator": {"type": "unit", "width": 2, "downs": 1, "blocks": 2, "shared_blocks": 1},
     "discriminator": MUNIT["discriminator"],
 }
+DEVICE_METHODS = {  # whose steps need not wait for the host
+    "cyclegan": {"pool_size": 3, "depth": 6, "width": 1, "dropout": 0.5},
+    "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
+    "dualgan-clip": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.02},
+    "munit": {**MUNIT, "cycle_weight": 10.0},
+    "unit": {**UNIT},
+    "pix2pix": {"type": "pix2pix"},
+    "cut": {"type": "cut", "patches": 20, "head_width": 8},
+}
 
 
 def _monai(network, **arguments):
@@ -103,12 +112,12 @@ def batch(index, count=2, size=16, dtype=torch.float32):
     return tuple(images.to(dtype))
 
 
-def saved(engine):
-    """The engine's state after a round through a file."""
+def saved(component):
+    """The state of an engine, or of one of its components, after a round through a file."""
     stream = io.BytesIO()
-    torch.save(engine.state_dict(), stream)
+    torch.save(component.state_dict(), stream)
     stream.seek(0)
-    return torch.load(stream, weights_only=True)
+    return torch.load(stream, weights_only=True, map_location="cpu")
 
 
 def leaves(state, path=""):
@@ -128,6 +137,16 @@ def differences(first, second):
         return torch.equal(one, other) if both_tensors else one is other or one == other
 
     return {place for place in first.keys() | second.keys() if not same(first.get(place), second.get(place))}
+
+
+def adversarial_loss(kind, logits, real):
+    """An adversarial loss written out."""
+    target = torch.full_like(logits, float(real))
+    if kind == "wasserstein":
+        return -logits.mean() if real else logits.mean()
+    if kind == "bce":
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+    return ((logits - target) ** 2).mean()
 
 
 class Plain:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.methods import NATIVE, PAIRED, USUAL, MonaiGenerator
+from pipeline.config.methods import PAIRED, SUITABLE_GENERATORS, MonaiGenerator
 from pipeline.config.schema import Config
 
 
@@ -27,21 +27,8 @@ def _augmentation_conflicts(config: Config) -> Iterator[str]:
 
 def _training_conflicts(config: Config) -> Iterator[str]:
     training = config.training
-    if training.precision == "fp16" and config.device == "cpu":
-        yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"
-    if str(training.start_from).startswith(("runs:/", "models:/")):
-        yield (
-            f"training.start_from = {training.start_from}: MLflow has translators alone, without the discriminators; "
-            "give a run's folder or one of its checkpoints"
-        )
-    if training.cuda_graph:
-        if config.device in ("cpu", "mps"):
-            yield f"training.cuda_graph = True: needs a CUDA device, and device = {config.device!r}; use false"
-        if training.optimiser != "adam":
-            yield f"training.cuda_graph = True: needs optimiser adam, and it is {training.optimiser!r}; use false"
-        critic_steps = getattr(config.method, "critic_steps", 1)
-        if critic_steps != 1:
-            yield f"training.cuda_graph = True: needs method.critic_steps 1, and it is {critic_steps}"
+    if training.cuda_graph and (training.optimiser != "adam" or getattr(config.method, "critic_steps", 1) != 1):
+        yield "training.cuda_graph = True: needs training.optimiser adam and method.critic_steps 1; use false"
 
 
 def _data_conflicts(config: Config) -> Iterator[str]:
@@ -106,33 +93,18 @@ def _multiple_message(size: int, key: str, halvings: int) -> str:
 
 def _method_conflicts(config: Config) -> Iterator[str]:
     method, generator = config.method, config.generator.type
-    native = NATIVE.get(method.type, {}).get("generator")
-    if native and generator != native:
-        yield f"generator.type = {generator!r}: must be {native} for method {method.type}, which trains its own kind"
-    elif not native and generator not in _general_generators():
-        usual = USUAL["generator"]
-        yield f"generator.type = {generator!r}: is for the method of that name; use {usual} with method {method.type}"
-    if method.type == "cut" and generator == "monai":
-        yield "generator.type = 'monai': has no features for method cut to compare; use unet, resnet or residual_concat"
+    suitable = SUITABLE_GENERATORS.get(method.type, SUITABLE_GENERATORS["any other"])
+    if generator not in suitable:
+        yield f"generator.type = {generator!r}: must be {' or '.join(suitable)} for method {method.type}"
     paired = config.split.pairing == "paired"
     if method.type in PAIRED and not paired:
         yield f"split.pairing = 'unpaired': must be paired for method {method.type}, which learns from registered pairs"
     if method.type in PAIRED and config.data.source == "images" and not config.data.paired:
         yield f"data.paired = False: must be true for method {method.type}: equal file names are the same slice"
     if method.type == "dualgan":
-        critic = method.clip is not None or method.gradient_penalty > 0
-        if method.adversarial == "wasserstein" and not critic:
-            yield "method.adversarial = 'wasserstein': needs method.clip or method.gradient_penalty"
-        if method.adversarial != "wasserstein" and critic:
-            yield f"method.adversarial = {method.adversarial!r}: must be wasserstein with clip or gradient_penalty"
-        if method.clip is not None and method.gradient_penalty:
-            yield f"method.clip = {method.clip}: must be null with method.gradient_penalty, which takes its place"
-        if method.adversarial != "wasserstein" and method.critic_steps > 1:
-            yield f"method.critic_steps = {method.critic_steps}: must be 1 unless method.adversarial is wasserstein"
+        bounds = (method.clip is not None) + (method.gradient_penalty > 0)
+        if bounds != (method.adversarial == "wasserstein"):
+            rule = "wasserstein needs either method.clip or method.gradient_penalty, the others neither"
+            yield f"method.adversarial = {method.adversarial!r}: {rule}"
         if method.gradient_penalty and config.training.precision == "fp16":
             yield "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32"
-
-
-def _general_generators() -> set[str]:
-    """Return the types of generator that work with most methods."""
-    return {"unet", "resnet", "residual_concat", "monai"}

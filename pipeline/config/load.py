@@ -4,7 +4,7 @@ import difflib
 import logging
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -31,7 +31,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     path = config_file(path)
     values = read_values(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
-    for section, _, key in (name.partition(".") for name in REMOVED_KEYS):
+    for section, key in REMOVED_KEYS:
         if isinstance(values.get(section), dict) and key in values[section]:
             logger.warning(f"{path}: {section}.{key} has no effect any more; remove the line")
     try:
@@ -77,7 +77,7 @@ def _override(values: dict, text: str) -> str | None:
 def _takes_text(key: str) -> bool:
     """Whether a key's value is a path or a pattern, including those given per contrast."""
     parent = key.rpartition(".")[0]
-    types_by_key = dict(_fields())
+    types_by_key = schema_keys()
     parent_type = types_by_key.get(parent)
     holds_texts = typing.get_origin(parent_type) is dict and typing.Any not in typing.get_args(parent_type)
     return "Path" in str(types_by_key.get(key)) or holds_texts
@@ -90,7 +90,7 @@ def _error_line(problem: Mapping) -> str:
     kind = location.pop(1) if location[1:2] and location[1] in kinds else None  # a union member's name is no key
     key, value = ".".join(location), _shortened_repr(problem["input"])
     if problem["type"] in ("extra_forbidden", "invalid_key"):
-        if kind and key in set(valid_keys()):
+        if kind and key in schema_keys():
             return f"{key} = {value}: not a key of {location[0]} {kind}; leave it out"
         nearest = _nearest_key(key, location[0], kind)
         return f"{key} = {value}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
@@ -112,15 +112,9 @@ def _shortened_repr(value: object) -> str:
 
 
 def _nearest_key(key: str, section: str, kind: str | None) -> str | None:
-    """Return the valid key closest to an unknown one, compared by its last part first and then as a whole.
-
-    Args:
-        key: The unknown key.
-        section: Top-level section of the key.
-        kind: Chosen kind of the section, if it has several; the other kinds' keys are ignored.
-    """
+    """Return the valid key closest to an unknown one, by its last part and then as a whole; none of other kinds."""
     other_kinds = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
-    valid = list(valid_keys(without=other_kinds))
+    valid = schema_keys(without=other_kinds)
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -143,27 +137,17 @@ def _kinds() -> dict[str, dict[str, type[BaseModel]]]:
     return kinds
 
 
-def valid_keys(
+def schema_keys(
     model: type[BaseModel] = Config, prefix: str = "", without: Collection[type[BaseModel]] = ()
-) -> Iterator[str]:
-    """Yield every dotted key of the schema once, except those of the section models in `without`."""
-    yielded = set()
+) -> dict[str, object]:
+    """Return the type of every dotted key of the schema, except those of the section models in `without`."""
+    keys: dict[str, object] = {}
     for name, field in model.model_fields.items():
-        yield prefix + name
+        keys[prefix + name] = field.annotation
         for section in _sections(field.annotation):
             if section not in without:
-                yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in yielded)
-                yielded |= set(valid_keys(section, f"{prefix}{name}.", without))
-
-
-def _fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield (dotted key, type) for every key of the schema that holds a value, not further keys."""
-    for name, field in model.model_fields.items():
-        sections = _sections(field.annotation)
-        if not sections:
-            yield prefix + name, field.annotation
-        for section in sections:
-            yield from _fields(section, f"{prefix}{name}.")
+                keys |= schema_keys(section, f"{prefix}{name}.", without)
+    return keys
 
 
 def _sections(annotation: object) -> list[type[BaseModel]]:

@@ -188,4 +188,10 @@ NATIVE = {  # networks of methods that need their own kinds
     "munit": {"generator": "munit", "discriminator": "multiscale"},
     "unit": {"generator": "unit", "discriminator": "multiscale"},
 }
+SUITABLE_GENERATORS = {
+    "munit": ("munit",),
+    "unit": ("unit",),
+    "cut": ("unet", "resnet", "residual_concat"),  # those with features to compare
+    "any other": ("unet", "resnet", "residual_concat", "monai"),
+}
 USUAL = {"generator": "unet", "discriminator": "patchgan", "method": "cyclegan"}

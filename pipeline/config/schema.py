@@ -22,7 +22,7 @@ from pipeline.config.types import (
     Whole,
 )
 
-REMOVED_KEYS = ("training.loader_workers",)  # of earlier releases: accepted, with a warning, and left out
+REMOVED_KEYS = (("training", "loader_workers"),)  # of earlier releases: accepted, with a warning, and left out
 
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,26 +187,17 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_removed_keys(cls, values: object) -> object:
-        """Leave out keys of earlier releases, which checkpoints and the folders of old runs hold."""
+    def _prepare(cls, values: object) -> object:
+        """Leave out keys of earlier releases, which old checkpoints hold, and fill in the usual `type` of sections."""
         if not isinstance(values, Mapping):
             return values
-        kept = dict(values)
-        for section, _, key in (name.partition(".") for name in REMOVED_KEYS):
-            if isinstance(kept.get(section), Mapping):
-                kept[section] = {name: value for name, value in kept[section].items() if name != key}
-        return kept
-
-    @model_validator(mode="before")
-    @classmethod
-    def _usual_types(cls, values: object) -> object:
-        """Fill in the usual `type` of sections that leave it out, or that are left out altogether."""
-        if not isinstance(values, Mapping):
-            return values
+        filled = dict(values)
+        for section, key in REMOVED_KEYS:
+            if isinstance(filled.get(section), Mapping):
+                filled[section] = {name: value for name, value in filled[section].items() if name != key}
         method = values.get("method")
         kind = method.get("type") if isinstance(method, Mapping) else None
         native = NATIVE.get(kind, {}) if isinstance(kind, str) else {}
-        filled = dict(values)
         for key, usual in (USUAL | native).items():
             section = values.get(key, {})
             if isinstance(section, Mapping):

@@ -13,8 +13,6 @@ _HERE = Path(__file__)
 FOLDERS = (_HERE.parents[2] / "configs", _HERE.parents[1] / "configs")  # of a checkout, and of an installed package
 KINDS = ("type", "source")  # keys that decide which further keys a section has
 OWN_KEYS = ("name", "output")  # what tells runs apart: never taken over from a base
-# First code points for undecoded bytes: Python's, which YAML refuses, and private ones in their place.
-_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -123,20 +121,6 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def parse_yaml(text: str) -> object:
     """Return the content of a YAML text; raises `yaml.YAMLError`, also for values like 2001-13-45 that crash PyYAML."""
     try:
-        if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
-            shifted = str(_shifted_bytes(text, _PRIVATE - _UNDECODED))
-            return _shifted_bytes(parse_yaml(shifted), _UNDECODED - _PRIVATE)
         return _UniqueKeyLoader(text).get_single_data()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
-
-
-def _shifted_bytes(value: object, offset: int) -> object:
-    """Return plain data with the letters for undecoded bytes shifted by an offset within Unicode."""
-    if isinstance(value, dict):
-        return {_shifted_bytes(key, offset): _shifted_bytes(item, offset) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shifted_bytes(item, offset) for item in value]
-    first = _UNDECODED if offset > 0 else _PRIVATE
-    translation = {first + byte: first + offset + byte for byte in range(128)}
-    return value.translate(translation) if isinstance(value, str) else value

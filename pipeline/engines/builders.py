@@ -1,12 +1,12 @@
 """From a configuration to a method's networks, optimisers and engine, and to the translators of a checkpoint."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import assert_never, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -105,42 +105,25 @@ def build_generator(config: Config, device: torch.device = CPU) -> nn.Module:
 
 def _plain_generator(config: Config) -> nn.Module:
     settings = config.generator
+    arguments = settings.model_dump(exclude={"type", "shared_blocks"})  # named as those of the networks
     if isinstance(settings, methods.UNetGenerator):
-        return UNet(
-            depth=settings.depth or int(math.log2(config.preprocess.size)),
-            width=settings.width,
-            dropout=settings.dropout,
-            attention=settings.attention,
-            upsampling=settings.upsampling,
-        )
-    if isinstance(settings, methods.MonaiGenerator):
-        return MonaiGenerator(settings.network, settings.arguments)
+        return UNet(**arguments | {"depth": settings.depth or int(math.log2(config.preprocess.size))})
     if isinstance(settings, methods.MunitGenerator):
-        return AutoEncoder(
-            settings.width,
-            settings.downs,
-            settings.blocks,
-            style_dim=settings.style_size,
-            style_downs=settings.style_downs,
-            mlp_width=settings.mlp_width,
-        )
-    if isinstance(settings, methods.ResNetGenerator):
-        return ResNetGenerator(settings.blocks, settings.width, settings.downs, upsampling=settings.upsampling)
-    if isinstance(settings, methods.ResidualConcatGenerator):
-        return ResidualConcatGenerator(settings.blocks, settings.width, settings.downs, upsampling=settings.upsampling)
-    if isinstance(settings, methods.UnitGenerator):
-        return LatentAutoEncoder(settings.width, settings.downs, settings.blocks, upsampling=settings.upsampling)
-    assert_never(settings)
+        return AutoEncoder(style_dim=arguments.pop("style_size"), **arguments)
+    networks: dict[str, Callable[..., nn.Module]] = {
+        "monai": MonaiGenerator,
+        "resnet": ResNetGenerator,
+        "residual_concat": ResidualConcatGenerator,
+        "unit": LatentAutoEncoder,
+    }
+    return networks[settings.type](**arguments)
 
 
 def build_discriminator(config: Config, device: torch.device = CPU, channels: int = 1) -> nn.Module:
     """Return a freshly initialised discriminator, for a device, of images with `channels` channels."""
     settings = config.discriminator
-    network: nn.Module
-    if isinstance(settings, methods.MultiScaleDiscriminator):
-        network = MultiScaleDiscriminator(settings.scales, settings.layers, settings.width, in_channels=channels)
-    else:
-        network = PatchGAN(settings.width, settings.layers, in_channels=channels)
+    arguments = settings.model_dump(exclude={"type", "spectral_norm"}) | {"in_channels": channels}
+    network: nn.Module = {"patchgan": PatchGAN, "multiscale": MultiScaleDiscriminator}[settings.type](**arguments)
     if device.type == "cpu":
         accelerate(network)
     return normalise_spectrally(network) if settings.spectral_norm else network

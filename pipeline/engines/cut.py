@@ -35,7 +35,6 @@ class Cut(Engine):
     options: CutOptions
 
     def set_up(self) -> None:
-        """See `Engine.set_up`."""
         self.random = RandomState(self.options.seed, self.device)  # for the positions that are compared
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
@@ -86,7 +85,6 @@ class Cut(Engine):
             return functional.cross_entropy(similarity.flatten(0, 1), labels.flatten())
 
     def extra_state(self) -> dict[str, Stateful]:
-        """See `Engine.extra_state`."""
         return {"random": self.random}
 
 

@@ -39,18 +39,18 @@ class CycleGan(Engine):
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        return {
-            GENERATORS: generator_losses,
-            DISCRIMINATORS: self._discriminator_losses(real_a, real_b, fake_a, fake_b),
+        discriminator_losses = {
+            "discriminator_A": self.discriminator_loss("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
+            "discriminator_B": self.discriminator_loss("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
         }
+        return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         """Return the weighted terms of equation 3 with the identity loss, and the two translations."""
         identity_input_a, identity_input_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
         fake_a, *identity_a = batched_forward(self.F, real_b, *identity_input_a)  # F(b), F(a)
-        fake_b, cycled_b, *identity_b = batched_forward(
-            self.G, real_a, fake_a, *identity_input_b
-        )  # G(a), G(F(b)), G(b)
+        # G(a), G(F(b)), G(b)
+        fake_b, cycled_b, *identity_b = batched_forward(self.G, real_a, fake_a, *identity_input_b)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
@@ -62,13 +62,6 @@ class CycleGan(Engine):
             losses["identity_b"] = self.identity_weight * mean_absolute(identity_b[0], real_b)  # G(b) ≈ b
         return losses, fake_a, fake_b
 
-    def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
-        """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""
-        return {
-            "discriminator_A": self.discriminator_loss("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
-            "discriminator_B": self.discriminator_loss("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
-        }
-
     def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
         """Query a pool with the whole batch's translations, as every process does; return this process's samples."""
         return self.world.local_shard(pool.query(self.world.all_gather(fake)))
@@ -79,7 +72,6 @@ class CycleGan(Engine):
         self.pool_b.commit(is_finite)
 
     def extra_state(self) -> dict[str, Stateful]:
-        """See `Engine.extra_state`."""
         return {"pool_a": self.pool_a, "pool_b": self.pool_b}
 
 

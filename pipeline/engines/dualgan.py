@@ -39,7 +39,6 @@ class DualGan(Engine):
 
     @property
     def critic_steps(self) -> int:
-        """See `Engine.critic_steps`."""
         return self.options.critic_steps
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
@@ -94,7 +93,6 @@ class DualGan(Engine):
                 weight.clamp_(-self.options.clip, self.options.clip)
 
     def extra_state(self) -> dict[str, Stateful]:
-        """See `Engine.extra_state`."""
         return {"steps": self.steps, "random": self.random}
 
 

@@ -47,13 +47,11 @@ class Munit(Engine):
         """See `Engine.losses`: section 3.2 and, of section 4, style-augmented cycle consistency."""
         self._real = {"A": real_a, "B": real_b}
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        return {
-            GENERATORS: generator_losses,
-            DISCRIMINATORS: {
-                "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
-                "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
-            },
+        discriminator_losses = {
+            "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
+            "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
         }
+        return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         (A, B), options = _autoencoders(self.generators), self.options
@@ -101,15 +99,14 @@ class Munit(Engine):
             self.styles[name].update(self.world.reduce_mean(style), is_finite)
 
     def extra_state(self) -> dict[str, Stateful]:
-        """See `Engine.extra_state`."""
-        return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
+        return {"random": self.random, **self._named_styles()}
 
     def transferable_components(self) -> dict[str, Stateful]:
         """See `Engine`: the mean styles, which a translation needs, are among them."""
-        return {
-            **super().transferable_components(),
-            **{f"style_{name}": styles for name, styles in self.styles.items()},
-        }
+        return {**super().transferable_components(), **self._named_styles()}
+
+    def _named_styles(self) -> dict[str, Styles]:
+        return {f"style_{name}": styles for name, styles in self.styles.items()}
 
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: content of the other contrast, and the style of the target."""
@@ -122,7 +119,6 @@ class Munit(Engine):
 
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:
-        """See `Engine.translators_of`."""
         A, B = _autoencoders(generators)
         device = next(A.parameters()).device
         pairs = {"a": (B.content_encoder, A), "b": (A.content_encoder, B)}

@@ -35,12 +35,10 @@ class Pix2Pix(Engine):
             generators[f"l1_{name}"] = self.options.l1_weight * mean_absolute(fake, target)
             if self.options.adversarial_weight:
                 real_pair, fake_pair = (torch.cat([source, image], dim=1) for image in (target, fake))  # (N, 2, H, W)
-                generators[f"adversarial_{name}"] = self.options.adversarial_weight * self.generator_adversarial_loss(
-                    discriminator, fake_pair
-                )
-                discriminators[f"discriminator_{discriminator[-1]}"] = self.discriminator_loss(
-                    discriminator, real_pair, fake_pair
-                )
+                adversarial = self.generator_adversarial_loss(discriminator, fake_pair)
+                generators[f"adversarial_{name}"] = self.options.adversarial_weight * adversarial
+                loss = self.discriminator_loss(discriminator, real_pair, fake_pair)
+                discriminators[f"discriminator_{discriminator[-1]}"] = loss
         losses_by_player = {GENERATORS: generators, DISCRIMINATORS: discriminators}
         return {player: losses for player, losses in losses_by_player.items() if losses}
 

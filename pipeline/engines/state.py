@@ -30,11 +30,9 @@ class StepCounter:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the count."""
         return {"made": int(self.count)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Take over what `state_dict` returned."""
         self.count.fill_(state["made"])
 
 
@@ -123,7 +121,6 @@ class Styles:
         return {"drawn": self.random_style, "mean": self.mean, "count": int(self.update_rate.count)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Take over what `state_dict` returned."""
         self.random_style = state["drawn"].to(self.random_style, copy=True)
         self.mean.copy_(state["mean"])
         self.update_rate.count.fill_(state["count"])

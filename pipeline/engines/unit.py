@@ -37,32 +37,27 @@ class Unit(Engine):
     options: UnitOptions
 
     def set_up(self) -> None:
-        """See `Engine.set_up`."""
         self.random = RandomState(self.options.seed, self.device)
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: section 3, "learning"."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        return {
-            GENERATORS: generator_losses,
-            DISCRIMINATORS: {
-                "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
-                "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
-            },
+        discriminator_losses = {
+            "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
+            "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
         }
+        return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         (A, B), options = _autoencoders(self.generators), self.options
-        mean_a, mean_b = A.encode(real_a), B.encode(real_b)
+        mean_a, mean_b = A.encoder(real_a), B.encoder(real_b)
         latent_a, latent_b = self._sample_latent(mean_a), self._sample_latent(mean_b)
         # Translation and reconstruction share a decoder's pass; norms are per sample.
-        fake_a, reconstructed_a = A.decode(torch.cat([latent_b, latent_a])).chunk(2)
-        fake_b, reconstructed_b = B.decode(torch.cat([latent_a, latent_b])).chunk(2)
-        recoded_mean_b, recoded_mean_a = A.encode(fake_a), B.encode(fake_b)
-        cycled_a, cycled_b = (
-            A.decode(self._sample_latent(recoded_mean_a)),
-            B.decode(self._sample_latent(recoded_mean_b)),
-        )
+        fake_a, reconstructed_a = A.decoder(torch.cat([latent_b, latent_a])).chunk(2)
+        fake_b, reconstructed_b = B.decoder(torch.cat([latent_a, latent_b])).chunk(2)
+        recoded_mean_b, recoded_mean_a = A.encoder(fake_a), B.encoder(fake_b)
+        cycled_a = A.decoder(self._sample_latent(recoded_mean_a))
+        cycled_b = B.decoder(self._sample_latent(recoded_mean_b))
         losses = {
             "adversarial_A": options.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
             "adversarial_B": options.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
@@ -82,7 +77,6 @@ class Unit(Engine):
         return mean + self.sample_for_rank(self.random.normal, *mean.shape).to(mean)
 
     def extra_state(self) -> dict[str, Stateful]:
-        """See `Engine.extra_state`."""
         return {"random": self.random}
 
     @staticmethod

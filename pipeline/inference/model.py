@@ -180,7 +180,7 @@ def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> Transl
         precision=precision_on(device, saved.precision),
         origin=saved.origin,
         config_hash=saved.config_hash,
-        saved_names={to: saved_names(content["translators"][to]) for to in saved.translators},
+        saved_names={to: saved_names(network, content["translators"][to]) for to, network in saved.translators.items()},
     )
 
 

@@ -163,7 +163,7 @@ def _weight_mismatches(weights: Mapping[str, Any], engine: "Engine") -> Iterator
     """Yield a line for each component that the weights lack, or whose weights have other names or shapes."""
     from torch import nn
 
-    from networks.unet import current_names
+    from networks.blocks import current_names
 
     for name, component in engine.transferable_components().items():
         if name not in weights:
@@ -171,7 +171,7 @@ def _weight_mismatches(weights: Mapping[str, Any], engine: "Engine") -> Iterator
             continue
         if not isinstance(component, nn.Module):  # such as a mean style, whose size follows from the networks
             continue
-        expected, actual = _shapes(component.state_dict()), _shapes(current_names(weights[name]))
+        expected, actual = _shapes(component.state_dict()), _shapes(current_names(component, weights[name]))
         mismatched = [key for key in dict.fromkeys([*expected, *actual]) if expected.get(key) != actual.get(key)]
         if mismatched:
             first_key = mismatched[0]

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
-from network_probes import assert_exports, assert_same_one_by_one
+from network_probes import assert_exports, assert_same_one_by_one, random_image
 from small_engine import SMALL_GENERATORS
+from torch import nn
 
 from networks.monai_networks import MonaiGenerator
+from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder, StyleTranslator
+from networks.patch_features import PatchFeatureHead
+from networks.patchgan import PatchGAN
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
@@ -65,6 +69,40 @@ def test_a_batch_gives_what_its_images_give_one_by_one(kind):
 
 
 @every_generator
+def test_images_stay_within_the_range_whatever_the_weights(kind):
+    network = generator(kind).eval()
+    for weight in network.parameters():
+        weight.data.mul_(3)
+    with torch.no_grad():
+        image = network(random_image(2, 1, 2 * network.stride, 3 * network.stride))
+    assert image.shape == (2, 1, 2 * network.stride, 3 * network.stride)
+    assert -1 <= image.min() < image.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ResNetGenerator(1, 32),
+        lambda: ResidualConcatGenerator(2, 32),
+        lambda: LatentAutoEncoder(32, blocks=1),
+        lambda: PatchGAN(),
+        lambda: MultiScaleDiscriminator(2),
+        lambda: PatchFeatureHead([256]),
+        lambda: AutoEncoder(32, blocks=1, mlp_width=128),
+    ],
+)
+def test_weights_are_drawn_as_the_papers_do(build):
+    torch.manual_seed(0)
+    network = build()
+    is_kaiming = isinstance(network, AutoEncoder)
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            deviation = (2 / layer.weight[0].numel()) ** 0.5 if is_kaiming else 0.02
+            assert layer.weight.std().item() == pytest.approx(deviation, rel=0.15), name
+            assert layer.bias is None or not layer.bias.any(), name
+
+
+@every_generator
 def test_sizes_that_fit_go_through_and_others_are_an_error_that_says_which_do(kind):
     network, (_, name, stride, strides) = generator(kind).eval(), GENERATORS[kind]
     least = stride * strides
@@ -78,6 +116,9 @@ def test_sizes_that_fit_go_through_and_others_are_an_error_that_says_which_do(ki
                 use(torch.zeros(1, 1, height, width))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in GENERATORS if kind != "FlexibleUNet"])  # which takes 5 s
+SLOW_EXPORTS = {"FlexibleUNet", "VNet", "BasicUNetPlusPlus"}  # of seconds
+
+
+@pytest.mark.parametrize("kind", sorted(GENERATORS.keys() - SLOW_EXPORTS))
 def test_it_exports_for_any_size(kind):
     assert_exports(generator(kind))

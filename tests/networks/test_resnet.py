@@ -2,7 +2,6 @@ import pytest
 import torch
 from network_probes import (
     parameters,
-    random_image,
     sees_a_square_of,
     shapes_of,
 )
@@ -50,34 +49,6 @@ def test_reflection_pads_where_the_paper_says():
     assert modes == ["reflect", "zeros", "zeros", *["reflect"] * 18, "reflect"]
 
 
-def test_weights_are_drawn_as_the_papers_do():
-    torch.manual_seed(0)
-    network = ResNetGenerator(blocks=1, width=32)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert not network.decoder[-1].bias.any()
-
-
-def test_the_output_lies_within_the_range():
-    torch.manual_seed(0)
-    network = ResNetGenerator(blocks=1, width=4)
-    nn.init.constant_(network.decoder[-1].bias, 0.3)
-    for weight in network.parameters():
-        weight.data.mul_(3)
-    out = network(random_image(2, 1, 16, 24))
-    assert out.shape == (2, 1, 16, 24)
-    assert -1 <= out.min() < out.max() <= 1
-
-
-def test_downs_and_width_are_options():
-    network = ResNetGenerator(blocks=1, width=3, downs=3)
-    assert network.stride == 8
-    assert [shape[0] for shape in shapes_of(network.encoder, lambda: network(torch.zeros(1, 1, 16, 16)))] == [
-        3, 6, 12, 24, 24,
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("blocks", "channels"), [(9, [1, 128, 256, 256, 256]), (5, [1, 128, 256, 256, 256]), (4, [1, 128, 256, 256])]
 )
@@ -86,18 +57,6 @@ def test_features_are_those_of_contrastive_translation(blocks, channels):
     features = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
     assert network.feature_channels == [layer.shape[1] for layer in features] == channels
     assert [tuple(layer.shape[2:]) for layer in features] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
-
-
-def test_features_are_what_the_layers_give():
-    torch.manual_seed(0)
-    network = ResNetGenerator(blocks=6, width=2)
-    outputs = []
-    for layer in network.encoder:
-        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    image = random_image(1, 1, 16, 16)
-    network(image)
-    expected = [image, outputs[1], outputs[2], outputs[3], outputs[7]]
-    assert all(torch.equal(*pair) for pair in zip(network.features(image), expected, strict=True))
 
 
 # A residual block adds 2 · 2 pixels of its level, a 3×3 convolution of stride 2 makes 2r + 1 of r, the 7×7 adds 6:

@@ -37,11 +37,6 @@ def test_the_style_is_the_mean_over_slices_as_the_target_encodes_them(pair):
     torch.testing.assert_close(style, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_it_starts_from_the_mean_of_the_prior(pair):
-    translator = StyleTranslator(pair[0].content_encoder, pair[1])
-    assert torch.equal(translator.style, torch.zeros(1, 3))
-
-
 def test_weights_are_shared_with_the_auto_encoders_and_the_style_is_not(pair):
     source, target = pair
     translator = StyleTranslator(source.content_encoder, target)

@@ -6,7 +6,8 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 from recorder import Recorder, record
-from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
+from small_engine import DEVICE_METHODS as METHODS
+from small_engine import batch, config_of, differences, engine_of, saved
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,20 +17,9 @@ from pipeline.engines.cuda_graph import WARM_UP, CapturedStep
 from pipeline.engines.state import RandomState
 from pipeline.utils.errors import UserError
 
-METHODS = {
-    "cyclegan": {"pool_size": 3, "depth": 6, "width": 1, "dropout": 0.5},
-    "cyclegan-bce": {"adversarial": "bce", "identity_share": 0.0, "pool_size": 5},
-    "dualgan": {"type": "dualgan"},
-    "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
-    "dualgan-clip": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.02},
-    "munit": {**MUNIT, "cycle_weight": 10.0},
-    "unit": {**UNIT},
-    "pix2pix": {"type": "pix2pix"},
-    "cut": {"type": "cut", "patches": 20, "head_width": 8},
-}
 every_method = pytest.mark.parametrize("method", METHODS)
-BAD = 5  # the step whose batch is not finite
-STEPS = 8
+BAD = 4  # the step whose batch is not finite, after the recording
+STEPS = 6
 
 
 def images(index, size):
@@ -53,32 +43,21 @@ def make(method, **options):
     return engine_of(**METHODS[method] | {"ema_decay": 0.9} | options)
 
 
-@pytest.mark.parametrize(
-    ("method", "precision"), [*((method, "float32") for method in METHODS), ("cyclegan", "bf16"), ("munit", "bf16")]
-)
-def test_replayed_steps_are_those_that_were_made_one_by_one(method, precision):
-    plain, captured = make(method, precision=precision), make(method, precision=precision)
+@pytest.mark.parametrize(("method", "precision"), [*((method, "float32") for method in METHODS), ("munit", "bf16")])
+def test_replayed_steps_are_those_made_one_by_one_and_those_of_an_engine_that_asks_the_host(method, precision):
+    asking, plain, captured = (make(method, precision=precision) for _ in range(3))
     plain.disable_host_sync()
     step = CapturedStep(captured, record)
-    torch.manual_seed(1)
-    expected = run(plain, plain.step)
-    torch.manual_seed(1)
-    losses = run(captured, step)
-    assert repr(losses) == repr(expected)  # to the bit; what is not a number has no equal
+    losses = []
+    for engine, make_step in ((asking, asking.step), (plain, plain.step), (captured, step)):
+        torch.manual_seed(1)
+        losses.append(run(engine, make_step))
+    assert repr(losses[2]) == repr(losses[1])  # to the bit; what is not a number has no equal
     assert len(step._recordings) == 1
     assert differences(saved(plain), saved(captured)) == set()
-
-
-@every_method
-def test_an_engine_that_does_not_ask_makes_the_steps_of_one_that_does(method):
-    asking, other = make(method), make(method)
-    other.disable_host_sync()
-    torch.manual_seed(1)
-    expected = run(asking, asking.step)
-    torch.manual_seed(1)
-    for losses, expected_losses in zip(run(other, other.step), expected, strict=True):
-        for name, loss in losses.items():  # rates are float32 on the device, which shows in the last digits
-            torch.testing.assert_close(loss, expected_losses[name], rtol=1e-3, atol=1e-5, equal_nan=True, msg=name)
+    tolerance = 1e-3 if precision == "float32" else 0.05  # rates are float32 on the device
+    for own, others in zip(losses[1], losses[0], strict=True):
+        assert own == pytest.approx(others, rel=tolerance, abs=tolerance / 100, nan_ok=True)
 
 
 @every_method
@@ -109,9 +88,7 @@ class NothingFromElsewhere(TorchDispatchMode):
         return returned
 
 
-@pytest.mark.parametrize(
-    ("method", "precision"), [*((method, "float32") for method in METHODS), ("cut", "bf16"), ("munit", "bf16")]
-)
+@pytest.mark.parametrize(("method", "precision"), [*((method, "float32") for method in METHODS), ("cut", "bf16")])
 def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", lambda optimiser: None)  # torch's own has no form for this device
     device = torch.device("meta")  # it can tell no numbers, and works on nothing that lies elsewhere
@@ -125,7 +102,7 @@ def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatc
             lambda *arguments, original=original: torch.empty_like(original(*arguments), device=device),
         )
     real_a, real_b = (torch.zeros(2, 1, 64, 64, device=device) for _ in range(2))
-    for _ in range(3):
+    for _ in range(2):
         engine.set_learning_rate(0.5)
         with NothingFromElsewhere():
             losses = engine.step(real_a, real_b)
@@ -151,14 +128,14 @@ def test_a_resumed_engine_goes_on_with_captured_steps_in_the_same_bits():
     engine = make("cyclegan")
     step = CapturedStep(engine, record)
     torch.manual_seed(1)
-    run(engine, step, range(5))
+    run(engine, step, range(4))
     middle, random = saved(engine), torch.get_rng_state()
-    run(engine, step, range(5, STEPS))
+    run(engine, step, range(4, STEPS))
     other = make("cyclegan", weights_seed=77, seed=5)
     resumed_step = CapturedStep(other, record)
     other.load_state_dict(middle)
     torch.set_rng_state(random)
-    run(other, resumed_step, range(5, STEPS))
+    run(other, resumed_step, range(4, STEPS))
     assert differences(saved(engine), saved(other)) == set()
 
 
@@ -249,7 +226,7 @@ def test_a_step_that_is_not_sound_teaches_the_loss_scaler_nothing(asks):
 
 
 def test_a_state_of_an_optimiser_of_another_form_is_taken_over():
-    engine, other = make("dualgan"), make("dualgan")
+    engine, other = make("pix2pix"), make("pix2pix")
     run(engine, engine.step, range(2))
     state = saved(engine)
     for player in ("generators", "discriminators"):  # as saved on a device that has no fused form

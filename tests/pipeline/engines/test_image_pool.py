@@ -1,7 +1,6 @@
-import io
-
 import pytest
 import torch
+from small_engine import saved
 
 from pipeline.engines.state import ImagePool, RandomState
 
@@ -33,14 +32,6 @@ def test_a_pool_of_no_images_returns_the_batch_and_keeps_nothing():
     assert pool.images is None
 
 
-def test_while_it_fills_the_images_themselves_are_returned():
-    pool = ImagePool(3, 1, CPU)
-    assert shown(pool, 1, 2) == [1, 2]
-    assert values(pool.images) == [1, 2]
-    assert shown(pool, 3) == [3]
-    assert values(pool.images) == [1, 2, 3]
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
 def test_it_is_the_plain_pool_of_images_that_come_one_after_the_other(batch_size):
     pool, random, stored, exchanged, replaced = ImagePool(4, 5, CPU), torch.Generator().manual_seed(5), [], 0, 0
@@ -63,13 +54,6 @@ def test_it_is_the_plain_pool_of_images_that_come_one_after_the_other(batch_size
         assert values(pool.images) == stored
     assert 0.35 < exchanged / (30 * batch_size - 4) < 0.65
     assert (replaced > 0) == (batch_size > 1)
-
-
-def test_half_of_what_is_shown_is_old_over_many_steps():
-    pool = ImagePool(50, 0, CPU)
-    shown(pool, *range(50))
-    new = sum(shown(pool, number) == [number] for number in range(50, 2050))
-    assert new == pytest.approx(1000, abs=100)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
@@ -117,37 +101,16 @@ def test_what_it_returns_carries_no_gradient_and_leaves_the_batch_alone():
         pool.commit(SOUND)
 
 
-def test_the_pools_draws_leave_the_global_generator_alone():
-    state = torch.get_rng_state()
-    pool = ImagePool(1, 0, CPU)
-    for number in range(10):
-        shown(pool, number)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.parametrize("steps_before", [0, 1, 10])
 def test_a_restored_pool_goes_on_as_if_nothing_had_happened(steps_before):
     pool = ImagePool(3, 4, CPU)
     for number in range(steps_before):
         shown(pool, number)
-    stream = io.BytesIO()
-    torch.save(pool.state_dict(), stream)
-    stream.seek(0)
     restored = ImagePool(3, 99, CPU)
-    restored.load_state_dict(torch.load(stream, weights_only=True))
+    restored.load_state_dict(saved(pool))
     for number in range(100, 130):
         assert shown(restored, number) == shown(pool, number)
     assert values(restored.images) == values(pool.images)
-
-
-def test_loading_copies_the_images():
-    pool, restored = ImagePool(1, 0, CPU), ImagePool(1, 0, CPU)
-    shown(pool, 1)
-    restored.load_state_dict(pool.state_dict())
-    for number in range(2, 12):
-        shown(pool, number)
-    assert values(restored.images) == [1]
-    assert values(pool.images) != [1]
 
 
 @pytest.mark.parametrize("count", [1, 3])  # still filling, and full

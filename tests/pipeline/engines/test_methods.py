@@ -17,8 +17,7 @@ from small_engine import (
     saved,
 )
 
-from pipeline.config.checks import conflicts
-from pipeline.config.methods import AnyMethod, Generator
+from pipeline.config.methods import SUITABLE_GENERATORS, AnyMethod, Generator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS
 from pipeline.engines.builders import build_engine, build_translators
 
@@ -76,7 +75,7 @@ def test_every_method_and_kind_of_generator_has_its_row():
 # ── resuming ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def assert_resumes_bitwise(method, steps=3, size=16, **options):
+def assert_resumes_bitwise(method, steps=2, size=16, **options):
     """An engine drawn differently, given the state, ends where the one that went on ends."""
     engine = make(method, **options)
     run(engine, range(2), size)
@@ -111,7 +110,7 @@ def test_the_estimates_of_spectral_norms_survive_a_resume(method):
 
 @pytest.mark.parametrize("method", ["dualgan", "cut"])
 def test_dropout_goes_on_where_it_was(method):
-    assert_resumes_bitwise(method, steps=2, size=64, depth=6, width=1, dropout=0.5)
+    assert_resumes_bitwise(method, size=64, depth=6, width=1, dropout=0.5)
 
 
 # ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────
@@ -133,14 +132,6 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method):
         assert all(torch.isfinite(loss) for loss in engine.step(*batch(index)).values())
     after = engine.state_dict()
     assert all(differences(before[name], after[name]) for name in engine.networks())
-
-
-def test_a_skipped_step_leaves_weights_under_a_spectral_norm_alone():
-    engine = engine_of(discriminator=DISCRIMINATOR_KINDS["patchgan-spectral"])
-    engine.step(*batch(0))
-    before = copy.deepcopy(engine.state_dict())
-    engine.step(batch(1)[0] * float("nan"), batch(1)[1])
-    assert {key for key in differences(before, engine.state_dict()) if not key.endswith(("._u", "._v"))} == set()
 
 
 # ── whose gradients go where ────────────────────────────────────────────────────────────────────────────────
@@ -182,11 +173,11 @@ def test_a_player_that_moves_alone_makes_its_losses_smaller(method, player):
     engine = make(method, **{"learning_rate": 3e-3, "discriminator_learning_rate": 3e-3, still: 1e-12})
     losses_of, losses_by_step = engine.losses, []
     engine.losses = lambda *real: losses_by_step.append(losses_of(*real)) or losses_by_step[-1]
-    for _ in range(6 * steps_to_all(method)):
+    for _ in range(5 * steps_to_all(method)):
         engine.step(*batch(0))
     totals = [sum(losses[player].values()).item() for losses in losses_by_step if player in losses]
     totals = totals[1:] if METHODS[method].get("clip") else totals  # the first step's weights are not clipped yet
-    assert len(totals) >= 5 or player not in engine.optimisers
+    assert len(totals) >= 4 or player not in engine.optimisers
     assert sum(totals[-2:]) < sum(totals[:2]) or not totals
 
 
@@ -261,12 +252,15 @@ def test_half_precision_stays_near_single(method):
 
 def admitted(method, generator):
     """Whether the rules of configurations let a method train a kind of generator."""
-    config = config_of(**METHODS[method] | {"generator": SMALL_GENERATORS[generator]})
-    return not any("generator.type" in line for line in conflicts(config))
+    suitable = SUITABLE_GENERATORS.get(METHODS[method]["type"], SUITABLE_GENERATORS["any other"])
+    return SMALL_GENERATORS[generator]["type"] in suitable
 
 
 PAIRS = [
-    (method, generator) for method in FIRST_OF_ITS_TYPE for generator in SMALL_GENERATORS if admitted(method, generator)
+    (method, generator)
+    for method in FIRST_OF_ITS_TYPE
+    for generator in SMALL_GENERATORS
+    if admitted(method, generator) and (method == "cyclegan" or not generator.startswith("monai"))
 ]
 
 

@@ -1,10 +1,6 @@
-import copy
-
 import pytest
 import torch
-from small_engine import MUNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of
-
-from pipeline.engines.builders import build_translators
+from small_engine import MUNIT, Plain, assert_equal_steps, batch, engine_of
 
 
 class PlainMunit(Plain):
@@ -111,66 +107,3 @@ def test_a_style_drawn_at_random_is_the_seeds_and_stays():
     assert not torch.equal(before["a"], before["b"])
     other.load_state_dict(first.state_dict())
     assert torch.equal(styles_of(other)["a"], before["a"])  # it belongs to the run, not to the configuration read last
-
-
-def test_skipped_steps_leave_the_mean_style_alone():
-    engine = munit()
-    engine.step(*batch(0))
-    before = copy.deepcopy(engine.state_dict()["style_A"])
-    engine.step(batch(1)[0] * float("nan"), batch(1)[1])
-    assert not differences(before, engine.state_dict()["style_A"])
-
-
-def test_in_half_precision_the_mean_style_keeps_its_digits():
-    engine = munit(precision="bf16")
-    for index in range(3):
-        engine.step(*batch(index))
-    assert {styles.mean.dtype for styles in engine.styles.values()} == {torch.float32}
-
-
-def test_translators_share_the_weights_that_train_and_own_their_style():
-    engine = munit()
-    before = engine.translators()
-    weight = engine.networks()["B"].decoder.last.weight
-    assert before["b"].decoder.last.weight is weight
-    before["b"].set_style(torch.ones(3))
-    assert not torch.equal(engine.translators()["b"].style, before["b"].style)
-
-
-# ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_both_contents_and_styles_are_learnt_through_the_translation():
-    engine = munit()
-    losses = engine.losses(*batch(0))["generators"]
-    (losses["content_a"] + losses["style_b"]).backward()
-    A, B = engine.networks()["A"], engine.networks()["B"]
-    others = [*A.style_encoder.parameters(), *A.decoder.parameters()]  # zeros, where a pass is shared with other losses
-    assert all(
-        weight.grad is not None and weight.grad.any() for weight in [*A.content_encoder.parameters(), *B.parameters()]
-    )
-    assert not any(weight.grad.any() for weight in others if weight.grad is not None)
-
-
-def test_every_step_draws_other_styles():
-    engine = munit()
-    styles = []
-    engine.networks()["B"].decoder.register_forward_hook(
-        lambda module, inputs, output: styles.append(inputs[1].detach())
-    )
-    engine.losses(*batch(0)), engine.losses(*batch(0))
-    first, second = styles[0], styles[len(styles) // 2]
-    assert first.shape == (4, 3)  # one for each image, and each image's own
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[:2], second[:2])
-    assert torch.equal(first[2:], second[2:])
-
-
-def test_a_checkpoints_translator_keeps_its_style():
-    engine = munit()
-    engine.step(*batch(0))
-    fresh = build_translators(config_of(**MUNIT))
-    fresh["T2"].load_state_dict(copy.deepcopy(engine.translators()["b"].state_dict()))
-    image = batch(3)[0]
-    with torch.no_grad():
-        assert torch.equal(fresh["T2"](image), engine.translators()["b"](image))

@@ -1,10 +1,9 @@
 """Where there is a CUDA device: every method's step there, as it is and as a CUDA graph."""
 
-import io
-
 import pytest
 import torch
-from small_engine import MUNIT, UNIT, batch, config_of
+from small_engine import DEVICE_METHODS as METHODS
+from small_engine import batch, config_of, saved
 
 from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import WARM_UP, CapturedStep
@@ -13,15 +12,6 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
 CUDA = torch.device("cuda")
-METHODS = {
-    "cyclegan": {"pool_size": 3},
-    "dualgan": {"type": "dualgan"},
-    "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
-    "munit": {**MUNIT, "cycle_weight": 10.0},
-    "unit": {**UNIT},
-    "pix2pix": {"type": "pix2pix"},
-    "cut": {"type": "cut", "patches": 20, "head_width": 8},
-}
 PRECISIONS = ("float32", "bf16", "fp16")
 CASES = [
     (method, precision)
@@ -42,17 +32,10 @@ def run(engine, step, steps):
     losses = []
     for index in steps:
         engine.set_learning_rate(1 - index / 20)
-        real_a, real_b = (images.to(CUDA) for images in batch(index))
+        real_a, real_b = (images.to(CUDA) for images in batch(index, size=64))
         step_losses = step(real_a * (torch.nan if index == 4 else 1), real_b)
         losses.append({name: loss.item() for name, loss in step_losses.items()})
     return losses
-
-
-def through_a_file(state):
-    stream = io.BytesIO()
-    torch.save(state, stream)
-    stream.seek(0)
-    return torch.load(stream, weights_only=True, map_location="cpu")
 
 
 def assert_near(losses, expected, tolerance):
@@ -72,7 +55,7 @@ def test_a_cuda_graph_makes_the_steps_that_are_made_one_by_one(method, precision
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_between_looks_waits_for_nothing(method):
     engine = engine_of(method, "float32")
-    images = [[image.to(CUDA) for image in batch(index)] for index in range(3)]
+    images = [[image.to(CUDA) for image in batch(index, size=64)] for index in range(3)]
     for real in images:
         engine.step(*real)
     torch.cuda.set_sync_debug_mode("error")
@@ -88,7 +71,7 @@ def test_a_resumed_run_goes_on_with_captured_steps(method, precision):
     engine = engine_of(method, precision)
     step = CapturedStep(engine)
     run(engine, step, range(STEPS))
-    middle = through_a_file(engine.state_dict())
+    middle = saved(engine)
     torch.cuda.manual_seed(2)
     expected = run(engine, step, range(STEPS, 2 * STEPS))
     other = engine_of(method, precision, weights_seed=7)
@@ -104,8 +87,9 @@ def test_the_gpus_losses_are_the_cpus(method):
     cuda_engine = build_engine(config_of(**METHODS[method]), CUDA)
     for name, network in cuda_engine.networks().items():
         network.load_state_dict(cpu_engine.networks()[name].state_dict())
-    is_random = method in ("dualgan-penalty", "munit", "unit", "cut")  # what is drawn on the device is another
-    expected = {name: loss.item() for name, loss in cpu_engine.step(*batch(0)).items()}
-    losses = {name: loss.item() for name, loss in cuda_engine.step(*(images.to(CUDA) for images in batch(0))).items()}
+    is_random = method not in ("dualgan-clip", "pix2pix")  # what is drawn on the device is another
+    real = batch(0, size=64)
+    expected = {name: loss.item() for name, loss in cpu_engine.step(*real).items()}
+    losses = {name: loss.item() for name, loss in cuda_engine.step(*(images.to(CUDA) for images in real)).items()}
     assert losses.keys() == expected.keys()
     assert is_random or losses == pytest.approx(expected, rel=1e-2, abs=1e-3)

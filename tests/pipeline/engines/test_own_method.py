@@ -70,7 +70,7 @@ def test_one_row_has_the_method_checked_for_all_that_every_method_keeps_to(house
     checked = set()
     for name, check in vars(module).items():
         for keys in _cases(check) if name.startswith("test_") else ():
-            if keys.get("method") == "gcgan":
+            if keys.get("method") == "gcgan" and keys.get("generator", "unet") == "unet":
                 check(**keys)
                 checked.add(name)
     assert {

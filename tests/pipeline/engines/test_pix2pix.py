@@ -3,8 +3,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from small_engine import Plain, assert_equal_steps, batch, engine_of
-from torch import nn
+from small_engine import Plain, adversarial_loss, assert_equal_steps, batch, engine_of
 
 from pipeline.config.methods import PAIRED, AnyMethod
 
@@ -18,10 +17,7 @@ class PlainPix2Pix(Plain):
         self.l1_weight, self.adversarial_weight = l1_weight, adversarial_weight
 
     def gan(self, logits, real):
-        target = torch.full_like(logits, float(real))
-        if self.adversarial == "bce":
-            return nn.functional.binary_cross_entropy_with_logits(logits, target)
-        return ((logits - target) ** 2).mean()
+        return adversarial_loss(self.adversarial, logits, real)
 
     def step(self, a, b):
         losses = {}
@@ -55,22 +51,6 @@ def test_losses_and_weights_are_those_of_the_paper_written_out(adversarial, adve
     assert_equal_steps(engine, PlainPix2Pix(engine, adversarial, scale=0.4, rates=(1e-3, 3e-3), **weights), 3)
 
 
-def test_a_discriminator_sees_the_source_beside_what_it_judges():
-    engine = engine_of(type="pix2pix")
-    discriminator_inputs = []
-    engine.discriminators["D_B"].register_forward_hook(
-        lambda module, inputs, output: discriminator_inputs.append(inputs[0])
-    )
-    real_a, real_b = batch(0)
-    fake = engine.generators["G"](real_a)
-    engine.losses(real_a, real_b)
-    generator_logits, (real_pair, fake_pair) = discriminator_inputs[0], discriminator_inputs[1].chunk(2)
-    assert torch.equal(real_pair, torch.cat([real_a, real_b], dim=1))
-    torch.testing.assert_close(fake_pair, torch.cat([real_a, fake], dim=1))
-    torch.testing.assert_close(generator_logits, fake_pair)
-    assert generator_logits.requires_grad and not fake_pair.requires_grad
-
-
 def test_without_adversarial_weight_there_are_no_discriminators_to_train_or_keep():
     engine = engine_of(type="pix2pix", adversarial_weight=0.0)
     assert set(engine.networks()) == {"G", "F"}
@@ -80,22 +60,6 @@ def test_without_adversarial_weight_there_are_no_discriminators_to_train_or_keep
     with_them = engine_of(type="pix2pix")
     start = engine_of(type="pix2pix", adversarial_weight=0.0).state_dict()["G"]
     assert all(torch.equal(weight, start[name]) for name, weight in with_them.state_dict()["G"].items())
-
-
-def test_it_wants_both_contrasts_of_the_same_slice():
-    assert engine_of(type="pix2pix").paired
-    assert not engine_of().paired
-
-
-def test_a_map_that_pairs_show_is_learnt():
-    engine = engine_of(type="pix2pix", width=8, learning_rate=5e-3, adversarial_weight=0.0)
-
-    def step(index):
-        real_a = nn.functional.avg_pool2d(batch(index)[0], 5, 1, 2)
-        return engine.step(real_a, -real_a)["l1_G"].item() / 100
-
-    losses = [step(index) for index in range(60)]
-    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
 
 
 def test_the_methods_that_want_pairs_are_those_that_the_configuration_knows():

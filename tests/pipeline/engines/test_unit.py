@@ -1,13 +1,8 @@
 import copy
-import json
 
 import pytest
 import torch
-from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of, saved
-
-from pipeline.engines.builders import build_engine, build_translators
-from pipeline.training.run_record import write_run_record
-from pipeline.training.schedule import TrainerState
+from small_engine import UNIT, Plain, assert_equal_steps, batch, differences, engine_of
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3
@@ -118,76 +113,3 @@ def test_a_shared_weight_enters_the_optimiser_and_the_average_once():
     torch.testing.assert_close(engine.best_generators().state_dict()[weight_name], mean)
     averaged = engine.best_generators().state_dict()
     assert torch.equal(averaged["B.encoder.3.layers.0.weight"], averaged[weight_name])
-
-
-def test_a_loaded_state_shares_as_before():
-    engine, fresh = unit(ema_decay=0.9), unit(ema_decay=0.9, weights_seed=7)
-    engine.step(*batch(0))
-    fresh.load_state_dict(saved(engine))
-    fresh.step(*batch(1))
-    for networks in (fresh.generators, fresh.best_generators()):
-        assert shares(networks) == [True, True, False, False]
-
-
-def test_a_runs_record_counts_shared_weights_once(tmp_path):
-    counts = []
-    for shared_blocks in (0, 1):
-        config = config_of(**UNIT | {"generator": UNIT["generator"] | {"shared_blocks": shared_blocks}})
-        engine, path = build_engine(config, torch.device("cpu")), tmp_path / f"{shared_blocks}.json"
-        settings = {"method": "unit", "batch_size": 1, "precision": "float32", "configuration": ""}
-        write_run_record(path, engine, TrainerState(step=1), torch.device("cpu"), **settings)
-        counts.append(json.loads(path.read_text())["translator_parameters"])
-    block = sum(weight.numel() for weight in engine.generators["A"].decoder[0].parameters())
-    assert counts[0] - counts[1] == 2 * block > 0
-
-
-# ── noise ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_every_step_draws_noise_of_variance_one_and_a_translation_none():
-    engine = unit()
-    A, latents = engine.networks()["A"], []
-    A.decoder.register_forward_hook(lambda module, inputs, output: latents.append(inputs[0].detach()))
-    real = batch(0, count=8, size=64)
-    for _ in range(2):
-        engine.losses(*real)
-    reconstruction_latents = [
-        latent[8:] for latent in latents if len(latent) == 16
-    ]  # decoded beside those that translate
-    assert len(reconstruction_latents) == 2
-    first, second = ((latent - A.encode(real[0])).detach() for latent in reconstruction_latents)
-    for noise in (first, second):
-        assert noise.mean().item() == pytest.approx(0, abs=0.02)
-        assert noise.std().item() == pytest.approx(1, abs=0.02)
-    assert not torch.equal(first, second)
-    translator = engine.translators()["b"]
-    assert torch.equal(translator(real[0]), translator(real[0]))
-    assert torch.equal(translator(real[0]), engine.networks()["B"].decode(A.encode(real[0])))
-
-
-def test_the_noise_is_the_seeds():
-    first, second, other = (unit(seed=seed) for seed in (1, 1, 2))
-    losses = [engine.step(*batch(0)) for engine in (first, second, other)]
-    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
-    assert not torch.equal(losses[0]["image_a"], losses[2]["image_a"])
-    assert torch.equal(losses[0]["kl_a"], losses[2]["kl_a"])  # of the mean, which has no noise
-
-
-# ── learning ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_heavy_divergence_pulls_the_latents_to_the_prior():
-    engine = unit(learning_rate=1e-2, kl_weight=100.0)
-    losses = [engine.step(*batch(0)) for _ in range(25)]
-    assert losses[-1]["kl_a"] < 0.5 * losses[0]["kl_a"]
-
-
-def test_both_directions_come_back_from_a_checkpoint_one_after_the_other():
-    engine = unit()
-    engine.step(*batch(0))
-    fresh, image = build_translators(config_of(**UNIT)), batch(3)[0]
-    for side, contrast in (("a", "T1"), ("b", "T2")):
-        fresh[contrast].load_state_dict(copy.deepcopy(engine.translators()[side].state_dict()))
-    with torch.no_grad():
-        for side, contrast in (("a", "T1"), ("b", "T2")):
-            assert torch.equal(fresh[contrast](image), engine.translators()[side](image))

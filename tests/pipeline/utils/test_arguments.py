@@ -116,11 +116,6 @@ def test_an_override_takes_any_name_of_a_folder(name):
     assert config.data.patterns["T1"] == f"{name}/{{subject}}"
 
 
-def test_names_in_a_list_or_mapping_may_hold_bytes_that_are_not_utf8():
-    config = load_config(CONFIGS / "images.yaml", ["data.train={T1: 'caf\udce9', T2: \udcffx}", "data.test={}"])
-    assert config.data.train == {"T1": "caf\udce9", "T2": "\udcffx"}
-
-
 # ── command lines ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
