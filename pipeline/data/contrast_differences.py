@@ -102,19 +102,23 @@ def _grid(case: Case) -> HeaderGrid | None:
 def similar_ids(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[str, str]]:
     """Return pairs of subjects, each with one contrast only, whose names nearly agree; a subject is in one pair.
 
-    Names nearly agree if they are equal but for case, punctuation and the contrasts' names in them.
+    Names nearly agree if they are equal but for case, punctuation, leading zeros and the contrasts' names in them.
     """
     first, second = ({case.subject for case in cases if case.contrast == contrast} for contrast in contrasts)
     words = "|".join(re.escape(contrast) for contrast in contrasts)  # as in `smith_T1` and `T1w-smith`
     contrast_word = re.compile(rf"(?i)(?<![a-z0-9])(?:{words})w?(?![a-z0-9])")
+
+    def key(name: str) -> str:
+        without_zeros = re.sub(r"(?<!\d)0+(?=\d)", "", contrast_word.sub("", name))
+        return re.sub(r"[\W_]+", "", without_zeros).casefold()
+
     remaining: dict[str, list[str]] = defaultdict(list)
     for name in sorted(second - first):
-        remaining[re.sub(r"[\W_]+", "", contrast_word.sub("", name)).casefold()].append(name)
+        remaining[key(name)].append(name)
     matches = []
     for name in sorted(first - second):
-        key = re.sub(r"[\W_]+", "", contrast_word.sub("", name)).casefold()
-        if key and remaining[key]:
-            matches.append((name, remaining[key].pop(0)))
+        if key(name) and remaining[key(name)]:
+            matches.append((name, remaining[key(name)].pop(0)))
     return matches
 
 

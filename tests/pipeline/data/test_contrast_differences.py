@@ -50,6 +50,7 @@ def similar(first, second):
         ("smith_T1", "smith_T2"),
         ("P007-t1w", "P007-T2W"),
         ("Müller", "MÜLLER"),
+        ("sub-1", "sub-001"),
     ],
 )
 def test_names_that_nearly_agree_are_paired(first, second):
@@ -61,6 +62,7 @@ def test_names_that_nearly_agree_are_paired(first, second):
     ("first", "second"),
     [
         ("001", "002"),
+        ("p10", "p100"),
         ("patientA", "patientB"),
         ("T1", "T2"),  # nothing is left of them
     ],
