@@ -119,8 +119,8 @@ def test_what_several_views_find_doubtful_is_one_warning(tmp_path, command, caps
     views = ("--model", "axial", "coronal", "--views", "axial,coronal")
     assert command("-i", tmp_path / "a.nii", "-o", tmp_path / "out.nii", *views) == 0
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {tmp_path / 'a.nii'}: its slope is nan")
-    assert line.count("its slope is nan") == 1 and line.count("smaller than the network's stride") == 2
+    assert line.startswith(f"warning: {tmp_path / 'a.nii'}: its scl_slope is nan")
+    assert line.count("its scl_slope is nan") == 1 and line.count("smaller than the network's stride") == 2
 
 
 def test_no_map_falls_on_another_volume_or_on_a_source(tmp_path, command, capsys):
