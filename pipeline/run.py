@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="python -m pipeline.run",
         description="Train, evaluate and report one run. Running the same command again continues where it stopped.",
-        epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
+        epilog="exit codes: 0 done, 2 bad input or configuration, 129/130/143 stopped with a checkpoint, 1 our bug",
     )
     command.add_argument(
         "config", type=path_argument, help="YAML configuration, or the name of a shipped one, such as phantom"

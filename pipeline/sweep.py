@@ -1,8 +1,8 @@
 """Do several runs and compare them: `python -m pipeline.sweep CONFIG CONFIG … [key=value …]`."""
 
 import argparse
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     home = arguments.output or DEFAULT
     logs = home / "logs"
     require_writable(home / PAGE, logs / "log")
-    configs = _load_all(paths, overrides, arguments.output, logs)
+    configs = _load_all(paths, overrides, arguments.output)
     first_settings, *others = (config.model_dump(mode="json") for config in configs)
     for settings in others:
         names = f"{first_settings['name']} and {settings['name']}"
@@ -90,12 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     return _conclude(jobs, home / PAGE, arguments.quiet)
 
 
-def _load_all(paths: Sequence[Path], overrides: Sequence[str], output: Path | None, logs: Path) -> list[Config]:
-    """Load and check every configuration, with its run's folder below `output` where that is given.
-
-    Raises:
-        UserError: Names all errors of all configurations, and runs that share a name or a folder.
-    """
+def _load_all(paths: Sequence[Path], overrides: Sequence[str], output: Path | None) -> list[Config]:
+    """Load every configuration, with its run's folder below `output` where that is given; refuse all errors at once."""
     configs, problems = [], []
     for path in paths:
         try:
@@ -106,22 +102,20 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str], output: Path | No
             configs.append(config)
         except UserError as error:
             problems.append(str(error))
-    problems = problems or list(_collisions(paths, configs, logs))
+    problems = problems or _collisions(configs)
     if problems:
         raise UserError("\n  ".join(["no run was started:", *problems]))
     return configs
 
 
-def _collisions(paths: Sequence[Path], configs: Sequence[Config], logs: Path) -> Iterable[str]:
-    """Yield an error for every two runs that share a name (used in logs and tables) or a folder."""
-    for (path, config), (other_path, other) in combinations(zip(paths, configs, strict=True), 2):
-        if config.name == other.name:
-            yield f"{path} and {other_path}: both are named {config.name!r}; give one another name"
-        elif config.folder.resolve() == other.folder.resolve():
-            yield f"{path} and {other_path}: both write to {config.folder}; give one another output"
-    for config in configs:
-        if config.folder == logs:
-            yield f"{config.name}: is the folder of the logs; give the run another name"
+def _collisions(configs: Sequence[Config]) -> list[str]:
+    """Return an error for runs that share a name (used in logs and tables) or a folder."""
+    counts = Counter(item for config in configs for item in (("name", config.name), ("output", str(config.folder))))
+    return [
+        f"{key} = {value}: is that of {number} runs; give each another"
+        for (key, value), number in counts.items()
+        if number > 1
+    ]
 
 
 def _run_arguments(path: Path, overrides: Sequence[str], folder: Path | None) -> list[str]:

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
-from pipeline.utils.files import encoded
+from pipeline.utils.files import printable
 from pipeline.utils.interruption import Interruption
 
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
-LOG_MARK = "── "  # begins the line of a log that names the command and the time of its start
-NOTICE = "passed on; waiting until the runs have saved (Ctrl-C again stops them at once)"
 
 
 @dataclass
@@ -35,8 +33,7 @@ class SweepJob:
 
     def failure(self) -> str:
         """Return the exit code and the last line that the run printed."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        last_line = "it said nothing" if lines[-1].startswith(LOG_MARK) else lines[-1]
+        last_line = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2].strip()
         return f"{self.name}: exit code {self.code}: {last_line}; {self.log} has the rest"
 
 
@@ -57,9 +54,7 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
 
     Args:
         jobs: The runs; their exit codes are filled in.
-        at_once: Maximum number of simultaneous runs.
         devices: CUDA devices, of which each process gets one in turn; none leaves the choice to the run.
-        quiet: Whether to print failures only.
 
     Raises:
         Stopped: A signal was received and passed on; the runs have written their checkpoints and ended.
@@ -68,10 +63,10 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
     # Fill free slots with waiting runs until all are done or a signal comes.
     waiting = deque(job for job in jobs if job.code is None)
     running: dict[int, tuple[SweepJob, subprocess.Popen[bytes]]] = {}
-    passed_on = 0
-    with Interruption(NOTICE, _stop_signals(), again_stops=False) as interruption:
+    is_passed_on = False
+    with Interruption() as interruption:
         try:
-            while running or (waiting and not interruption.received):
+            while running or (waiting and not interruption.signal_number):
                 for slot in range(at_once):
                     if slot in running and running[slot][1].poll() is not None:
                         job, process = running.pop(slot)
@@ -80,40 +75,31 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
                             logger.warning(job.failure())
                         elif not quiet:
                             logger.info(f"{job.name}: done")
-                    if slot not in running and waiting and not interruption.received:
+                    if slot not in running and waiting and not interruption.signal_number:
                         job = waiting.popleft()
                         if not quiet:
                             logger.info(f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: started; {job.log}")
                         running[slot] = job, _start(job, devices[slot % len(devices)] if devices else None)
-                unsent = interruption.received[passed_on:]
-                passed_on += len(unsent)
-                for number in unsent:  # a run would die unsaved by SIGHUP
+                if interruption.signal_number and not is_passed_on:
+                    is_passed_on = True
                     for _, process in running.values():
-                        process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+                        process.send_signal(interruption.signal_number)
                 time.sleep(POLL_S)
-        except BaseException:
+        except BaseException:  # a second Ctrl-C among them, which stops the runs at once
             for _, process in running.values():
-                process.terminate()
+                process.send_signal(signal.SIGINT)
             for _, process in running.values():
                 process.wait()
             raise
 
     # Report a stop by a signal.
-    if interruption.received:
-        number = interruption.received[0]
+    if number := interruption.signal_number:
         unfinished = [job.name for job in jobs if job.code != EXIT_DONE]
         raise Stopped(
             number,
             f"{signal.Signals(number).name}; {len(jobs) - len(unfinished)} of {len(jobs)} runs are done, "
             f"still to do: {', '.join(unfinished) or 'the comparison'}; the same command goes on from there",
         )
-
-
-def _stop_signals() -> list[int]:
-    """Return SIGINT, SIGTERM and, unless it is ignored as under nohup, the closed terminal's SIGHUP."""
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    under_nohup = hangup is None or signal.getsignal(hangup) is signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if hangup is None or under_nohup else [hangup])]
 
 
 def _start(job: SweepJob, device: str | None) -> subprocess.Popen[bytes]:
@@ -130,7 +116,7 @@ def _start(job: SweepJob, device: str | None) -> subprocess.Popen[bytes]:
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
-            log.write(encoded(f"\n{LOG_MARK}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}\n"))
+            log.write(printable(f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}\n").encode())
             log.flush()
             return subprocess.Popen(
                 command,
@@ -143,5 +129,5 @@ def _start(job: SweepJob, device: str | None) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise UserError(
             f"{job.name}: could not be started with its log {job.log} ({error.strerror or error}); runs under way were "
-            "stopped; see to that, perhaps with fewer --jobs, and the same command goes on from there"
+            "stopped; the same command goes on from there, perhaps with fewer --jobs"
         ) from error

@@ -1,7 +1,6 @@
 """Send runs to MLflow that it could not follow: `python -m pipeline.sync RUN …`."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.utils.arguments import cwd_hint, path_argument
 from pipeline.utils.console import cli_main, echo, one_line, warn
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
-from pipeline.utils.files import is_folder
+from pipeline.utils.files import is_folder, require_writable
 
 if TYPE_CHECKING:
     from pipeline.tracking.mlflow_sync import MlflowSync
@@ -65,8 +64,7 @@ def _sync(folder: Path) -> int:
     """Send one folder's record; return the number of items that MLflow did not take, each of which was reported."""
     if not is_folder(folder):
         raise UserError(f"{folder}: no such folder{cwd_hint(folder)}; give the folder of a run")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
+    require_writable(folder / "mlflow.json")  # which will name the folder's MLflow run
     from pipeline.tracking.mlflow_sync import MlflowSync
 
     MlflowSync(folder)  # refuses folders without a record before a lock file is written there

@@ -93,8 +93,7 @@ class Server:
 
 @contextmanager
 def failing_server(kind: str) -> Iterator[str]:
-    """Yield the URI of a server that never serves: "closed" port, "hanging", "dropping" calls, "error" 500, or
-    "garbage"."""
+    """Yield the URI of a server that never serves: "closed" port, "hanging", or "error" 500."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -102,16 +101,11 @@ def failing_server(kind: str) -> Iterator[str]:
             listener.close()
         else:
             listener.listen(50)
-            threading.Thread(target=_serve, args=(listener, kind), daemon=True).start()
+            threading.Thread(target=_serve, args=(listener, kind == "error"), daemon=True).start()
         yield uri
 
 
-def _serve(listener: socket.socket, kind: str) -> None:
-    answers = {
-        "dropping": b"",
-        "error": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
-        "garbage": b"\x00\x01nonsense\r\n\r\n",
-    }
+def _serve(listener: socket.socket, answers: bool) -> None:
     kept = []
     while True:
         try:
@@ -119,7 +113,7 @@ def _serve(listener: socket.socket, kind: str) -> None:
         except OSError:
             return
         kept.append(connection)
-        if kind in answers:
+        if answers:
             connection.recv(65536)
-            connection.sendall(answers[kind])
+            connection.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops")
             connection.close()

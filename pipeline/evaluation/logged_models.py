@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.case import other_contrast
 from pipeline.inference.model import TranslationModel
@@ -33,7 +34,6 @@ def log_models(
 
     Args:
         tracker: The run's tracker; nothing happens where MLflow is off or not answering.
-        model: The model whose networks are logged.
         metadata: `TranslationModel.metadata` of each direction and its calibration, by target contrast.
         record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
             are not logged again.
@@ -79,9 +79,8 @@ def log_models(
 
 def _models_in_record(record_path: Path, identity: Mapping[str, object]) -> Addresses:
     """Return the recorded models of exactly this run, checkpoint and metadata."""
-    try:
-        content = json.loads(record_path.read_text(encoding="utf-8"))
-        models = dict(content.pop("models"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or damaged
+    if not record_path.exists():
         return {}
+    content: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
+    models: Addresses = content.pop("models")
     return models if content == identity else {}

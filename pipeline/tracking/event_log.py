@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
@@ -18,22 +17,22 @@ from typing import Any
 import numpy as np
 
 from pipeline.tracking.mlflow_run import MlflowRun, RunInfo
-from pipeline.utils.files import append_whole, atomic_text, atomic_write, encoded, printable, remove_stale
+from pipeline.utils.files import append_whole, atomic_text, atomic_write, remove_stale
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
-KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {  # kind of an entry -> its keys and their types
-    "about": {"experiment": str, "name": str, "params": dict, "tags": dict},  # of the run
-    "tags": {"tags": dict},
-    "dataset": {"name": str, "context": str, "source": str, "digest": str, "profile": dict},
-    "artifact": {"path": str, "folder": (str, type(None))},
-    "image": {"key": str, "step": int, "file": str},
-    "end": {"status": str, "time": (int, float)},
+KEYS = {  # by kind of an entry
+    "about": ("experiment", "name", "params", "tags"),  # of the run
+    "tags": ("tags",),
+    "dataset": ("name", "context", "source", "digest", "profile"),
+    "artifact": ("path", "folder"),
+    "image": ("key", "step", "file"),
+    "end": ("status", "time"),
 }
 Entry = dict[str, Any]  # a line: its kind, the keys of that kind, and for some kinds the time in seconds since 1970
 
 
 def read_event_log(folder: Path) -> list[Entry]:
-    """Return the entries of a folder's event log, or none where there is no log. Damaged and foreign lines are skipped.
+    """Return the entries of a folder's event log, or none where there is no log. Lines torn by a crash are skipped.
 
     Of repeated entries the last one counts, but for "about" and "end", of which each start of the run has its own.
     """
@@ -53,9 +52,8 @@ def _entry(line: bytes) -> Entry | None:
     """Return the entry of a line; None if the line is damaged or lacks what its kind needs."""
     try:
         entry = json.loads(line)
-        types = KEYS[entry["kind"]]
-        return entry if all(isinstance(entry[key], types[key]) for key in types) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return entry if entry.keys() >= set(KEYS[entry["kind"]]) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -135,8 +133,7 @@ class EventLog:
         Raises:
             UserError: The disk is full or gone.
         """
-        entry = entry if entry["kind"] == "artifact" else _printable(entry)  # paths keep their undecoded bytes
-        append_whole(self._stream, self.folder / NAME, encoded(_line(entry)))
+        append_whole(self._stream, self.folder / NAME, _line(entry).encode())
         return entry
 
     def add_image(self, key: str, image: np.ndarray, step: int) -> Entry:
@@ -172,14 +169,5 @@ def remove_sent(folder: Path) -> None:
         (folder / PICTURES).rmdir()
 
 
-def _printable(value: Any) -> Any:
-    """Return plain data with texts that MLflow's stores accept."""
-    if isinstance(value, Mapping):
-        return {name: _printable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_printable(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
-
-
 def _line(entry: Entry) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return json.dumps(entry) + "\n"

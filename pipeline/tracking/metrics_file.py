@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.utils.files import append_whole, atomic_text
+from pipeline.utils.files import append_whole, atomic_text, json_number
 
 SUPERSEDING = "test/"  # prefix of metrics that a new evaluation of a finished run replaces
 
@@ -45,13 +45,8 @@ def _number(stored: float | str | None) -> float:
 
 
 def _line(record: Mapping[str, float]) -> str:
-    plain = {name: _stored(value) for name, value in record.items()}
+    plain = {name: json_number(value) for name, value in record.items()}
     return json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _stored(value: float) -> float | str | None:
-    """Return a number in JSON's types."""
-    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
 
 
 class MetricsFile:
@@ -68,12 +63,8 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         records = read_metrics(path)[0] if path.exists() else []
         records = [record for record in records if step is not None and record["step"] <= step]
-        self._at_start = {  # (step, name) -> value at the checkpoint's step
-            (record["step"], name): _stored(value)
-            for record in records
-            if record["step"] == step
-            for name, value in record.items()
-        }
+        self._start, at_start = step, [record for record in records if record["step"] == step]
+        self._at_start = {name: json_number(value) for record in at_start for name, value in record.items()}
         atomic_text(path, "".join(_line(record) for record in records))
         self._stream = path.open("ab", buffering=0)
 
@@ -85,17 +76,15 @@ class MetricsFile:
         Raises:
             UserError: The disk is full or gone.
         """
-        new = {name: float(value) for name, value in values.items() if self._is_new(step, name, float(value))}
-        if not new:
-            return
-        line = _line({"step": step, "time": round(time.time(), 3), **new})
-        append_whole(self._stream, self.path, line.encode())
-        self._at_start |= {(step, name): _stored(new[name]) for name in new if (step, name) in self._at_start}
-
-    def _is_new(self, step: int, name: str, value: float) -> bool:
-        if (step, name) not in self._at_start:
-            return True
-        return name.startswith(SUPERSEDING) and self._at_start[step, name] != _stored(value)
+        logged = self._at_start if step == self._start else {}
+        new = {
+            name: float(value)
+            for name, value in values.items()
+            if name not in logged or (name.startswith(SUPERSEDING) and logged[name] != json_number(float(value)))
+        }
+        if new:
+            line = _line({"step": step, "time": round(time.time(), 3), **new})
+            append_whole(self._stream, self.path, line.encode())
 
     def close(self) -> None:
         """Flush the file to disk and close it."""

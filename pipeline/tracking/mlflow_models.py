@@ -31,8 +31,6 @@ SCORE_TAG = "validation_score"  # tag of a registered model's versions
 DOWNLOAD_TIMEOUT_S = 26  # added to the timeout of a request in training
 EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
 _RUN = re.compile(r"runs:/+([\w-]+)(?:/+(.*[^/]))?/*")
-_LOGGED = re.compile(r"models:/+(m-[0-9a-f]{32})/?")  # by the number that MLflow gives a logged model
-_REGISTERED = re.compile(r"models:/+([^/@]+)/?")
 
 
 def log_translator(
@@ -73,12 +71,7 @@ def log_translator(
 
 
 def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: Mapping[str, object]) -> None:
-    """Write a generator into a folder as an MLflow model with a dynamic batch, height and width.
-
-    Args:
-        module, stride, metadata: See `log_translator`.
-        path: The folder, which must not exist.
-    """
+    """Write a generator into a new folder as an MLflow model with a dynamic batch, height and width."""
     configure_mlflow()
     import mlflow.pytorch
     from mlflow.models import ModelSignature
@@ -205,32 +198,25 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
 
 
 def _refuse_incomplete(uri: str) -> None:
-    """Refuse an address that names no model of a run, or no version of a registered model, and list the possible ones.
+    """Refuse the address of a run that names none of its models, and list them.
 
     Raises:
         UserError: The address is incomplete.
-        MlflowException: The store knows no such run or model, or does not answer.
+        MlflowException: The store knows no such run, or does not answer.
     """
     import mlflow
 
-    client = mlflow.MlflowClient()
-    if run := _RUN.fullmatch(uri):
-        run_id, name = run.groups()
-        experiment_id = client.get_run(run_id).info.experiment_id
-        models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-        names = {model.name for model in models if model.status == "READY"}
-        if name not in names:
-            problem = "the run has no such model" if name else "names a run, not a model"
-            raise UserError(f"{uri}: {problem}; {_choice([f'runs:/{run_id}/{name}' for name in sorted(names)])}")
-    elif not _LOGGED.fullmatch(uri) and (registered := _REGISTERED.fullmatch(uri)):
-        name = registered[1]
-        choices = [f"models:/{name}@{alias}" for alias in sorted(client.get_registered_model(name).aliases)]
-        choices += [f"models:/{name}/{version.version}" for version in client.search_model_versions(f"name='{name}'")]
-        raise UserError(f"{uri}: names no version of a model; {_choice(choices)}")
-
-
-def _choice(addresses: list[str]) -> str:
-    return f"choose {' or '.join(addresses)}" if addresses else "it has none; give a run's folder or a checkpoint"
+    match = _RUN.fullmatch(uri)
+    if match is None:
+        return
+    client, (run_id, name) = mlflow.MlflowClient(), match.groups()
+    experiment_id = client.get_run(run_id).info.experiment_id
+    models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    names = {model.name for model in models if model.status == "READY"}
+    if name not in names:
+        problem = "the run has no such model" if name else "names a run, not a model"
+        choice = " or ".join(f"runs:/{run_id}/{known}" for known in sorted(names))
+        raise UserError(f"{uri}: {problem}; choose {choice or 'a run with models: it has none'}")
 
 
 def _load(path: Path, device: torch.device, uri: str) -> nn.Module:

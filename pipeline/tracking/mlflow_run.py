@@ -17,6 +17,7 @@ from pipeline.tracking.mlflow_settings import (
     store_lock,
     use_files_beside_store,
 )
+from pipeline.utils.files import printable
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -47,9 +48,13 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{key}.")
         else:
-            text = str(value)
+            text = printable(str(value))
             flat[clean_key(key)] = text if len(text) <= PARAM_LENGTH else f"{text[: PARAM_LENGTH - 1]}…"
     return flat
+
+
+def _tag_texts(tags: Mapping[str, str]) -> dict[str, str]:
+    return {clean_key(key): printable(str(value))[:TAG_LENGTH] for key, value in tags.items()}
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class MlflowRun:
         self._params: dict[str, str] = {**run.data.params, **changed}  # the latest values
         self.log_params(info.params)
         self._images = set() if is_new else self._logged_images()
-        # Key -> step -> (time in ms, value) of the points that the store had when the run was opened.
+        # Key -> step -> latest time in ms of the points that the store had when the run was opened.
         self.logged_steps = {} if is_new else self._logged_steps(run.data.metrics)
 
     def _existing(self, run_id: str | None) -> "Run | None":
@@ -110,20 +115,11 @@ class MlflowRun:
         return run if run.info.lifecycle_stage == "active" else None
 
     def _create(self, info: RunInfo, started_ms: int | None) -> "Run":
-        from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment = self.client.get_experiment_by_name(info.experiment)
-        try:
-            experiment = experiment or self.client.get_experiment(self.client.create_experiment(info.experiment))
-        except MlflowException:  # another process may have created it meanwhile
-            experiment = self.client.get_experiment_by_name(info.experiment)
-            if experiment is None:
-                raise
-        if experiment.lifecycle_stage != "active":
-            raise ValueError(f'the experiment "{info.experiment}" is deleted; restore it, or set tracking.experiment')
-        tags = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in info.tags.items()}
-        return self.client.create_run(experiment.experiment_id, started_ms, resolve_tags(tags), info.name)
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(info.experiment)
+        return self.client.create_run(experiment_id, started_ms, resolve_tags(_tag_texts(info.tags)), info.name)
 
     def _log_batches(self, kind: str, items: Sequence[Any], at_once: int) -> None:
         for start in range(0, len(items), at_once):
@@ -146,19 +142,18 @@ class MlflowRun:
         matches = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
         return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
-    def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
-        steps: dict[str, dict[int, tuple[int, float]]] = {key: {} for key in keys}
-        for key, latest in steps.items():
-            for metric in self.client.get_metric_history(self.id, key):
-                point = (metric.timestamp, metric.value)
-                latest[metric.step] = max(latest.get(metric.step, point), point)
-        return steps
+    def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, int]]:
+        history = {key: self.client.get_metric_history(self.id, key) for key in keys}
+        return {
+            key: {point.step: point.timestamp for point in sorted(points, key=lambda point: point.timestamp)}
+            for key, points in history.items()
+        }
 
     def log_points(self, records: Sequence[Mapping[str, float]]) -> int:
         """Log the records of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) the store lacks.
 
         `logged_steps` holds the points of the store when the run was opened; these are not sent again. A later record
-        with another value under "test/" is sent: of a step's points, MLflow shows the one with the latest time.
+        under "test/" is sent: of a step's points, MLflow shows the one with the latest time.
 
         Returns:
             The number of points sent.
@@ -169,17 +164,16 @@ class MlflowRun:
         for record in records:
             step, time_ms = int(record["step"]), round(record["time"] * 1000)
             values = {clean_key(name): value for name, value in record.items() if name not in ("step", "time")}
-            lacking = {key: value for key, value in values.items() if self._lacks(key, value, time_ms, step)}
-            points += [Metric(key, value, time_ms, step) for key, value in lacking.items()]
+            points += [
+                Metric(key, value, time_ms, step) for key, value in values.items() if self._lacks(key, time_ms, step)
+            ]
         self._log_batches("metrics", points, METRICS_PER_REQUEST)
         return len(points)
 
-    def _lacks(self, key: str, value: float, time_ms: int, step: int) -> bool:
+    def _lacks(self, key: str, time_ms: int, step: int) -> bool:
         """Whether the store lacks a point, or has one of an earlier evaluation that this one replaces."""
-        if step not in self.logged_steps.get(key, ()):
-            return True
-        logged_ms, logged = self.logged_steps[key][step]
-        return key.startswith(SUPERSEDING) and time_ms > logged_ms and value != logged
+        logged_ms = self.logged_steps.get(key, {}).get(step)
+        return logged_ms is None or (key.startswith(SUPERSEDING) and time_ms > logged_ms)
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether the store has an image under a key and step."""
@@ -211,8 +205,7 @@ class MlflowRun:
         """Set tags of the run."""
         from mlflow.entities import RunTag
 
-        changed = [RunTag(clean_key(key), str(value)[:TAG_LENGTH]) for key, value in tags.items()]
-        self._log_batches("tags", changed, PARAMS_PER_REQUEST)
+        self._log_batches("tags", [RunTag(*item) for item in _tag_texts(tags).items()], PARAMS_PER_REQUEST)
 
     def end_abandoned(self, run_id: str | None) -> None:
         """Close another run as KILLED if its process left it open."""

@@ -7,7 +7,6 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -16,8 +15,6 @@ from pipeline.utils.errors import first_line
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S = 4
 SETTINGS = {
@@ -85,19 +82,13 @@ def without_password(uri: str) -> str:
 
 def short_reason(error: BaseException) -> str:
     """Return an MLflow error as one line without passwords."""
-    if isinstance(error, OtherSchema):
-        return str(error)
     if "failed with exception" in str(error):  # the connection's own error is at the root, behind four layers of URLs
         while cause := error.__cause__ or error.__context__:
             error = cause
-    return without_password(first_line(error)[:200])
+    return without_password(first_line(error)[:300])
 
 
 # ── Opening the store ───────────────────────────────────────────────────────────────────────────────────────
-
-
-class OtherSchema(Exception):
-    """The store's schema belongs to another version of MLflow; the message names the remedy."""
 
 
 def store_lock(uri: str) -> AbstractContextManager[None]:
@@ -117,7 +108,7 @@ def check_schema(uri: str) -> None:
     """Check the schema of an SQLite store before MLflow opens it: a migrated store may be unreadable for other users.
 
     Raises:
-        OtherSchema: The schema is that of an older or a newer MLflow.
+        RuntimeError: The schema is that of an older or a newer MLflow; the message names the remedy.
     """
     path = sqlite_file(uri)
     if path is None or not path.is_file():
@@ -127,17 +118,13 @@ def check_schema(uri: str) -> None:
             row = database.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error:  # no store yet, or another file: MLflow reports it
         return
-    from alembic.script import ScriptDirectory
-    from mlflow.store import db_migrations
+    from mlflow.store.db.utils import _get_latest_schema_revision
 
-    # Compare the store's revision with those that the installed MLflow knows.
-    revisions = ScriptDirectory(str(Path(db_migrations.__path__[0])))
-    if row is None or row[0] in revisions.get_heads():
-        return
-    if row[0] in {known.revision for known in revisions.walk_revisions()}:
-        command = f"mlflow db upgrade {shlex.quote(without_password(uri))}"
-        raise OtherSchema(f"its schema is that of an older MLflow; back it up, then run `{command}`")
-    raise OtherSchema("its schema is that of a newer MLflow than the one installed here; update mlflow")
+    if row is not None and row[0] != _get_latest_schema_revision():
+        raise RuntimeError(
+            "its schema is that of another release of MLflow; update mlflow, or back up the store and run "
+            f"`mlflow db upgrade {shlex.quote(uri)}`"
+        )
 
 
 # ── The store's files ───────────────────────────────────────────────────────────────────────────────────────
@@ -164,16 +151,9 @@ def _local_repository(
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     store = sqlite_file(tracking_uri or mlflow.get_tracking_uri())
-    recorded = Path(local_file_uri_to_path(artifact_uri))
-    if store is not None and (folder := artifact_folder(store, recorded)) != recorded:
-        _report_move(store, next(parent for parent in folder.parents if parent.name == ARTIFACT_ROOT))
-        artifact_uri = str(folder)
+    if store is not None:
+        artifact_uri = str(artifact_folder(store, Path(local_file_uri_to_path(artifact_uri))))
     return LocalArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
-
-
-@cache
-def _report_move(store: Path, root: Path) -> None:
-    logger.warning(f"{store} has recorded its files elsewhere; it was moved, so those in {root} are used")
 
 
 def artifact_folder(store: Path, recorded: Path) -> Path:
@@ -184,10 +164,6 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
         recorded: An absolute path, `…/mlruns/<experiment>/…`. It is returned unchanged, unless the store's folder has
             an `mlruns` with files of that experiment: then its end from `mlruns` on is looked for there.
     """
-    if ARTIFACT_ROOT not in recorded.parts[:-1]:
-        return recorded
-    root_index = len(recorded.parts) - 1 - recorded.parts[::-1].index(ARTIFACT_ROOT)
-    below = recorded.parts[root_index + 1 :]
-    root = Path(os.path.realpath(store.parent)) / ARTIFACT_ROOT
-    is_elsewhere = os.path.realpath(Path(*recorded.parts[: root_index + 1])) != str(root)
-    return root.joinpath(*below) if is_elsewhere and (root / below[0]).is_dir() else recorded
+    _, root, below = str(recorded).rpartition(f"/{ARTIFACT_ROOT}/")
+    beside = store.parent.resolve() / ARTIFACT_ROOT
+    return beside / below if root and (beside / Path(below).parts[0]).is_dir() else recorded

@@ -1,8 +1,6 @@
 """Send the record of an ended run from its folder to an MLflow store, as if it had been logged during the run."""
 
 import logging
-import os
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ from pipeline.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 26  # added to the timeout of a request in training, since no training waits here
-KINDS = {"image": "pictures", "artifact": "artifacts", "dataset": "data sets"}
+BESIDE_RECORD = (".html", ".csv", ".json", "_slices.png")  # ends of the names of a comparison's files
 
 
 class MlflowSync:
@@ -58,10 +56,9 @@ class MlflowSync:
                 f"{folder / NAME}: not there, or damaged, so nothing can be sent; "
                 "run the run's own command again with tracking.mlflow=true"
             )
-        files = [file for file in (folder / NAME, folder / "metrics.jsonl") if file.exists()]
-        last_write = max(file.stat().st_mtime for file in files)  # of a run that was killed without an end
-        ends = [entry for entry in self._entries if entry["kind"] == "end"]
-        self._end: Entry = ends[-1] if ends else {"status": "KILLED", "time": last_write}
+        last_write = max(file.stat().st_mtime for file in folder.glob("*.jsonl"))
+        killed: Entry = {"kind": "end", "status": "KILLED", "time": last_write}  # without an end of its own
+        self._end = [killed, *(entry for entry in self._entries if entry["kind"] == "end")][-1]
         self.status = str(self._end["status"])
         self.refused = 0
 
@@ -77,7 +74,7 @@ class MlflowSync:
                 self.run = self._open()
                 path = self.folder / "metrics.jsonl"
                 points = self.run.log_points(read_metrics(path)[0] if path.is_file() else [])
-            sent = self._send_entries()
+            self._send_entries()
             send_models(self)
             self.run.end(self.status, _milliseconds(self._end))
         except UserError:
@@ -86,8 +83,7 @@ class MlflowSync:
             reason = f"{short_reason(error)}; send it again when that is mended"
             raise UserError(f"{self.folder}: not sent to MLflow: {reason}") from error
         remove_sent(self.folder)
-        counts = [f"{points} points", *(f"{count} {KINDS[kind]}" for kind, count in sent.items())]
-        return f"{self.folder}: {self.status}, MLflow run {self.run.id}: {', '.join(counts)}"
+        return f"{self.folder}: {self.status}, MLflow run {self.run.id}: {points} points were new there"
 
     def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None:
         """Run an action with the MLflow run; return None, and count it in `refused`, if only the action fails."""
@@ -102,7 +98,6 @@ class MlflowSync:
         logger.warning(f"{self.folder}: {title} is not sent ({reason})")
 
     def _open(self) -> MlflowRun:
-        """Open the folder's MLflow run, or a new one, and log the settings of each of its starts."""
         first, *later = self._starts
         run = MlflowRun(run_info(first), read_run_id(self.folder), started_ms=_milliseconds(first))
         write_run_id(self.folder, run)
@@ -110,54 +105,31 @@ class MlflowSync:
             run.log_params(run_info(start).params)
         return run
 
-    def _send_entries(self) -> Counter[str]:
-        """Send what the store lacks, and return how many items were sent, by kind."""
-        sent, lost = Counter[str](), 0
+    def _send_entries(self) -> None:
+        lost = 0  # pictures
         for entry in self._entries:
-            kind, refused, is_known = entry["kind"], self.refused, False
-            if kind == "image":
-                is_known = self.run.has_image(entry["key"], entry["step"])
-                if not os.path.lexists(picture(self.folder, entry)):
-                    lost += not is_known
-                    continue
-            if reason := self._refusal(entry):
+            if entry["kind"] == "image" and not picture(self.folder, entry).exists():
+                lost += not self.run.has_image(entry["key"], entry["step"])
+            elif reason := self._refusal(entry):
                 self.refuse(title(entry), reason)
-                continue
-            self.call(title(entry), partial(replay, entry=entry, folder=self.folder), size_bytes(entry, self.folder))
-            if kind in KINDS and self.refused == refused and not is_known:
-                sent[kind] += 1
+            else:
+                action = partial(replay, entry=entry, folder=self.folder)
+                self.call(title(entry), action, size_bytes(entry, self.folder))
         if lost:
-            pictures = "1 picture is" if lost == 1 else f"{lost} pictures are"
-            logger.warning(f"{self.folder}: {pictures} not here any more, but only in the store that got them first")
-        return sent
+            logger.warning(f"{self.folder}: {lost} pictures are only in the store that got them first")
 
     def _refusal(self, entry: Entry) -> str:
-        """Return why an entry's file must not be sent, "" if it may: a foreign event log could name any path.
+        """Return why an artifact must not be sent, "" if it may: a log from elsewhere could name any path.
 
         Allowed are files in the run's folder, and the comparison's files beside a comparison's record.
         """
-        if entry["kind"] not in ("artifact", "image"):
+        if entry["kind"] != "artifact":
             return ""
-        home = self.folder.resolve()
-        try:
-            path = self.folder / entry["path"] if entry["kind"] == "artifact" else picture(self.folder, entry)
-            target = path.resolve()
-            is_inside = target.is_relative_to(home) and all(
-                file.resolve().is_relative_to(home) for file in target.rglob("*")
-            )
-            if is_inside or (target.parent == home.parent and target.name in _names_beside(home.name)):
-                return "" if target.exists() else "it is not there any more"
-        except (OSError, ValueError, RuntimeError):  # an impossible file name, or a link to itself
-            return "it cannot be read"
+        home, target = self.folder.resolve(), (self.folder / entry["path"]).resolve()
+        of_comparison = [f"{home.name.removesuffix('_record')}{ending}" for ending in BESIDE_RECORD]
+        if target.is_relative_to(home) or (target.parent == home.parent and target.name in of_comparison):
+            return "" if target.exists() else "it is not there any more"
         return "it lies outside the run's folder"
-
-
-def _names_beside(record: str) -> set[str]:
-    """Return the names of the files beside a comparison's record; none for other folders, or hidden ones."""
-    stem = record.removesuffix("_record")
-    if stem == record or not stem or stem.startswith("."):
-        return set()
-    return {f"{stem}{ending}" for ending in (".html", ".csv", ".json", "_slices.png")}
 
 
 def _milliseconds(entry: Entry) -> int | None:

@@ -29,12 +29,9 @@ class Tracker:
 
     Args:
         folder: Folder of the run; holds metrics.jsonl, tracking.jsonl, and mlflow.json, which names the MLflow run.
-        experiment: Name of MLflow's experiment.
-        run_name: Name of the MLflow run.
         params: Nested settings of the run; logged flat ("training.epochs").
         step: Global step of the checkpoint from which the run resumes; None for a start from scratch.
         run_id: MLflow run to continue, as named in the checkpoint; None for none.
-        tags: Tags of the MLflow run.
         mlflow: Whether to log to MLflow. A resumed run that has an event log continues the log in any case.
         complete_file: File that messages name as complete when MLflow does not answer; None for metrics.jsonl.
 
@@ -67,9 +64,9 @@ class Tracker:
         self._event_log = EventLog(folder, info, step) if keeps_log else None
         self._worker = None
         if mlflow:
-            is_resumed = step is not None
+            resumed = step is not None
             self._worker = MlflowWorker(
-                self._metrics.path, info, complete_file=complete_file, resumed=is_resumed, run_id=run_id
+                self._metrics.path, info, complete_file=complete_file, resumed=resumed, run_id=run_id
             )
         for entry in self._event_log.pending if self._event_log else ():
             self._queue(entry)
@@ -117,14 +114,12 @@ class Tracker:
         """Log an input data set of the run, such as "T1" in the context "train".
 
         Args:
-            source: Folder of the data.
             items: File names, from which the digest is computed.
             profile: Further numbers about the data set, besides the count of items.
         """
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
-        item_profile = {"items": len(items), **(profile or {})}
-        content = {"name": name, "context": context, "source": source, "digest": digest, "profile": item_profile}
-        self._add({"kind": "dataset", **content})
+        content = {"name": name, "context": context, "source": source, "digest": digest}
+        self._add({"kind": "dataset", **content, "profile": {"items": len(items), **(profile or {})}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""

@@ -43,7 +43,7 @@ def path_or_address(text: str) -> str:
     return str(path_argument(text))
 
 
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)", re.ASCII)
 
 
 def expanded(text: str) -> Path:
@@ -57,12 +57,10 @@ def expanded(text: str) -> Path:
     """
     if os.path.lexists(text) and Path(text).parts[:1] != ("~",):
         return Path(text)
-    for match in _VARIABLE.finditer(text):
-        name = match[1] or match[2]
+    for name in _VARIABLE.findall(text):
         if name not in os.environ:
             raise ValueError(f"the variable {name} is not set")
-    filled = _VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], text)
-    return Path(os.path.expanduser(filled))  # noqa: PTH111  (`Path` raises for an unknown user)
+    return Path(os.path.expanduser(os.path.expandvars(text)))  # noqa: PTH111  (`Path` raises for an unknown user)
 
 
 def cwd_hint(path: Path) -> str:

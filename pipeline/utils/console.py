@@ -4,10 +4,8 @@ import errno
 import logging
 import math
 import os
-import re
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,7 @@ LINES = 10  # of one progress bar without a terminal, at most
 APART_S = 60.0  # between two such lines, at least
 LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
 logger = logging.getLogger(__name__)
-_repeated: Counter[str] | None = None  # within a command, how often each warning was given
+_shown: set[str] | None = None  # the warnings that the present command has printed
 
 
 class Main(Protocol):
@@ -65,26 +63,22 @@ def echo(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line on standard error. Within a command, repeated warnings are printed once and counted at the end."""
-    if _repeated is not None and text.strip().startswith("warning: "):
-        _repeated[text.strip()] += 1
-        if _repeated[text.strip()] > 1:
+    """Print a line on standard error. Within a command, a repeated warning is printed once."""
+    if _shown is not None and text.strip().startswith("warning: "):
+        if text.strip() in _shown:
             return
+        _shown.add(text.strip())
     _print(text, sys.stderr)
 
 
 @contextmanager
 def _warning_once() -> Iterator[None]:
-    """Print repeated warnings only once within the block, and their number at its end."""
-    global _repeated  # one terminal, one count
-    outer, _repeated = _repeated, Counter()
+    global _shown  # one terminal, one record
+    outer, _shown = _shown, set()
     try:
         yield
     finally:
-        counts, _repeated = _repeated, outer
-        for text, count in counts.items():
-            if count > 1:
-                warn(f"{count} times: {text}")
+        _shown = outer
 
 
 class ConsoleHandler(logging.Handler):
@@ -155,22 +149,12 @@ def warnings_as_lines() -> Iterator[None]:
             for text in dict.fromkeys(
                 str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
             ):
-                logger.warning(on_one_line(text))
+                logger.warning(one_line(" ".join(text.split())))
 
 
 def one_line(text: str) -> str:
     """Return a text with line ends, tabs and terminal codes (which file names may hold) escaped, as `\\n`."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-
-
-def on_one_line(text: str, *paths: Path) -> str:
-    """Join the lines of a message into one; blanks within a line stay, since they may belong to a file name.
-
-    Line ends within the names of `paths` are escaped.
-    """
-    for path in paths:
-        text = text.replace(str(path), one_line(str(path)))
-    return one_line(re.sub(r"\s*\n\s*", " ", text.strip()))
 
 
 def _lines(text: str) -> str:

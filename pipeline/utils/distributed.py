@@ -145,17 +145,15 @@ class World:
         return self.all_gather(torch.tensor([number], dtype=torch.int64)).tolist()
 
     def all_gather_text(self, text: str) -> list[str]:
-        """Return the text of each process, in order."""
+        """Return the text of each process, in order, without blanks at its end; no process may give an empty one."""
         if self.size == 1:
             return [text]
         import torch
 
-        letters = text.encode("utf-8", errors="surrogateescape")
-        lengths = self.all_gather_object(len(letters))
-        padded = letters.ljust(max(lengths) + 1, b"\0")
+        content = text.encode()
+        padded = content.ljust(self.all_reduce_max(len(content)))
         blocks = self.all_gather(torch.frombuffer(bytearray(padded), dtype=torch.uint8)[None])
-        contents = [block[:length].numpy().tobytes() for block, length in zip(blocks, lengths, strict=True)]
-        return [content.decode("utf-8", errors="surrogateescape") for content in contents]
+        return [block.numpy().tobytes().decode().rstrip() for block in blocks]
 
     def barrier(self) -> None:
         """Wait until every process has reached this call."""

@@ -61,8 +61,8 @@ def atomic_text(path: Path, text: str) -> None:
 
 
 def text_writer(text: str) -> Callable[[BinaryIO], object]:
-    """Return a function that writes a text as UTF-8, for `write_together`; for odd names see `encoded`."""
-    return lambda stream: stream.write(encoded(text))
+    """Return a function that writes a text as UTF-8, for `write_together`; for odd names see `printable`."""
+    return lambda stream: stream.write(printable(text).encode())
 
 
 def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolete: Iterable[Path] = ()) -> None:
@@ -108,7 +108,6 @@ def remove_stale(folder: Path, *, below: bool = True, older_than_s: float = 0.0)
     """Remove temporary files and folders that killed processes left in a folder.
 
     Args:
-        folder: The folder.
         below: Whether to search its subfolders too; links are not followed.
         older_than_s: Age of the youngest ones to remove, in seconds, for folders in which other processes may write.
     """
@@ -133,9 +132,7 @@ def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
     """Append bytes to a file, all of them or none.
 
     Args:
-        stream: The file, open for appending and unbuffered, so that a write returns how much the disk took.
-        path: The file's name, for messages.
-        content: The bytes to append.
+        stream: The file at `path`, open for appending and unbuffered, so that a write returns what the disk took.
 
     Raises:
         DiskFull, UserError: Nothing was appended.
@@ -222,13 +219,8 @@ def human_bytes(count: float) -> str:
 def decoded(content: bytes, name: str, expected_kind: str = "a text file") -> str:
     """Return a file's content as text: UTF-8, or UTF-16 with a byte order mark.
 
-    Args:
-        content: The file's bytes.
-        name: Name of the file in messages.
-        expected_kind: Kind of file that was expected, for the message.
-
     Raises:
-        UserError: The file has another encoding (names the line and the first offending byte), or is no text.
+        UserError: The file `name` has another encoding (names the line and the first offending byte), or is no text.
     """
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -242,21 +234,14 @@ def decoded(content: bytes, name: str, expected_kind: str = "a text file") -> st
         ) from None
 
 
-def encoded(text: str) -> bytes:
-    r"""Return a text as UTF-8, with undecoded bytes escaped: "caf\udce9" for a file name of the bytes "caf\xe9".
+def printable(text: str) -> str:
+    r"""Return a text with undecoded bytes escaped: "caf\udce9" for a file name of the bytes "caf\xe9".
 
     Python represents bytes of names that are not UTF-8 so. JSON and quoted YAML with these escapes read as that name.
     """
-    return text.encode("utf-8", errors="backslashreplace")
-
-
-def printable(text: str) -> str:
-    """Return a text without undecoded bytes: they are escaped as in `encoded`."""
-    return encoded(text).decode()
+    return text.encode("utf-8", errors="backslashreplace").decode()
 
 
 def json_number(value: float) -> float | str | None:
     """Return a number in JSON's types: NaN, which JSON lacks, as null, and infinity as text."""
-    if isnan(value):
-        return None
-    return float(value) if isfinite(value) else str(float(value))
+    return value if isfinite(value) else None if isnan(value) else str(float(value))

@@ -47,30 +47,20 @@ def sigterm_as_exception() -> Iterator[None]:
 class Interruption:
     """Context manager that records stop signals. Outside the main thread they cannot be caught, and none is recorded.
 
-    Args:
-        notice: What the user reads when the first signal comes.
-        numbers: The signals.
-        again_stops: Whether a second Ctrl-C raises `KeyboardInterrupt`.
+    A second Ctrl-C raises `KeyboardInterrupt`.
 
     Attributes:
-        received: Numbers of the received signals, in order.
+        signal_number: Number of the first signal; None before it.
     """
 
-    def __init__(
-        self,
-        notice: str = NOTICE,
-        numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM),
-        *,
-        again_stops: bool = True,
-    ) -> None:
-        self.received: list[int] = []
-        self._notice, self._again_stops, self._remark = notice, again_stops, ""
-        self._handlers = signal_handlers(numbers, self._on_signal)
-
-    @property
-    def signal_number(self) -> int | None:
-        """Number of the first signal; None before it."""
-        return self.received[0] if self.received else None
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._remark = ""
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        is_caught = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN  # as under nohup
+        self._handlers = signal_handlers(
+            [signal.SIGINT, signal.SIGTERM, *([hangup] if is_caught else [])], self._on_signal
+        )
 
     @contextmanager
     def stop_immediately(self, remark: str = AFTER_TRAINING) -> Iterator[None]:
@@ -80,8 +70,8 @@ class Interruption:
         """
         self._remark = remark
         try:
-            if self.received:
-                raise self._stop_error(self.received[0])
+            if self.signal_number:
+                raise self._stop_error(self.signal_number)
             yield
         finally:
             self._remark = ""
@@ -97,12 +87,12 @@ class Interruption:
         self._handlers.__exit__(None, None, None)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        is_first = not self.received
-        self.received.append(number)
-        if not is_first and number == signal.SIGINT and self._again_stops:
+        is_first = self.signal_number is None
+        self.signal_number = self.signal_number or number
+        if not is_first and number == signal.SIGINT:
             raise KeyboardInterrupt("SIGINT again; what was under way is not saved; the same command does it again")
         if self._remark:
             raise self._stop_error(number)
         if is_first:
             with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
-                os.write(2, f"\n{signal.Signals(number).name}: {self._notice}\n".encode())
+                os.write(2, f"\n{signal.Signals(number).name}: {NOTICE}\n".encode())

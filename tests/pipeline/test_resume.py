@@ -59,7 +59,7 @@ def sitting(images, folder, stop=None, precision="float32"):
 
     def log(metrics, step):
         if step == stop:
-            interruption.received.append(signal.SIGTERM)
+            interruption.signal_number = signal.SIGTERM
 
     def save(position, best):
         checkpoints.save({"engine": engine.state_dict(), "position": position, "random": random_state()}, best=best)

@@ -15,8 +15,8 @@ from pipeline.inference.batch.provenance import Provenance, is_uncertainty_map, 
 from pipeline.inference.multi_view import MultiViewTranslator, warning_text
 from pipeline.inference.output_volume import volume_writer
 from pipeline.inference.translator import OpenedVolume
-from pipeline.utils.console import on_one_line, one_line, progress
-from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.console import one_line, progress
+from pipeline.utils.errors import DiskFull, UserError, first_line
 from pipeline.utils.files import is_folder, text_writer, write_together
 from transforms.io.nifti_checks import TooLargeError
 
@@ -105,9 +105,9 @@ def translate_jobs(
             translator.translate(job, open_job)
             job.status = TRANSLATED
         except Exception as error:
-            job.status, job.error = FAILED, on_one_line(_failure_message(error, job.source), job.source, job.target)
+            job.status, job.error = FAILED, one_line(_failure_message(error, job.source))
             disk_is_full = isinstance(error, DiskFull)
-        job.warnings = [on_one_line(warning, job.source, job.target) for warning in job.warnings]
+        job.warnings = [one_line(warning) for warning in job.warnings]
         job.seconds = time.perf_counter() - started
         if verbose:
             ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
@@ -121,7 +121,7 @@ def _failure_message(error: Exception, source: Path) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"{source}: does not fit into memory; crop it or use a larger machine"
-    return f"unexpected {type(error).__name__}: {error}"
+    return f"unexpected {type(error).__name__}: {first_line(error)}"
 
 
 class Prefetcher:

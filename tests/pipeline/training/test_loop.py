@@ -56,7 +56,7 @@ class Recorder:
 
     def signal(self, kind, count):
         if (kind, count) in self.signals:
-            self.interruption.received.append(self.signals[kind, count])
+            self.interruption.signal_number = self.signals[kind, count]
 
     # the observers
     def validate(self):

@@ -86,19 +86,6 @@ def test_every_path_of_a_configuration_is_expanded():
     assert config.data.train == {"T1": "/home/reader/a", "T2": "/scratch/project/b"}
 
 
-def test_in_the_file_as_on_the_command_line():
-    text = (CONFIGS / "phantom.yaml").read_text().replace("folder: data/phantom", "folder: ~/heads", 1)
-    Path("own.yaml").write_text(text)
-    assert load_config(Path("own.yaml")).data.folder == Path("/home/reader/heads")
-
-
-def test_patterns_and_names_are_no_paths():
-    overrides = ["data.patterns.T1=~{subject}/$x.nii", "tracking.register_as=$HOME", "tracking.run_name=~"]
-    config = load_config(CONFIGS / "nifti.yaml", overrides)
-    assert config.data.patterns["T1"] == "~{subject}/$x.nii"
-    assert (config.tracking.register_as, config.tracking.run_name) == ("$HOME", None)
-
-
 def test_a_variable_that_is_not_set_is_an_error_of_its_key():
     with pytest.raises(UserError) as caught:
         load_config(CONFIGS / "phantom.yaml", ["output=$NOWHERE/out", "data.folder="])

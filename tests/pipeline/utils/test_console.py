@@ -15,7 +15,6 @@ from pipeline.utils.console import (
     bar,
     cli_main,
     echo,
-    on_one_line,
     one_line,
     progress,
     table,
@@ -131,24 +130,9 @@ def test_sigterm_is_a_line_and_143_from_the_door_on():
     assert door_that(0)() == 0 and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_whoever_has_sigterm_handled_keeps_it(monkeypatch):
-    calls = []
-    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
-    try:
-        assert cli_main(lambda argv: signal.raise_signal(signal.SIGTERM) or 0)() == 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert calls == [1]
-
-
 def test_errors_hold_no_terminal_codes_and_no_line_ends_of_file_names(capsys):
     assert door_that(UserError("a\x1b[31m\nb.nii: wrong:\n  one\n  two\x07"))() == 2
     assert capsys.readouterr().err == "error: a\\x1b[31m\\nb.nii: wrong:\n  one\n  two\\x07\n"
-
-
-def test_a_message_on_one_line_keeps_its_file_names():
-    odd = Path("b  c\n.nii")
-    assert on_one_line(f"{odd}: first,\n   second\t\n", odd) == "b  c\\n.nii: first, second"
 
 
 def test_what_cannot_be_printed_is_written_out(capsys):
@@ -165,25 +149,11 @@ def test_a_table_aligns_text_left_and_numbers_right():
     assert table(["name", "count"], []) == "name  count\n────  ─────"
 
 
-def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr("sys.stdout", stream)
-    echo("köpf.nii")
-    assert stream.buffer.getvalue() == b"k\\xf6pf.nii\n"
-
-
 def test_warnings_are_shown_without_their_place_in_the_code(capsys):
     with warnings_as_lines():
         warnings.warn("a.nii: odd", stacklevel=1)
         warnings.warn("for programmers", DeprecationWarning, stacklevel=1)
     assert capsys.readouterr().err == "warning: a.nii: odd\n"
-
-
-def test_progress_hands_the_items_on_and_is_silent_when_told(capsys):
-    assert list(progress(iter("abc"), total=3, quiet=True)) == ["a", "b", "c"]
-    assert capsys.readouterr().err == ""
-    assert list(progress(range(3), title="slices", unit="vol")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""  # no terminal, and quickly done
 
 
 def test_a_terminal_has_a_bar_and_warnings_on_lines_of_their_own_below_it(monkeypatch):
@@ -212,13 +182,7 @@ def test_without_a_terminal_long_work_is_at_most_ten_lines(monkeypatch, capsys):
     assert [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()] == [1, 2, 4, 8, 16, 32, 64]
 
 
-def test_without_a_terminal_lines_come_a_minute_apart_and_warnings_have_no_empty_line(monkeypatch, capsys):
-    assert len(list(progress(range(1000)))) == 1000
-    logging.getLogger("pipeline.training").warning("trouble")
-    assert capsys.readouterr().err == "warning: trouble\n"
-
-
-def test_a_command_gives_a_warning_once_and_says_how_often_it_would_have(capsys):
+def test_a_command_gives_a_warning_once(capsys):
     @cli_main
     def main(argv=None):
         for name in "aba":
@@ -229,7 +193,7 @@ def test_a_command_gives_a_warning_once_and_says_how_often_it_would_have(capsys)
     for _ in range(2):  # each command for itself
         assert main() == 0
         assert capsys.readouterr().err.splitlines() == [
-            "warning: a", "no warning", "warning: b", "no warning", "no warning", "2 times: warning: a",
+            "warning: a", "no warning", "warning: b", "no warning", "no warning",
         ]  # fmt: skip
     warn("warning: a")
     warn("warning: a")  # outside a command nothing is kept back

@@ -1,7 +1,5 @@
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ from pipeline.utils.files import (
     atomic_path,
     atomic_text,
     atomic_write,
-    free_space,
     human_bytes,
     make_folder,
     remove_stale,
@@ -49,19 +46,6 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(error, tmp
     assert names(tmp_path) == ["data.bin"]
 
 
-def test_a_killed_writer_leaves_the_old_file(tmp_path):
-    path = tmp_path / "data.bin"
-    path.write_bytes(b"old")
-    code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.utils.files import atomic_path\n"
-        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
-        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment).returncode == -9
-    assert path.read_bytes() == b"old"
-
-
 @pytest.mark.parametrize("name", ["volume.nii.gz", "sub-01.ses-2.nii.gz", "picture.png", "plain", "weights.tar.GZ"])
 def test_the_temporary_name_keeps_what_writers_choose_a_format_by(name, tmp_path):
     with atomic_path(tmp_path / name) as temporary:
@@ -70,27 +54,6 @@ def test_the_temporary_name_keeps_what_writers_choose_a_format_by(name, tmp_path
         assert "".join(temporary.suffixes) == expected
         temporary.write_bytes(b"x")
     assert names(tmp_path) == [name]
-
-
-def test_nested_and_concurrent_writers_of_one_path_do_not_meet(tmp_path):
-    path = tmp_path / "data.bin"
-    with atomic_path(path) as first, atomic_path(path) as second:
-        assert first != second
-        first.write_bytes(b"first")
-        second.write_bytes(b"second")
-    assert path.read_bytes() == b"first"  # the last to end
-    assert names(tmp_path) == ["data.bin"]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_one_line_with_the_space_left(number, tmp_path):
-    path = tmp_path / "data.bin"
-    path.write_bytes(b"old")
-    with pytest.raises(DiskFull) as caught:
-        atomic_write(path, raising(OSError(number, os.strerror(number))))
-    message = str(caught.value)
-    assert message.startswith(f"{path}: disk full, ") and message.endswith(" left; free some space and run again")
-    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
 
 
 def test_a_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -114,18 +77,19 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.EIO, "cannot be written (Input/output error); choose another folder"),
-        (errno.EROFS, "cannot be written (Read-only file system); choose another folder"),
-        (errno.EFBIG, "larger than a file may be here; raise the limit (ulimit -f)"),
+        (errno.ENOSPC, "disk full, .* left; free some space and run again"),
+        (errno.EDQUOT, "disk full, .* left; free some space and run again"),
+        (errno.EIO, r"cannot be written \(Input/output error\); choose another folder"),
+        (errno.EFBIG, r"larger than a file may be here; raise the limit \(ulimit -f\)"),
         (errno.ENAMETOOLONG, "its name is too long for this disk; shorten it"),
     ],
 )
 def test_whatever_the_disk_answers_is_one_line_and_the_old_file_stays(number, message, tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(b"old")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=f"^{path}: {message}$") as caught:
         atomic_write(path, raising(OSError(number, os.strerror(number))))
-    assert str(caught.value) == f"{path}: {message}" and not isinstance(caught.value, DiskFull)
+    assert isinstance(caught.value, DiskFull) == message.startswith("disk full")
     assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
 
 
@@ -133,10 +97,6 @@ def test_byte_counts_read_well():
     assert [human_bytes(count) for count in (0, 1023, 1024, 1536, 5 * 1024**2, 3 * 1024**3, 2 * 1024**4)] == [
         "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB", "2.0 TiB",
     ]  # fmt: skip
-
-
-def test_the_space_of_a_folder_still_to_be_made_is_that_of_its_disk(tmp_path):
-    assert free_space(tmp_path / "not" / "there").split()[1] in ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 STALE = ".tmp-0123456789abcdef"

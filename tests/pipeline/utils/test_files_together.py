@@ -108,13 +108,3 @@ def test_what_cannot_be_appended_whole_is_not_appended_and_that_is_said(tmp_path
         stream.room = 100
         append_whole(stream, path, b"third\n")
     assert path.read_bytes() == b"first\nthird\n"
-
-
-def test_a_disk_that_takes_bytes_by_and_by_gets_them_all(tmp_path):
-    class Slow(io.FileIO):
-        def write(self, content):
-            return super().write(bytes(content)[:2])
-
-    with Slow(tmp_path / "log", "a") as stream:
-        append_whole(stream, tmp_path / "log", b"a line\n")
-    assert (tmp_path / "log").read_bytes() == b"a line\n"

@@ -8,7 +8,7 @@ import pytest
 from pipeline.utils.errors import Stopped
 from pipeline.utils.interruption import Interruption
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -61,6 +61,16 @@ def test_handlers_are_put_back_even_after_an_error():
         assert [signal.getsignal(number) for number in STOPS] != before
         raise ValueError("broken")
     assert [signal.getsignal(number) for number in STOPS] == before
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert interruption.signal_number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks():
