@@ -56,11 +56,11 @@ class Interruption:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._remark = ""
+        numbers = [signal.SIGINT, signal.SIGTERM]
         hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-        is_caught = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN  # as under nohup
-        self._handlers = signal_handlers(
-            [signal.SIGINT, signal.SIGTERM, *([hangup] if is_caught else [])], self._on_signal
-        )
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as it is under nohup
+            numbers.append(hangup)
+        self._handlers = signal_handlers(numbers, self._on_signal)
 
     @contextmanager
     def stop_immediately(self, remark: str = AFTER_TRAINING) -> Iterator[None]:
