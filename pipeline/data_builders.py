@@ -62,8 +62,8 @@ def planned_cases(config: Config) -> list[Case]:
 
 
 def planned_cases_of(config_file: Path) -> list[Case]:
-    """Return the `planned_cases` of a configuration's file."""
-    return planned_cases(load_config(config_file))
+    """Return the `planned_cases` of the configuration that a run saved."""
+    return planned_cases(load_config(config_file, warn=False))
 
 
 def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:

@@ -11,7 +11,7 @@ from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.data_builders import planned_cases, preprocess_settings, schedule_of, split_cases, warn_of_names
 from pipeline.planning.cohort import CohortEstimates, first_scans, split_table, subject_names
-from pipeline.planning.durations import cpu_pace, cpu_work_text, time_text
+from pipeline.planning.durations import cpu_work_text, step_pace, time_text
 from pipeline.planning.resources import (
     BYTES_PER_PIXEL,
     DiskNeed,
@@ -25,14 +25,16 @@ from pipeline.planning.resources import (
 from pipeline.run_config import open_run_folder
 from pipeline.runs.contrasts import warn_of_headers
 from pipeline.runs.folder import RunFolder
-from pipeline.training.history import start_text
 from pipeline.training.initial_weights import read_initial_weights
+from pipeline.training.resume import start_text
 from pipeline.training.schedule import warn_of_lost_rate
 from pipeline.utils.console import echo, table, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import human_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.engines.base import Engine
 
 
@@ -49,7 +51,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     # Find the cases and split them, with the run's own checks.
     folder = open_run_folder(config)  # refuses a folder of another run, and makes none
     engine, settings, contrasts = meta_engine(config), config.model_dump(mode="json"), config.contrasts
-    start = read_initial_weights(config.training.start_from, folder, settings, lambda: engine)
+    start = read_initial_weights(config.training.start_from, folder, settings, partial(meta_engine, config))
     cases = planned_cases(config)
     split = split_cases(config, cases, folder.file_in_use(folder.split))
     warn_of_names(config, cases, split, paired=engine.paired)
@@ -78,8 +80,9 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     # Print steps, time, disk space, memory and warnings.
     steps = f"{schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}"
     echo(f"steps      {steps}, batch {config.training.batch_size}")
-    pace = partial(cpu_pace, partial(_cpu_engine, config), batch, config.threads)
-    echo(time_text(folder, engine, batch, steps=schedule.steps, memory=memory, pace=pace))
+    device = _planned_device(config)
+    pace = partial(step_pace, partial(_timed_engine, config, device), batch, config.threads)
+    echo(time_text(folder, steps=schedule.steps, memory=memory, free=_free_memory(device), pace=pace))
     echo(disk_text(needs))
     resident = f", and {human_bytes((2 * pairs or sum(slices)) * preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     resident = resident if config.training.slices_on_device else ""
@@ -91,21 +94,34 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
         paired=engine.paired,
     )  # fmt: skip
     echo(work)
-    _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)
     echo("dry run: nothing was written")
 
 
-def _warn_of_device(config: Config) -> None:
-    """Warn if the run would be refused on this machine; it may be meant for another one."""
+def _planned_device(config: Config) -> "torch.device":
+    """Return the run's device; the CPU, with a warning, where this machine would refuse a run meant for another one."""
+    import torch
+
     from pipeline.utils.hardware import choose_device, require_able
 
     training = config.training
     try:
-        require_able(choose_device(config.device), precision=training.precision, cuda_graph=training.cuda_graph)
+        device = choose_device(config.device)
+        require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
     except UserError as error:
         warn(f"warning: {error}")
+        return torch.device("cpu")
+    return device
+
+
+def _free_memory(device: "torch.device") -> int:
+    """Return the bytes that are free for training on a device."""
+    import torch
+
+    from transforms.io.nifti_checks import free_memory
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:
@@ -176,12 +192,10 @@ def meta_engine(config: Config) -> "Engine":
         return build_engine(config, torch.device("meta"))
 
 
-def _cpu_engine(config: Config) -> "Engine":
-    """Return the run's engine on the CPU, in bf16 for fp16, which is for GPUs only."""
-    import torch
-
+def _timed_engine(config: Config, device: "torch.device") -> "Engine":
+    """Return the run's engine on a device; on a CPU in bf16 for fp16, which is for GPUs only."""
     from pipeline.engines.builders import build_engine
 
-    if config.training.precision == "fp16":
+    if config.training.precision == "fp16" and device.type == "cpu":
         config = config.model_copy(update={"training": config.training.model_copy(update={"precision": "bf16"})})
-    return build_engine(config, torch.device("cpu"))
+    return build_engine(config, device)

@@ -23,8 +23,7 @@ from pipeline.runs.folder import RunFolder, json_text
 from pipeline.runs.prepare import PreparedData
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor, cohort
-from pipeline.training.history import History, history_texts
-from pipeline.training.resume import new_output_advice
+from pipeline.training.resume import History, history_texts, new_output_advice
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation
 from pipeline.utils.errors import UserError

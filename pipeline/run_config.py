@@ -3,14 +3,14 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from pipeline.config.load import resolved_yaml
-from pipeline.config.schema import Config
+from pipeline.config.schema import REMOVED_KEYS, Config
 from pipeline.runs.folder import RunFolder, differing_keys
 from pipeline.utils.console import one_line
 from pipeline.utils.errors import UserError
@@ -23,7 +23,7 @@ CHANGEABLE = (
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
 )  # fmt: skip
 # Numbers of epochs, which may change although they decide what is learnt: finished training stays, the rest follows the
-# new schedule (`pipeline.training.history`).
+# new schedule (`pipeline.training.resume`).
 SCHEDULE = ("training.epochs", "training.decay_epochs")
 HEADING = "Resolved configuration of this run"  # the first line of a config.yaml that a run wrote
 
@@ -96,8 +96,11 @@ def is_finished(folder: RunFolder, config: Config) -> bool:
     `config.yaml` does not show it, since it is written when a session begins; `run.json` is written last.
     """
     try:
-        is_same = json.loads(folder.record.read_text(encoding="utf-8"))["configuration"] == fingerprint(config)
-    except (OSError, ValueError, KeyError, TypeError):  # not there, damaged, or of an older version
+        recorded = json.loads(folder.record.read_text(encoding="utf-8"))["configuration"]
+        is_same = recorded == fingerprint(config) or recorded == fingerprint(
+            config, yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):  # missing or damaged
         return False
     return is_same and folder.scores.is_file() and folder.report.is_file()
 
@@ -110,7 +113,16 @@ def save_config(folder: RunFolder, config: Config, notes: Iterable[str] = ()) ->
     atomic_text(folder.config, f"{comments}{resolved_yaml(config)}")
 
 
-def fingerprint(config: Config) -> str:
-    """Return a hash of a configuration without `output`, since a run may be moved."""
+def fingerprint(config: Config, saved: Mapping[str, Mapping[str, object]] | None = None) -> str:
+    """Return a hash of a configuration without `output`, since a run may be moved.
+
+    Args:
+        config: The configuration.
+        saved: Configuration of an earlier release, whose removed keys are hashed too, as that release did.
+    """
     content = config.model_dump(mode="json", exclude={"output"})
+    for section, key in REMOVED_KEYS:
+        earlier_values = (saved or {}).get(section, {})
+        if key in earlier_values:
+            content[section][key] = earlier_values[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

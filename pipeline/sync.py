@@ -86,7 +86,7 @@ def _send_models(sender: "MlflowSync") -> None:
 
     # Load the configuration and the evaluated checkpoint.
     try:
-        config = load_config(folder.config)
+        config = load_config(folder.config, warn=False)
         chosen = folder.evaluated_checkpoint(config.evaluation.checkpoint)
         model = load_model(chosen, "cpu")
         position = load_checkpoint(folder.checkpoints.latest)["position"]

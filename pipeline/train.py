@@ -5,10 +5,10 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +19,6 @@ from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.data_builders import pair_reader, schedule_of
 from pipeline.dry_run import meta_engine
-from pipeline.engines.base import Engine
 from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import CapturedStep
 from pipeline.evaluation.finish import evaluate_run, log_evaluation
@@ -47,20 +46,19 @@ from pipeline.runs.checkpoint import restore_random_state
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData, chain_version, require_same_data, training_data
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.callbacks import SILENT_CALLBACKS, make_callbacks
+from pipeline.training.callbacks import SILENT_CALLBACKS, TrainedRun, make_callbacks
 from pipeline.training.failure_monitor import FailureMonitor
-from pipeline.training.history import History, history_texts
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.training.loop import Callbacks, NotFinite, train
 from pipeline.training.resume import (
-    StartingPoint,
     advice_after_not_finite,
     announce,
     find_starting_point,
+    history_texts,
     require_alike,
 )
 from pipeline.training.run_record import log_inputs, mark_unfinished, write_run_record
-from pipeline.training.schedule import Schedule, TrainerState, warn_of_lost_rate
+from pipeline.training.schedule import TrainerState, warn_of_lost_rate
 from pipeline.utils.callable_module import make_callable
 from pipeline.utils.distributed import ProcessLost, World, init_distributed
 from pipeline.utils.errors import OutputNotFinite, Stopped
@@ -120,12 +118,13 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
 
     # Resume: load the weights and states, where they belong to these data.
     position, initial_step = start.position, start.position.step
-    if start.state is not None and position.epochs < schedule.epochs:
+    is_complete = position.epochs >= schedule.epochs
+    if start.state is not None and not is_complete:
         require_same_data(start.state["data"], training_data(prepared), folder.path)
     start.load_into(engine)
     announce(start, folder, schedule, f"{config.name}: {config.method.type}", training.learning_rate)
     require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
-    checkpoint = {
+    checkpoint_entries = {
         "config": settings,
         "chain_version": version,
         "facts": {contrast: statistics.to_json() for contrast, statistics in prepared.statistics.items()},
@@ -133,15 +132,16 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         "split": split_to_json(prepared.split),
         "history": start.history,
     }
+    trained = TrainedRun(folder, engine, schedule, position, start.history)
+    random = None if start.state is None else start.state["random"]
 
     record = open_tracker(config, folder, start.state, device) if world.is_main else nullcontext()
     with Interruption() as interruption, record as tracker:
         # Train; the first process alone writes, validates and reports.
-        is_complete = position.epochs >= schedule.epochs
         slices = None if is_complete else build_training_slices(config, prepared, device, engine.paired)
         if tracker is None:
             if slices is not None:
-                _train(config, folder, engine, slices, schedule, position, start, SILENT_CALLBACKS, interruption, world)
+                _train(config, trained, slices, random, SILENT_CALLBACKS, interruption, world)
             world.shutdown()
             return position, initial_step, ""
         log_inputs(tracker, folder, prepared, str(config.data.folder))
@@ -153,48 +153,46 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
             with interruption.stop_immediately("before the next step; the same command goes on from there"):
                 validation = build_validation(config, prepared, reader, device, quiet)
             callbacks = make_callbacks(
-                engine, position, schedule, validation, monitor, folder, tracker, checkpoint,
+                trained, validation, monitor, tracker, checkpoint_entries,
                 sample_slices=training.sample_slices, oriented=config.data.source != "images", quiet=quiet,
             )  # fmt: skip
-            _train(config, folder, engine, slices, schedule, position, start, callbacks, interruption, world)
+            _train(config, trained, slices, random, callbacks, interruption, world)
         world.shutdown()
 
         # Evaluate and report.
         with interruption.stop_immediately():
-            trained = TrainedRun(config, folder, prepared, engine, schedule, position, start.history)
-            finish(trained, reader, tracker, monitor, quiet)
+            finish(config, trained, prepared, reader, tracker, monitor, quiet)
         return position, initial_step, tracker.open_instructions()
 
 
 def _train(
     config: Config,
-    folder: RunFolder,
-    engine: Engine,
+    trained: TrainedRun,
     slices: UnpairedSlices | PairedSlices,
-    schedule: Schedule,
-    position: TrainerState,
-    start: StartingPoint,
+    random: dict[str, Any] | None,
     callbacks: Callbacks,
     interruption: Interruption,
     world: World,
 ) -> None:
-    """Train the remaining epochs.
+    """Train the remaining epochs, from the `random` state of a checkpoint.
 
     Raises:
         NotFinite: losses or weights were not finite; the message says what to change, and where.
         Stopped: a signal came, to this process or another one.
     """
-    if start.state is not None:  # last, for everything before may draw random numbers
-        restore_random_state(start.state["random"])
+    engine, position = trained.engine, trained.position
+    if random is not None:  # last, for everything before may draw random numbers
+        restore_random_state(random)
     callbacks = replace(callbacks, begin=partial(world.seed, config.seed))
     step = CapturedStep(engine) if config.training.cuda_graph else None
     try:
         train(
-            engine, slices, schedule, position, callbacks,
+            engine, slices, trained.schedule, position, callbacks,
             device=engine.device, interruption=interruption, world=world, step=step,
         )  # fmt: skip
     except (NotFinite, OutputNotFinite) as error:
-        advice = advice_after_not_finite(folder, position, half_precision=config.training.precision != "float32")
+        half_precision = config.training.precision != "float32"
+        advice = advice_after_not_finite(trained.folder, position, half_precision=half_precision)
         raise NotFinite(f"{error}; {advice}") from error
     except ProcessLost as lost:
         if interruption.signal_number is None:
@@ -202,42 +200,36 @@ def _train(
         raise Stopped(interruption.signal_number, "another process had stopped already") from lost
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run whose training is complete: what it is evaluated, reported and recorded from."""
-
-    config: Config
-    folder: RunFolder
-    prepared: PreparedData
-    engine: Engine
-    schedule: Schedule
-    position: TrainerState
-    history: History
-
-
-def finish(run: TrainedRun, reader: PairReader, tracker: Tracker, monitor: FailureMonitor, quiet: bool) -> None:
+def finish(
+    config: Config,
+    trained: TrainedRun,
+    prepared: PreparedData,
+    reader: PairReader,
+    tracker: Tracker,
+    monitor: FailureMonitor,
+    quiet: bool,
+) -> None:
     """Evaluate, draw, report and log a run after its training; a rerun repeats it from the same checkpoint."""
-    config, folder, engine, position = run.config, run.folder, run.engine, run.position
-
     # Evaluate the chosen checkpoint.
+    folder, engine, position, history = trained.folder, trained.engine, trained.position, trained.history
     mark_unfinished(folder.record)
     checkpoint_path = folder.evaluated_checkpoint(config.evaluation.checkpoint)
     model = load_model(checkpoint_path, engine.device.type)
-    evaluation = evaluate_run(model, folder, run.prepared, reader, evaluation_options(config, quiet))
+    evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
     logger.info(f"\n{scores.text()}\n")
 
     # Write scores, pictures and report.
     files = [*scores.save(folder.path), *uncertainty.save(folder, evaluation.no_uncertainty)]
     gifs = draw_gifs(folder, config.contrasts)
-    save_curves(folder.metrics, folder.curves, steps_per_epoch=run.schedule.steps_per_epoch)
+    save_curves(folder.metrics, folder.curves, steps_per_epoch=trained.schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
-    trained_on = {} if run.prepared.coverage.mm is None else {"trained on": f"{run.prepared.coverage}"}
-    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(run.history)
+    trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
+    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
     write_run_report(
         folder,
         RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
-        run.prepared, scores, evaluation.volumes, gifs,
+        prepared, scores, evaluation.volumes, gifs,
         viewer=evaluation.viewer,
         uncertainty=folder.uncertainty if uncertainty.curves else None,
         training_warnings=warnings,
@@ -252,13 +244,13 @@ def finish(run: TrainedRun, reader: PairReader, tracker: Tracker, monitor: Failu
         checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as,
     )  # fmt: skip
     write_run_record(
-        folder.record, engine, position, engine.device,
+        folder.record, engine, position,
         method=config.method.type,
         batch_size=config.training.batch_size,
         precision=config.training.precision,
         configuration=fingerprint(config),
         warnings=[str(warning) for warning in warnings if warning.cleared is None],
-        history=run.history,
+        history=history,
     )  # fmt: skip
     tracker.log_artifact(folder.record)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.comparison.runs import FinishedRun
 from pipeline.tracking.mlflow_run import flatten
-from pipeline.training.history import extension_text, start_text
+from pipeline.training.resume import extension_text, start_text
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 # Names, paths and settings that change no result; differences in them are not listed.

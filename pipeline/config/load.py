@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 LONGEST_VALUE = 80  # characters of a value that an error shows
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), *, warn: bool = True) -> Config:
     """Read a YAML file over its `base`, apply `key.sub=value` overrides, and check the result.
 
-    `path` may also be the name of a configuration that comes with the package, such as "phantom".
+    `path` may also be the name of a configuration that comes with the package, such as "phantom". With `warn`, keys of
+    earlier releases are named; a finished run's own file may hold them.
 
     Raises:
         UserError: Names the file and all errors at once: for each, the key, its value, the rule, and for an unknown key
@@ -32,7 +33,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     values = read_values(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
     for section, key in REMOVED_KEYS:
-        if isinstance(values.get(section), dict) and key in values[section]:
+        if warn and isinstance(values.get(section), dict) and key in values[section]:
             logger.warning(f"{path}: {section}.{key} has no effect any more; remove the line")
     try:
         config = Config.model_validate(values)
@@ -47,8 +48,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_settings(path: Path) -> dict[str, typing.Any]:
-    """Return what `load_config` reads as plain values, in JSON's types: section -> key -> value."""
-    return load_config(path).model_dump(mode="json")
+    """Return the configuration that a run saved as plain values, in JSON's types: section -> key -> value."""
+    return load_config(path, warn=False).model_dump(mode="json")
 
 
 def _override(values: dict, text: str) -> str | None:

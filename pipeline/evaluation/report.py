@@ -112,7 +112,8 @@ def write_run_report(
         scores=_tables(scores),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
-            warning.title: (warning.observation, warning.meaning, warning.first.advice) for warning in training_warnings
+            warning.title: (warning.observation, warning.first.check.meaning, warning.first.check.advice)
+            for warning in training_warnings
         },
         curves=Picture(folder.curves, "losses and validation scores", shift, on_white=True),
         uncertainty=Picture(uncertainty, CALIBRATION, CALIBRATION_CAPTION, on_white=True) if uncertainty else None,

@@ -18,9 +18,7 @@ from transforms.registration import same_grid
 if TYPE_CHECKING:
     from pipeline.engines.base import Engine
 
-GPU_RATE = 10e12  # FLOP/s: a thirtieth of the bf16 peak of an A100 (312e12), half of its float32's
-GPU_LAUNCHES = 0.01  # s: the least a step takes, since its hundreds of kernels are launched one by one
-ENOUGH_SECONDS = 2.0  # of timed steps on this CPU; at least two are made
+ENOUGH_SECONDS = 2.0  # of timed steps; at least two are made
 MOST_IMAGES = 4  # in a batch of the timed steps; time is taken to grow with the batch size
 
 # Seconds per million voxels of a prepared scan, measured on one core of a server of 2025, on a pair of IXI's size
@@ -35,23 +33,16 @@ LOOKUP_PAIRS = 8  # maximum of training pairs to which the lookup baseline is fi
 
 
 def time_text(
-    folder: RunFolder,
-    engine: "Engine",
-    batch: Sequence[int],
-    *,
-    steps: int,
-    memory: float,
-    pace: Callable[[], tuple[float, int]],
+    folder: RunFolder, *, steps: int, memory: float, free: float, pace: Callable[[], tuple[float, str]]
 ) -> str:
     """Return the training time of a run as text.
 
     Args:
         folder: Folder of the run.
-        engine: Engine of the run, on the meta device.
-        batch: Shape of a batch of one contrast.
         steps: Number of all steps.
-        memory: Bytes that training needs; if fewer are free, no step is timed.
-        pace: Function that returns the seconds per step on this CPU and the number of threads.
+        memory: Bytes that training needs.
+        free: Bytes of the device's memory that are free; if training needs more, no step is timed.
+        pace: Function that returns the seconds per step on this machine, and the device's name.
     """
     steps_done, step_seconds = measured_pace(folder)
     if step_seconds is not None:
@@ -62,25 +53,11 @@ def time_text(
             else f"complete after {steps_done:,} steps"
         )
         return f"time       training {remaining}, at {seconds(step_seconds)} a step as measured so far"
-    operations = step_operations(engine, batch)
-    gpu_seconds = max(GPU_LAUNCHES, operations / GPU_RATE)
-    return (
-        f"time       {_cpu_text(steps, memory, pace)}\n"
-        f"           training on a GPU some {duration(steps * gpu_seconds)}, an estimate: {seconds(gpu_seconds)} a "
-        f"step of {operations / 1e9:,.0f} GFLOP, at {GPU_RATE / 1e12:.0f} TFLOP/s and {seconds(GPU_LAUNCHES)} at least"
-    )
-
-
-def _cpu_text(steps: int, memory: float, pace: Callable[[], tuple[float, int]]) -> str:
-    from transforms.io.nifti_checks import free_memory
-
-    if memory > (free := free_memory()):
-        return f"training on this CPU: not timed, for it takes {human_bytes(memory)}, and {human_bytes(free)} are free"
-    step_seconds, threads = pace()
-    return (
-        f"training on this CPU some {duration(steps * step_seconds)}, an estimate: {seconds(step_seconds)} a step with "
-        f"{threads} thread{'s' if threads > 1 else ''}, timed just now"
-    )
+    if memory > free:
+        return f"time       training: not timed, for it takes {human_bytes(memory)}, and {human_bytes(free)} are free"
+    step_seconds, device = pace()
+    length = f"some {duration(steps * step_seconds)}, an estimate: {seconds(step_seconds)} a step"
+    return f"time       training on {device} {length}, timed just now"
 
 
 def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
@@ -104,31 +81,11 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
     return int(made), statistics.median(paces) if paces else None
 
 
-def step_operations(engine: "Engine", batch: Sequence[int]) -> float:
-    """Return the floating-point operations of a step, averaged over the steps between two generator updates.
+def step_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int | None) -> tuple[float, str]:
+    """Time a few steps of a throw-away engine; return the seconds per step and the name of its device.
 
     Args:
-        engine: Engine of the run, on the meta device.
-        batch: Shape of a batch of one contrast.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    images = torch.zeros(*batch, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        for _ in range(engine.critic_steps):
-            for losses in engine.losses(images, images).values():
-                torch.stack([*losses.values()]).sum().backward()
-            if engine.critic_steps > 1:
-                engine.on_step_end(torch.tensor(True))
-    return counter.get_total_flops() / engine.critic_steps
-
-
-def cpu_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int | None) -> tuple[float, int]:
-    """Time a few steps of a throw-away engine on this CPU; return the seconds per step and the number of threads.
-
-    Args:
-        build: Function that builds the engine on the CPU.
+        build: Function that builds the engine.
         batch: Shape of a batch of one contrast.
         threads: Number of threads; None for all cores.
     """
@@ -139,18 +96,22 @@ def cpu_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int |
     images_per_step, thread_count = min(batch[0], MOST_IMAGES), torch.get_num_threads()
     set_up(threads)
     try:
-        with torch.random.fork_rng(devices=[]):  # its random numbers leave the generators as they are
+        with torch.random.fork_rng():  # its random numbers leave the generators as they are
             engine = build()
-            images = torch.rand(2, images_per_step, *batch[1:]) * 2 - 1
+            images = torch.rand(2, images_per_step, *batch[1:], device=engine.device) * 2 - 1
             paces: list[float] = []
             began = time.perf_counter()
             while len(paces) < 2 or time.perf_counter() - began < ENOUGH_SECONDS:
                 started = time.perf_counter()
                 for _ in range(engine.critic_steps):
-                    engine.step(*images)
+                    losses = engine.step(*images)
+                next(iter(losses.values())).item()  # waits for a GPU
                 paces.append((time.perf_counter() - started) / engine.critic_steps)
         step_seconds = statistics.median(paces[1:])  # the first allocates memory and takes up to twice as long
-        return step_seconds * batch[0] / images_per_step, torch.get_num_threads()
+        device = f"this CPU with {torch.get_num_threads()} threads"
+        if engine.device.type != "cpu":
+            device = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "this GPU"
+        return step_seconds * batch[0] / images_per_step, device
     finally:
         torch.set_num_threads(thread_count)
 

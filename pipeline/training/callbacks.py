@@ -1,6 +1,7 @@
 """What the training loop calls in the process that writes: scores, sample pictures and checkpoints."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.loop import Callbacks, Metrics, NotFinite
+from pipeline.training.resume import History
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.training.validation import Validation
 from pipeline.utils.console import ProgressBar, bar
@@ -26,15 +28,23 @@ SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone wr
 )
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """What is trained, how far it is, and how it came there (`pipeline.training.resume`); the state changes."""
+
+    folder: RunFolder
+    engine: Engine
+    schedule: Schedule
+    position: TrainerState
+    history: History
+
+
 def make_callbacks(
-    engine: Engine,
-    position: TrainerState,
-    schedule: Schedule,
+    trained: TrainedRun,
     validation: Validation,
     monitor: FailureMonitor,
-    folder: RunFolder,
     tracker: Tracker,
-    checkpoint: Mapping[str, Any],
+    checkpoint_entries: Mapping[str, Any],
     *,
     sample_slices: int,
     oriented: bool,
@@ -43,24 +53,23 @@ def make_callbacks(
     """Return the callbacks of the training loop.
 
     Args:
-        engine, position, schedule: Those that the loop trains with.
+        trained: Run that the loop trains.
         validation: The validation subjects' slices.
         monitor: Failure checks of every validation.
-        folder: Folder of the run.
         tracker: Logs metrics and pictures.
-        checkpoint: What all checkpoints of the run hold, besides the state of its training.
+        checkpoint_entries: What all checkpoints of the run hold, besides the state of its training.
         sample_slices: Number of slices in a picture.
         oriented: Whether left and right are known in the data.
         quiet: Whether to hide the progress bar.
     """
-    contrasts = validation.contrasts
+    folder, engine, position, contrasts = trained.folder, trained.engine, trained.position, validation.contrasts
 
     def translators() -> dict[str, nn.Module]:
         return {contrast: engine.translators()[side] for side, contrast in zip("ab", contrasts, strict=True)}
 
     def validate() -> Metrics:
         metrics = validation.scores(translators())
-        monitor(metrics, position.step // schedule.steps_per_epoch)
+        monitor(metrics, position.step // trained.schedule.steps_per_epoch)
         return metrics
 
     def sample(epoch: int, step: int) -> None:
@@ -74,7 +83,7 @@ def make_callbacks(
         if not all_finite_weights(engine.networks().values()):  # the earlier checkpoint stays
             raise NotFinite(f"training stopped at step {trainer_state['step']}: weights are no longer finite")
         state = {
-            **checkpoint,
+            **checkpoint_entries,
             "translators": {contrast: network.state_dict() for contrast, network in translators().items()},
             "engine": engine.state_dict(),
             "position": trainer_state,

@@ -116,7 +116,11 @@ class CheckResult:
     value: float
     threshold: float
     triggered: bool
-    advice: str
+
+    @property
+    def check(self) -> FailureCheck:
+        """The check."""
+        return FAILURE_CHECKS[self.name]
 
 
 def check_failures(metrics: Mapping[str, float], pixel_mm: float) -> list[CheckResult]:
@@ -130,7 +134,7 @@ def check_failures(metrics: Mapping[str, float], pixel_mm: float) -> list[CheckR
         check = FAILURE_CHECKS[name]
         threshold = check.threshold * pixel_mm if name == "spatial_shift_mm" else check.threshold
         triggered = value < threshold if check.below else value > threshold
-        results.append(CheckResult(name, direction, value, threshold, bool(triggered), check.advice))
+        results.append(CheckResult(name, direction, value, threshold, bool(triggered)))
     return results
 
 
@@ -156,21 +160,16 @@ def check_shifts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckRe
     results = []
     if len(shifts) == 2:
         (outward, first), (_, second) = shifts.items()
-        cycle = f"{outward}_to_{outward.partition('_to_')[0]}"
-        results.append(_result("opposed_shifts", cycle, opposed_shift(first, second)))
+        cycle, opposed = f"{outward}_to_{outward.partition('_to_')[0]}", opposed_shift(first, second)
+        threshold = FAILURE_CHECKS["opposed_shifts"].threshold
+        results.append(CheckResult("opposed_shifts", cycle, opposed, threshold, opposed > threshold))
     for direction, shift in shifts.items():
         shifts_by_epoch = {epoch: past[direction] for epoch, past in history.items() if direction in past}
         extrapolated = growing_shift(shifts_by_epoch, last_epoch)
         if len(shifts_by_epoch) >= TREND:
-            length = float(np.hypot(*shift))
-            results.append(
-                _result(
-                    "growing_shift",
-                    direction,
-                    length if extrapolated is None else extrapolated,
-                    extrapolated is not None,
-                )
-            )
+            length = float(np.hypot(*shift)) if extrapolated is None else extrapolated
+            threshold, grows = FAILURE_CHECKS["growing_shift"].threshold, extrapolated is not None
+            results.append(CheckResult("growing_shift", direction, length, threshold, grows and length > threshold))
     return results
 
 
@@ -214,10 +213,3 @@ def shift_sentence(metrics: Mapping[str, float]) -> str:
         pixels = f"{np.hypot(x, y):.2f} pixels, {x:+.2f} and {y:+.2f} along a slice's two axes"
         sentences.append(f"{direction.replace('_to_', ' → ')} by {length:.2f} mm ({pixels})")
     return f"At the last validation translations lay beside their sources: {'; '.join(sentences)}." if sentences else ""
-
-
-def _result(name: str, direction: str, value: float, counts: bool = True) -> CheckResult:
-    detector = FAILURE_CHECKS[name]
-    return CheckResult(
-        name, direction, value, detector.threshold, counts and value > detector.threshold, detector.advice
-    )

@@ -17,7 +17,6 @@ from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.failure_checks import (
-    FAILURE_CHECKS,
     CheckResult,
     Shifts,
     check_failures,
@@ -75,21 +74,16 @@ class TrainingWarning:
     @property
     def title(self) -> str:
         """The title of the check, and the direction."""
-        return f"{FAILURE_CHECKS[self.first.name].title}, {self.first.direction.replace('_to_', ' → ')}"
+        return f"{self.first.check.title}, {self.first.direction.replace('_to_', ' → ')}"
 
     @property
     def observation(self) -> str:
         """The value that triggered it, and whether the warning still stands."""
-        check, first = FAILURE_CHECKS[self.first.name], self.first
+        check, first = self.first.check, self.first
         side = "below" if check.below else "above"
         text = f"{first.value:.2f}{check.unit} after epoch {self.epoch}, {side} {first.threshold:g}{check.unit}"
         cleared = f"; {self.last.value:.2f}{check.unit}, cleared after epoch {self.cleared}"
         return text if self.cleared is None else text + cleared
-
-    @property
-    def meaning(self) -> str:
-        """What a bad value says of the translation."""
-        return FAILURE_CHECKS[self.first.name].meaning
 
     def __str__(self) -> str:
         return f"{self.title}: {self.observation}"
@@ -109,7 +103,7 @@ class FailureMonitor:
         epochs: Number of epochs of the whole training.
         validate_every: Epochs from one validation to the next.
         pixel_mm: Side of a pixel in mm.
-        tag: Sets tags of the run; each warning is one, such as "warning.mode_collapse.T1_to_T2".
+        tag: Sets tags of the run; "warnings" holds all of them.
     """
 
     def __init__(
@@ -135,19 +129,21 @@ class FailureMonitor:
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Check the validation after an epoch."""
         # Collect warnings that are new, or newly cleared; each is reported once.
-        changed = []
-        for key in self._update_warnings(metrics, epoch):
+        changed_keys, changed = self._update_warnings(metrics, epoch), []
+        for key in changed_keys:
             warning = self.warnings[key]
             notice = (key, warning.cleared is None)
-            self.tag({f"warning.{'.'.join(key)}": warning.observation})
             if notice not in self._reported:
                 self._reported.add(notice)
                 changed.append(warning)
+        if changed_keys:
+            self.tag({"warnings": "; ".join(map(str, self.warnings.values()))})
         # Report them, both directions of a check together.
         for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared is None):
             raised = [warning for warning in changed if warning.first.name == name and warning.cleared is None]
             text = "; ".join(str(warning) for warning in raised)
-            logger.warning(f"{text}: the translation {raised[0].meaning}; {raised[0].first.advice}")
+            check = raised[0].first.check
+            logger.warning(f"{text}: the translation {check.meaning}; {check.advice}")
         if cleared := [str(warning) for warning in changed if warning.cleared is not None]:
             logger.info("; ".join(cleared))
 
@@ -157,11 +153,9 @@ class FailureMonitor:
         changed: list[tuple[str, str]] = []
         if epoch < self.from_epoch:
             return changed
-        earlier_shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
-        self._shifts = {
-            **earlier_shifts,
-            epoch: shifts_by_direction(metrics),
-        }  # a resumed run validates some epochs again
+        # A resumed run validates some epochs again.
+        self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
+        self._shifts[epoch] = shifts_by_direction(metrics)
         for result in [*check_failures(metrics, self.pixel_mm), *check_shifts(self._shifts, self.epochs)]:
             key = (result.name, result.direction)
             previous = self.warnings.get(key)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the commands look for the weights before they import torch
 logger = logging.getLogger(__name__)
 NETWORK_SECTIONS = ("generator", "discriminator", "method")  # the sections that determine the networks
 PREPROCESS_KEYS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles")  # the keys that determine the slices
-MAX_PROBLEMS = 5
+LONGEST_PROBLEM = 300  # characters
 Settings = Mapping[str, Any]  # a run's whole configuration, in JSON's types
 
 
@@ -29,7 +29,7 @@ class InitialWeights:
 
     Attributes:
         weights: The state of each network or other transferable component, by name.
-        record: Description of the other run, as in `pipeline.training.history`.
+        record: Description of the other run, as in `pipeline.training.resume`.
         subjects: Names of the subjects that the weights were trained with.
     """
 
@@ -87,7 +87,7 @@ def read_initial_weights(
     Args:
         address, folder: As in `require_initial_weights`.
         settings: The run's whole configuration, in JSON's types.
-        build: Function that builds the run's engine on torch's meta device.
+        build: Function that builds an engine of the run on torch's meta device, to try the weights on.
 
     Raises:
         UserError: there is no checkpoint, or its contrasts or networks are others; the message names the keys.
@@ -137,70 +137,54 @@ def _require_networks(
     path: Path, weights: Mapping[str, Any], source: Settings, settings: Settings, engine: "Engine"
 ) -> None:
     """Refuse weights that do not fit the networks to train, by name and shape."""
-    problems = [*_weight_mismatches(weights, engine)]
-    if not problems:
-        return
-    remainder = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-    keys = [
-        f"{key}: {other_value!r} there, {value!r} here"
-        for key, other_value, value in _network_settings(source, settings)
-    ]
-    raise UserError(
-        "\n  ".join(
-            [
-                f"training.start_from: the networks of {path} are not those of this configuration; give it the same "
-                "settings, or start from another run",
-                *problems[:MAX_PROBLEMS],
-                *remainder,
-                "settings that differ:",
-                *(keys or ["none, so the checkpoint is of another version"]),
-            ]
-        )
-    )
+    problems = [*_misfits(weights, engine)]
+    if problems:
+        different = [
+            f"{key}: {other_value!r} there, {value!r} here"
+            for key, other_value, value in _network_settings(source, settings)
+        ]
+        lines = [
+            f"training.start_from: the networks of {path} are not those of this configuration; give it the same "
+            "settings, or start from another run",
+            *problems,
+            "settings that differ:",
+            *(different or ["none, so the checkpoint is of another version"]),
+        ]
+        raise UserError("\n  ".join(lines))
 
 
-def _weight_mismatches(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
-    """Yield a line for each component that the weights lack, or whose weights have other names or shapes."""
+def _misfits(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
+    """Yield a line for each component that the weights lack or do not fit; load the others into the engine."""
     from torch import nn
-
-    from networks.blocks import current_names
 
     for name, component in engine.transferable_components().items():
         if name not in weights:
             yield f"{name}: not there"
-            continue
-        if not isinstance(component, nn.Module):  # such as a mean style, whose size follows from the networks
-            continue
-        expected, actual = _shapes(component.state_dict()), _shapes(current_names(component, weights[name]))
-        mismatched = [key for key in dict.fromkeys([*expected, *actual]) if expected.get(key) != actual.get(key)]
-        if mismatched:
-            first_key = mismatched[0]
-            actual_shape, expected_shape = (str(shapes.get(first_key, "none")) for shapes in (actual, expected))
-            count = f"{len(mismatched)} of {len(expected)} weights"
-            shapes = f"{actual_shape} there, {expected_shape} here"
-            yield f"{name}: {count} are of other shapes, the first is {first_key}: {shapes}"
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
+        elif isinstance(component, nn.Module):  # others, such as a mean style, are of a size that follows from these
+            try:
+                component.load_state_dict(weights[name], assign=True)
+            except RuntimeError as error:
+                yield f"{name}: {str(error).splitlines()[1].strip()[:LONGEST_PROBLEM]}"
 
 
 def _network_settings(source: Settings, settings: Settings) -> list[tuple[str, object, object]]:
     """Return the settings that may explain different networks: key, their value, our value."""
-    sections = [{name: content[name] for name in NETWORK_SECTIONS} for content in (source, settings)]
-    sizes = [content["preprocess"]["size"] for content in (source, settings)]
     # The size of slices determines a U-Net's depth, unless that is configured.
-    return [*differing_keys(sections[0], sections[1]), *differing_keys(sizes[0], sizes[1], "preprocess.size")]
+    theirs, ours = (
+        {**{name: content[name] for name in NETWORK_SECTIONS}, "preprocess": {"size": content["preprocess"]["size"]}}
+        for content in (source, settings)
+    )
+    return differing_keys(theirs, ours)
 
 
 def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, version: int) -> None:
     """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
     # Keys that an older checkpoint lacks had no other value yet.
-    keys = [key for key in PREPROCESS_KEYS if key in source["preprocess"]]
-    sections = [{key: content["preprocess"][key] for key in keys} for content in (source, settings)]
+    theirs, ours = source["preprocess"], settings["preprocess"]
     different = [
-        f"preprocess.{key} {other_value!r} there, {value!r} here"
-        for key, other_value, value in differing_keys(sections[0], sections[1])
+        f"preprocess.{key} {theirs[key]!r} there, {ours[key]!r} here"
+        for key in PREPROCESS_KEYS
+        if key in theirs and theirs[key] != ours[key]
     ]
     if version != CHAIN_VERSION:
         different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")

@@ -1,22 +1,33 @@
-"""The starting point of a run: its own checkpoint, the weights of another run, or fresh networks."""
+"""The starting point of a run (its own checkpoint, the weights of another run, or fresh networks) and its history.
+
+The history is plain data in checkpoints, and sentences made of it:
+
+    {"started_from": {"run", "path", "step", "sha256", "method"}, "extensions": [{"step", "from", "to"}, …]}
+
+`started_from` also has `held_out_seen` if the weights were trained with validation or test subjects: their number.
+`from` and `to` of an extension are [epochs at the constant learning rate, epochs in which it falls to 0].
+"""
 
 import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data.splits import CohortSplit
-from pipeline.engines.base import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.training.history import History, extension_text, history_of, require_epochs, start_text
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
 
+if TYPE_CHECKING:  # `pipeline.compare` reads histories without torch
+    from pipeline.engines.base import Engine
+
 logger = logging.getLogger(__name__)
+History = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class StartingPoint:
     Attributes:
         state: The newest checkpoint; None before training.
         weights: The weights of another run to begin from; None if there are none.
-        history: History of the training, see `pipeline.training.history`.
+        history: History of the training.
     """
 
     state: Mapping[str, Any] | None
@@ -38,7 +49,7 @@ class StartingPoint:
         """The trainer state of the checkpoint, or a new one."""
         return TrainerState() if self.state is None else TrainerState(**self.state["position"])
 
-    def load_into(self, engine: Engine) -> None:
+    def load_into(self, engine: "Engine") -> None:
         """Load the checkpoint or the initial weights, if any, into an engine."""
         if self.state is not None:
             engine.load_state_dict(self.state["engine"])
@@ -71,14 +82,43 @@ def find_starting_point(
     state = world.main_process_first(folder.checkpoints.load_newest)
     try:
         if state is not None:
-            require_epochs(state, epochs, folder.path)
-            return StartingPoint(state, history=history_of(state, epochs))
+            _require_epochs(state, epochs, folder.path)
+            return StartingPoint(state, history=_history_of(state, epochs))
         weights = read_weights()
     except UserError as error:
         world.refuse(str(error))
     if world.is_main and not folder.has_trained():  # pictures of a process that saved no checkpoint
         shutil.rmtree(folder.samples, ignore_errors=True)
     return StartingPoint(None, weights, {} if weights is None else {"started_from": dict(weights.record)})
+
+
+def _history_of(state: Mapping[str, Any], epochs: Sequence[int]) -> History:
+    """Return a checkpoint's history, with a further extension if the schedule has changed to `epochs`."""
+    history = dict(state.get("history", {}))
+    if (old_epochs := _epochs_of(state)) != [*epochs]:
+        extension = {"step": state["position"]["step"], "from": old_epochs, "to": [*epochs]}
+        history["extensions"] = [*history.get("extensions", []), extension]
+    return history
+
+
+def _require_epochs(state: Mapping[str, Any], epochs: Sequence[int], folder: Path) -> None:
+    """Refuse a schedule that is shorter than what is trained, or that changes only epochs that are trained."""
+    trained, old_epochs = state["position"]["epochs"], _epochs_of(state)
+    setting = f"training.epochs = {epochs[0]} and training.decay_epochs = {epochs[1]}"
+    go_on = f"set {trained + 1} or more in all to train on, or another output"
+    if sum(epochs) < trained:
+        raise UserError(
+            f"{folder}: {trained} epochs are trained already, and {setting} are {sum(epochs)} in all; {go_on}"
+        )
+    if old_epochs != [*epochs] and sum(epochs) == sum(old_epochs) == trained:
+        raise UserError(
+            f"{folder}: all {trained} epochs are trained already, with training.epochs = {old_epochs[0]} and "
+            f"training.decay_epochs = {old_epochs[1]}, and {setting} are as many; {go_on}"
+        )
+
+
+def _epochs_of(state: Mapping[str, Any]) -> list[int]:
+    return [state["config"]["training"][name] for name in ("epochs", "decay_epochs")]
 
 
 def announce(start: StartingPoint, folder: RunFolder, schedule: Schedule, title: str, learning_rate: float) -> None:
@@ -94,10 +134,17 @@ def announce(start: StartingPoint, folder: RunFolder, schedule: Schedule, title:
         length = f"{schedule.epochs:,} epochs of {schedule.steps_per_epoch:,} steps"
         logger.info(f"training {title}, {length} → {folder.path}")
     if start.state is not None and start.history != start.state.get("history", {}):
-        logger.info(_extension_outlook(start.history["extensions"][-1], learning_rate, schedule, position.step))
+        extension, rates = start.history["extensions"][-1], ""
+        if position.step < schedule.steps:
+            constant, decay = extension["from"]
+            old_schedule = replace(schedule, constant_epochs=constant, decay_epochs=decay)
+            last_rate = learning_rate * old_schedule.learning_rate_factor(position.step - 1)
+            next_rate = learning_rate * schedule.learning_rate_factor(position.step)
+            rates = f": the learning rate was {last_rate:.3g} and goes on at {next_rate:.3g}"
+        logger.info(f"{extension_text(extension)}{rates}")
 
 
-def require_alike(world: World, data: str, engine: Engine) -> None:
+def require_alike(world: World, data: str, engine: "Engine") -> None:
     """Refuse to train together from different data, networks or steps, whose gradients must not be averaged.
 
     Args:
@@ -147,25 +194,31 @@ def new_output_advice(folder: RunFolder) -> str:
     return f", in a new output: with training.start_from={folder.path} it begins from this run's weights"
 
 
-def _extension_outlook(extension: Mapping[str, Any], learning_rate: float, schedule: Schedule, step: int) -> str:
-    """Return how a schedule changed, and the learning rate with which it continues: the new schedule's at this step."""
-    if step >= schedule.steps:
-        return extension_text(extension)
-    constant, decay = extension["from"]
-    old_schedule = replace(schedule, constant_epochs=constant, decay_epochs=decay)
-    last_rate = learning_rate * old_schedule.learning_rate_factor(step - 1)
-    next_rate = learning_rate * schedule.learning_rate_factor(step)
-    rate_text = f"the learning rate was {last_rate:.3g} and goes on at {next_rate:.3g}, {_rate_outlook(schedule, step)}"
-    return f"{extension_text(extension)}: {rate_text}"
+def extension_text(extension: Mapping[str, Any]) -> str:
+    """Return how a schedule changed: "extended from 25 to 40 epochs at step 5,000"."""
+    old_epochs, new_epochs, step = sum(extension["from"]), sum(extension["to"]), extension["step"]
+    verb = "extended" if new_epochs > old_epochs else "shortened" if new_epochs < old_epochs else "divided anew,"
+    return f"{verb} from {_text(extension['from'])} to {_text(extension['to'])} epochs at step {step:,}"
 
 
-def _rate_outlook(schedule: Schedule, step: int) -> str:
-    """Return how the learning rate develops after a step."""
-    decay_text = f"falling to 0 by epoch {schedule.epochs:,}"
-    if not schedule.decay_epochs:
-        outlook = "constant to the end"
-    elif step >= schedule.constant_epochs * schedule.steps_per_epoch:
-        outlook = decay_text
-    else:
-        outlook = f"constant until epoch {schedule.constant_epochs:,}, then {decay_text}"
-    return outlook + (f", and halved every {schedule.halve_every:,} steps" if schedule.halve_every else "")
+def _text(epochs: Sequence[int]) -> str:
+    constant, decay = epochs
+    return f"{constant + decay} ({constant} + {decay} of decay)" if decay else str(constant)
+
+
+def start_text(start: Mapping[str, Any]) -> str:
+    """Return a description of the weights that a run began with."""
+    count = start.get("held_out_seen")
+    warning = f"; trained with {count} of this run's validation and test subjects, by their names" if count else ""
+    source = f"{start['run']} ({start['method']}), step {start['step']:,}"
+    return f"{source}: {start['path']}, SHA-256 {start['sha256']}{warning}"
+
+
+def history_texts(history: Mapping[str, Any]) -> dict[str, str]:
+    """Return a run's history as sentences by name, for reports and MLflow tags; empty for most runs."""
+    texts = {}
+    if "started_from" in history:
+        texts["started from"] = start_text(history["started_from"])
+    if "extensions" in history:
+        texts["schedule"] = "; ".join(map(extension_text, history["extensions"]))
+    return texts

@@ -27,7 +27,6 @@ def write_run_record(
     path: Path,
     engine: Engine,
     position: TrainerState,
-    device: torch.device,
     *,
     method: str,
     batch_size: int,
@@ -43,7 +42,7 @@ def write_run_record(
     MUNIT's style encoders, which only a reference style needs. `parameters` counts the whole of each trained network.
     The machine is the one that trained last; a later evaluation elsewhere does not change it. `configuration` is the
     fingerprint that `pipeline.run_config.is_finished` reads, and `warnings` are those that still stood at the end of
-    training. The keys of `pipeline.training.history` are added.
+    training. The keys of `pipeline.training.resume` are added.
     """
     seconds = round(position.seconds, 3)
     content = {
@@ -55,7 +54,7 @@ def write_run_record(
         "seconds_per_step": position.seconds / position.step if position.step else None,
         "translator_parameters": _count_weights(map(_translating_parameters, engine.translators().values())),
         "parameters": {name: _count_weights([network.parameters()]) for name, network in engine.networks().items()},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "processes": world_from_env().size,
@@ -105,14 +104,7 @@ def _count_weights(groups: Iterable[Iterable[nn.Parameter]]) -> int:
 
 
 def log_inputs(tracker: Tracker, folder: RunFolder, prepared: PreparedData, source: str) -> None:
-    """Log configuration, split and the datasets of training, validation and test.
-
-    Args:
-        tracker: Tracker of the run.
-        folder: Folder of the run.
-        prepared: Data of the run.
-        source: Folder of the data.
-    """
+    """Log configuration, split and the datasets of training, validation and test; `source` is the data's folder."""
     for path in (folder.config, folder.split, folder.coverage):
         if path.exists():
             tracker.log_artifact(path)

@@ -51,7 +51,7 @@ def rows(text):
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """Work in an empty folder, which must stay empty, on a machine whose pace and disk do not change."""
-    monkeypatch.setattr(plan, "cpu_pace", lambda *_: (0.05, 2))
+    monkeypatch.setattr(plan, "step_pace", lambda *_: (0.05, "this CPU"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=8 << 40, free=4 << 40))
     folder = tmp_path / "elsewhere"
     folder.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.load import REMOVED_KEYS, load_config
+from pipeline.config.load import REMOVED_KEYS, load_config, load_settings
 from pipeline.config.yaml_file import shipped_configs
 from pipeline.utils.errors import UserError
 
@@ -225,6 +225,13 @@ def test_a_null_takes_a_setting_back_to_its_default_meaning(tmp_path):
 def test_a_key_of_an_earlier_release_has_no_effect_and_a_warning(key, tmp_path, caplog):
     assert load(tmp_path, f"{key}=2") == load(tmp_path)
     assert caplog.messages == [f"{tmp_path / 'run.yaml'}: {key} has no effect any more; remove the line"]
+
+
+@pytest.mark.parametrize("key", REMOVED_KEYS)
+def test_a_saved_configuration_may_hold_it_without_one(key, tmp_path, caplog):
+    section, _, name = key.partition(".")
+    saved = load_settings(write(tmp_path, {**SMALL, section: {name: 2}}))
+    assert saved == load(tmp_path).model_dump(mode="json") and caplog.messages == []
 
 
 def test_overrides_of_bad_form_are_all_reported(tmp_path):

@@ -157,16 +157,14 @@ def test_a_page_without_pairs_has_its_table_and_no_claims(tmp_path):
 
 
 def warning(last, cleared, direction="T1_to_T2"):
-    first, last = (
-        CheckResult("mode_collapse", direction, value, 0.25, value < 0.25, "do this") for value in (0.125, last)
-    )
+    first, last = (CheckResult("mode_collapse", direction, value, 0.25, value < 0.25) for value in (0.125, last))
     return TrainingWarning(first, 3, last, cleared)
 
 
 def test_a_warning_of_training_stands_in_its_section_and_while_it_holds_at_the_top(tmp_path):
     text = page(tmp_path / "stands", scores(), warnings=[warning(0.1, None)])
     assert "<td>0.12 after epoch 3, below 0.25</td><td>is much the same picture whatever the source</td>" in text
-    assert "<td>do this</td>" in text
+    assert "<td>begin again in a new output, from an earlier checkpoint" in text
     assert "Warnings stood when training ended, see there what to do: mode collapse, T1 → T2." in text
     text = page(tmp_path / "cleared", scores(), warnings=[warning(0.5, 7)])
     assert "<td>0.12 after epoch 3, below 0.25; 0.50, cleared after epoch 7</td>" in text

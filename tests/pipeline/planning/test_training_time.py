@@ -5,16 +5,21 @@ import pytest
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.dry_run import _cpu_engine, meta_engine
+from pipeline.dry_run import _timed_engine
 from pipeline.planning import durations as plan_time
-from pipeline.planning.durations import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
+from pipeline.planning.durations import duration, measured_pace, seconds, step_pace, time_text
 from pipeline.runs.folder import RunFolder
 
 BATCH = (1, 1, 32, 32)
+CPU = torch.device("cpu")
 
 
 def refused():
     raise AssertionError("nothing is to be timed")
+
+
+def text_of(folder, *, steps, memory=0.0, pace=refused):
+    return time_text(RunFolder(folder), steps=steps, memory=memory, free=1 << 30, pace=pace)
 
 
 def config(**sections):
@@ -28,47 +33,27 @@ def config(**sections):
     return Config.model_validate(base | sections)
 
 
-def multiplications(layers):
-    """Two operations for each weight at each of the pixels where it is used: (weights, pixels)."""
-    return sum(2 * weights * pixels for weights, pixels in layers)
-
-
-def test_a_steps_operations_are_those_of_its_convolutions_counted_by_hand():
-    """Regression from pairs: each of two networks passes once; back, each layer makes two gradients, the first one."""
-    settings = config(split={"pairing": "paired"}, method={"type": "pix2pix", "adversarial_weight": 0.0})
-    down, up = (1 * 2 * 7 * 7, 32 * 32), (2 * 1 * 7 * 7, 32 * 32)
-    halve, double = (2 * 4 * 3 * 3, 16 * 16), (4 * 2 * 3 * 3, 16 * 16)
-    blocks = [(4 * 4 * 3 * 3, 16 * 16)] * 2
-    forth = multiplications([down, halve, *blocks, double, up])
-    back = 2 * forth - multiplications([down])  # of the image itself no gradient is wanted
-    assert step_operations(meta_engine(settings), BATCH) == 2 * (forth + back)
-
-
-def test_operations_are_the_mean_over_the_rhythm_of_critics_and_generators():
-    def operations(rhythm):
-        method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": rhythm}
-        settings = config(method=method)
-        return step_operations(meta_engine(settings), BATCH)
-
-    one, two, four = map(operations, (1, 2, 4))
-    critics = 2 * two - one  # a step that moves no generator
-    assert 0 < critics < one and four == pytest.approx((one + 3 * critics) / 4)
-
-
 def test_the_pace_is_that_of_real_steps_and_leaves_no_trace(monkeypatch):
     monkeypatch.setattr(plan_time, "ENOUGH_SECONDS", 0.0)
     clock = iter([0.0, 0.0, 5.0, 5.0, 7.0, 7.0])  # began; first step 5 s, second 2 s; and whether it is enough
     monkeypatch.setattr(plan_time.time, "perf_counter", lambda: next(clock))
     threads, before = torch.get_num_threads(), torch.get_rng_state()
-    assert cpu_pace(partial(_cpu_engine, config()), (8, 1, 32, 32), 1) == (2.0 * 8 / 4, 1)
+    pace = step_pace(partial(_timed_engine, config(), CPU), (8, 1, 32, 32), 1)
+    assert pace == (2.0 * 8 / 4, "this CPU with 1 threads")
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("training", [{"precision": "fp16"}, {"precision": "bf16"}, {"cuda_graph": True}])
 def test_what_is_meant_for_a_gpu_is_timed_on_the_cpu_as_it_can_be(training, monkeypatch):
     monkeypatch.setattr(plan_time, "ENOUGH_SECONDS", 0.0)
-    each, threads = cpu_pace(partial(_cpu_engine, config(training=training)), BATCH, None)
-    assert each > 0 and threads >= 1
+    each, _ = step_pace(partial(_timed_engine, config(training=training), CPU), BATCH, None)
+    assert each > 0
+
+
+def test_the_time_is_that_of_all_steps_at_the_measured_pace(tmp_path):
+    assert text_of(tmp_path, steps=12_000, pace=lambda: (0.3, "this GPU")) == (
+        "time       training on this GPU some 60 minutes, an estimate: 300 ms a step, timed just now"
+    )
 
 
 def records(folder, marks):
@@ -78,17 +63,16 @@ def records(folder, marks):
     RunFolder(folder).metrics.write_text("\n".join(lines) + "\n")
 
 
-def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
-    """0.3 s a step in the median; the night between two sittings and the validation's records do not count."""
+def test_a_run_that_has_begun_tells_its_own_pace(tmp_path):
+    """0.3 s a step in the median; the night between two sessions and the validation's records do not count."""
     marks = [(10, 100, "train/a"), (20, 103, "train/a"), (20, 140, "validation/score"), (30, 106, "train/a"),
              (40, 99_106, "train/a"), (50, 99_109, "train/a")]  # fmt: skip
     records(tmp_path / "run", marks)
     assert measured_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
-    text = time_text(RunFolder(tmp_path / "run"), None, BATCH, steps=12_050, memory=0, pace=refused)
-    assert text == "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
-
-    complete = time_text(RunFolder(tmp_path / "run"), None, BATCH, steps=50, memory=0, pace=refused)
-    assert complete == "time       training complete after 50 steps, at 300 ms a step as measured so far"
+    text = "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
+    assert text_of(tmp_path / "run", steps=12_050) == text
+    complete = "time       training complete after 50 steps, at 300 ms a step as measured so far"
+    assert text_of(tmp_path / "run", steps=50) == complete
 
 
 def test_a_run_without_records_tells_no_pace(tmp_path):
@@ -102,15 +86,12 @@ def test_a_run_without_records_tells_no_pace(tmp_path):
 
 def test_the_last_steps_count_though_their_losses_were_not_due_to_be_logged(tmp_path):
     records(tmp_path / "run", [(10, 100, "train/a"), (20, 103, "train/a"), (25, 140, "validation/score")])
-    text = time_text(RunFolder(tmp_path / "run"), None, BATCH, steps=25, memory=0, pace=refused)
-    assert text.startswith("time       training complete after 25 steps, ")
+    assert text_of(tmp_path / "run", steps=25).startswith("time       training complete after 25 steps, ")
 
 
 def test_nothing_is_timed_where_training_would_not_fit_the_memory(tmp_path):
-    engine = meta_engine(config())
-    text = time_text(RunFolder(tmp_path), engine, BATCH, steps=100, memory=float(1 << 60), pace=refused)
-    assert "time       training on this CPU: not timed, for it takes 1048576.0 TiB" in text
-    assert "training on a GPU some 1 minute, an estimate: 10 ms a step" in text
+    text = text_of(tmp_path, steps=100, memory=float(1 << 60))
+    assert text == "time       training: not timed, for it takes 1048576.0 TiB, and 1.0 GiB are free"
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,15 @@ def test_a_run_is_finished_with_its_own_configuration_wherever_it_lies(tmp_path,
     assert not is_finished(finished, config(tmp_path, seed=1))
 
 
+def test_a_key_of_an_earlier_release_leaves_a_finished_run_finished(tmp_path, finished):
+    saved = yaml.safe_load(finished.config.read_text())
+    saved["training"]["loader_workers"] = 2
+    finished.config.write_text(yaml.safe_dump(saved))
+    finished.record.write_text(json_text({"configuration": fingerprint(config(tmp_path), saved)}))
+    assert fingerprint(config(tmp_path), saved) != fingerprint(config(tmp_path))
+    assert is_finished(finished, config(tmp_path)) and not is_finished(finished, config(tmp_path, seed=1))
+
+
 @pytest.mark.parametrize("lacking", ["record", "scores", "report"])
 def test_a_run_that_lacks_what_a_finished_one_has_is_not_finished(tmp_path, finished, lacking):
     getattr(finished, lacking).unlink()

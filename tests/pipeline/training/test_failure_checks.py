@@ -9,7 +9,7 @@ def test_a_verdict_names_the_direction_the_value_and_the_remedy():
     assert (result.name, result.direction, result.value, result.threshold, result.triggered) == (
         "mode_collapse", "a_to_b", 0.1, 0.25, True,
     )  # fmt: skip
-    assert "earlier checkpoint" in result.advice
+    assert "earlier checkpoint" in result.check.advice
 
 
 @pytest.mark.parametrize(("shift_mm", "pixel_mm", "trips"), [(0.5, 0.9, True), (0.4, 0.9, False), (0.9, 2.0, False)])

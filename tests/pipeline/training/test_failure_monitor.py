@@ -68,9 +68,9 @@ def test_tags_follow_every_change(tmp_path):
     for epoch, metrics in enumerate((GOOD, BAD, BAD, GOOD, BAD), start=2):
         monitor(metrics, epoch)
     stands = "0.10 after epoch 3, below 0.25"
-    assert [tag["warning.mode_collapse.a_to_b"] for tag in tags] == [
-        stands, f"{stands}; 0.90, cleared after epoch 5", stands,
-    ]  # fmt: skip
+    assert [tag["warnings"] for tag in tags] == [
+        f"mode collapse, a → b: {text}" for text in (stands, f"{stands}; 0.90, cleared after epoch 5", stands)
+    ]
 
 
 def test_a_detector_that_cannot_judge_changes_nothing(tmp_path):
@@ -221,7 +221,7 @@ def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch,
         assert printed.err.count(f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5") == 1
         (summary,) = [line for line in printed.out.splitlines() if line.startswith("warned during training")]
         assert f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in summary
-        assert tags[f"warning.identity_collapse.{direction}"] == "0.00 after epoch 2, below 0.5"
+        assert f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in tags["warnings"]
         assert f'<th scope="row">identity collapse, {arrow}</th><td>0.00 after epoch 2, below 0.5</td>' in page
     assert printed.err.count("warning: identity collapse, ") == 1  # one line for both directions
     assert "mode collapse" not in printed.err + page

@@ -10,7 +10,6 @@ from pipeline.training.run_record import mark_unfinished, write_run_record
 from pipeline.training.schedule import TrainerState
 
 SETTINGS = {"method": "cyclegan", "batch_size": 2, "precision": "float32", "configuration": "0f3a"}
-CPU = torch.device("cpu")
 
 
 def engine():
@@ -18,6 +17,7 @@ def engine():
     shared = nn.Linear(9, 10)  # 100 weights
     first, second = nn.Sequential(shared, nn.Linear(10, 1)), nn.Sequential(shared, nn.Linear(10, 1))  # 11 more each
     return SimpleNamespace(
+        device=torch.device("cpu"),
         translators=lambda: {"a": first, "b": second},
         networks=lambda: {"G": first, "F": second, "D": nn.Linear(3, 1)},
     )
@@ -29,7 +29,7 @@ def path(tmp_path):
 
 
 def record(path, position):
-    write_run_record(path, engine(), position, CPU, **SETTINGS, warnings=["mode collapse"])
+    write_run_record(path, engine(), position, **SETTINGS, warnings=["mode collapse"])
     return json.loads(path.read_text())
 
 
@@ -70,8 +70,9 @@ def test_style_encoders_are_trained_and_take_no_part_in_a_translation(path):
         "a": StyleTranslator(second.content_encoder, first),
         "b": StyleTranslator(first.content_encoder, second),
     }
-    munit = SimpleNamespace(translators=lambda: translators, networks=lambda: {"A": first, "B": second})
-    write_run_record(path, munit, TrainerState(), CPU, **SETTINGS)
+    networks = {"A": first, "B": second}
+    munit = SimpleNamespace(device=torch.device("cpu"), translators=lambda: translators, networks=lambda: networks)
+    write_run_record(path, munit, TrainerState(), **SETTINGS)
     content = json.loads(path.read_text())
     all_weights, style = (sum(weight.numel() for weight in part.parameters()) for part in (first, first.style_encoder))
     assert content["translator_parameters"] == 2 * (all_weights - style)
@@ -98,7 +99,7 @@ def test_a_record_of_what_trains_on_says_that_the_scores_are_of_earlier_networks
 
 def test_what_a_training_came_from_is_on_record(path):
     history = {"extensions": [{"step": 4, "from": [1, 0], "to": [2, 0]}]}
-    write_run_record(path, engine(), TrainerState(step=8), CPU, **SETTINGS, history=history)
+    write_run_record(path, engine(), TrainerState(step=8), **SETTINGS, history=history)
     assert json.loads(path.read_text())["extensions"] == history["extensions"]
 
 
