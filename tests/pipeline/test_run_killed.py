@@ -164,7 +164,7 @@ def forget(part):
     Engine.load_state_dict = forgetful
 
 
-@pytest.mark.parametrize("part", [None, "optimiser_generators", "optimiser_discriminators", "pool_b", "random"])
+@pytest.mark.parametrize("part", [None, "optimiser_generators", "pool_b", "random"])
 def test_what_a_resume_forgets_is_noticed_at_once_and_in_the_final_weights(part, undisturbed, killed, tmp_path):
     folder, whole = undisturbed
     assert killed[1].killed and strayed(whole, [killed[1]]) == []

@@ -1,8 +1,6 @@
 """A run whose work on the processors is done in this process, or divided among several."""
 
-from small_run import QUICK, phantom_run, train_phantom, without_pictures
-
-import pipeline.data.pairs as pairing
+from small_run import QUICK, phantom_run, without_pictures
 
 SETTINGS = (*QUICK, "split.test=2", "split.validation=2", "training.decay_epochs=0", "training.steps_per_epoch=1")
 LEFT = ("scores.json", "scores_by_subject.csv", "uncertainty.json")
@@ -23,15 +21,3 @@ def test_a_run_ends_the_same_whatever_the_number_of_processes(tmp_path):
     alone, divided = (left_by(tmp_path / processes / "run") for processes in ("1", "2"))
     assert alone.keys() == divided.keys() and len(alone) == 3 + 4 + 4
     assert [path for path in alone if alone[path] != divided[path]] == []
-
-
-def test_a_second_run_on_the_same_data_reads_no_validation_scan_again(tmp_path, monkeypatch):
-    read, prepare = [], pairing.prepare_scan
-    monkeypatch.setattr(pairing, "prepare_scan", lambda path, *more: read.append(path) or prepare(path, *more))
-    settings = (*SETTINGS, f"preprocess.store={tmp_path / 'store'}")
-    counts = []
-    for name in ("first", "second"):
-        assert train_phantom(tmp_path / name, *settings) == 0
-        counts.append(len(read))
-        read.clear()
-    assert counts == [4, 0]  # two subjects' two scans

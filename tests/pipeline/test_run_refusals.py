@@ -23,9 +23,8 @@ def test_a_machine_without_ixi_is_told_the_command_that_downloads_it(place, caps
     assert [path.name for path in place.rglob("*") if path.is_file() and path.name != ".lock"] == []
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("phantom*.yaml")), ids=lambda path: path.stem)
-def test_a_dry_run_prints_the_plan_and_touches_nothing(config, place, capsys):
-    assert main([str(config), "--dry-run", "training.epochs=3", "training.decay_epochs=2"]) == 0
+def test_a_dry_run_prints_the_plan_and_touches_nothing(place, capsys):
+    assert main([str(CONFIGS / "phantom.yaml"), "--dry-run", "training.epochs=3", "training.decay_epochs=2"]) == 0
     printed = capsys.readouterr().out
     assert "× 5 epochs" in printed
     assert "dry run: nothing was written" in printed

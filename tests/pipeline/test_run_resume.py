@@ -48,27 +48,19 @@ def killed(monkeypatch, folder, step, *overrides):
         assert in_child(lambda: train_phantom(folder, *QUICK, *overrides)) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(
-    ("step", "setting"), [(3, "training.slices_on_device=true"), (7, "training.slices_on_device=false")]
-)
-def test_a_run_killed_in_a_step_and_rerun_ends_bitwise_as_if_nothing_had_been(
-    step, setting, undisturbed, monkeypatch, tmp_path
+def test_a_run_with_its_slices_on_the_device_that_is_killed_ends_bitwise_as_if_nothing_had_been(
+    undisturbed, monkeypatch, tmp_path
 ):
-    often = ("training.checkpoint_minutes=0.00001", setting)
-    killed(monkeypatch, tmp_path / "run", step, *often)
-    assert latest(tmp_path / "run")["position"]["step"] == step - 1
+    often = ("training.checkpoint_minutes=0.00001", "training.slices_on_device=true")
+    killed(monkeypatch, tmp_path / "run", 3, *often)
+    assert latest(tmp_path / "run")["position"]["step"] == 2
     assert in_child(lambda: train_phantom(tmp_path / "run", *QUICK, *often)) == 0
     assert_same_end(tmp_path / "run", undisturbed)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(undisturbed, monkeypatch, tmp_path):
+def test_a_run_killed_before_and_between_its_checkpoints_repeats_what_was_lost(undisturbed, monkeypatch, tmp_path):
     killed(monkeypatch, tmp_path / "run", 2)
     assert not (tmp_path / "run" / "checkpoints").exists()
-    assert train_phantom(tmp_path / "run", *QUICK) == 0
-    assert_same_end(tmp_path / "run", undisturbed)
-
-
-def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undisturbed, monkeypatch, tmp_path):
     killed(monkeypatch, tmp_path / "run", 7)
     assert latest(tmp_path / "run")["position"]["step"] == 4
     pictures = {path: path.read_bytes() for path in (tmp_path / "run" / "samples").rglob("*.png")}
@@ -194,13 +186,6 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
         for name in ("phantom-T1-to-T2", "phantom-T2-to-T1"):
             assert [version.version for version in client.search_model_versions(f"name='{name}'")] == [1]
     assert not (folder / "unsent").exists()
-
-
-def test_ctrl_c_saves_the_step_too(monkeypatch, tmp_path, capsys):
-    signal_at(monkeypatch, signal.SIGINT, 2)
-    assert phantom_run(tmp_path / "run", *QUICK) == 130
-    assert "stopped: SIGINT after step 2; saved; the same command goes on from there" in capsys.readouterr().err
-    assert latest(tmp_path / "run")["position"]["step"] == 2
 
 
 def test_a_run_that_began_with_another_version_of_the_chain_goes_on_with_it(monkeypatch, tmp_path):

@@ -16,9 +16,3 @@ def test_a_run_warns_of_its_disk_and_of_a_lost_learning_rate_before_it_trains(tm
     assert "has 1000 B free" in disk and "checkpoints" in disk and f"in {tmp_path / 'run' / 'translated'}" in disk
     (rate,) = [line for line in lines if line.startswith("warning: the learning rate ")]
     assert "after step 10 of 20; the other 50%" in rate
-
-
-def test_a_run_with_room_and_a_rate_that_lasts_warns_of_neither(tmp_path, capsys):
-    assert train_phantom(tmp_path / "run", *QUICK) == 0
-    said = capsys.readouterr().err
-    assert "warning: the disk of" not in said and "warning: the learning rate" not in said

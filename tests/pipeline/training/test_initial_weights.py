@@ -150,11 +150,12 @@ def test_slices_of_another_version_of_the_chain_are_warned_of(tmp_path, capsys):
     path = tmp_path / "source" / "checkpoints" / "best.pt"
     state = torch.load(path, weights_only=True)
     del state["chain_version"]  # as in checkpoints that name none: version 1
+    state["config"]["preprocess"]["percentiles"] = [1.0, 99.0]
     torch.save(state, path)
     read(path, tmp_path, config_of(**options))
     assert capsys.readouterr().err == (
-        f"warning: training.start_from: {path} was trained on slices made otherwise: the chain's version 1 there, "
-        f"{CHAIN_VERSION} here\n"
+        f"warning: training.start_from: {path} was trained on slices made otherwise: preprocess.percentiles "
+        f"[1.0, 99.0] there, [0.5, 99.5] here; the chain's version 1 there, {CHAIN_VERSION} here\n"
     )
 
 

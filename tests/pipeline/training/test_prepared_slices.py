@@ -21,10 +21,10 @@ HISTOGRAMS = {contrast: [1.0] * 256 for contrast in CONTRASTS}
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Three subjects' pairs on different grids, whose headers are right."""
+    """Two subjects' pairs on different grids, whose headers are right."""
     return [
         Case(subject, "", contrast, write_scan(tmp_path / f"{subject}-{contrast}.nii.gz", voxels(contrast, number)))
-        for number, subject in enumerate("abc")
+        for number, subject in enumerate("ab")
         for contrast in CONTRASTS
     ]
 
@@ -75,17 +75,16 @@ def read(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("scored_in_pairs", [True, False])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("processes", "scored_in_pairs"), [(1, True), (2, False)])
 def test_the_slices_are_the_same_without_a_store_from_workers_and_from_the_store(
     cohort, tmp_path, read, processes, scored_in_pairs
 ):
     plain = validation(cohort, tmp_path / "plain", store=False, scored_in_pairs=scored_in_pairs)
-    assert not (tmp_path / "plain" / "store").exists() and len(read) == 6
+    assert not (tmp_path / "plain" / "store").exists() and len(read) == 4
     options = {"processes": processes, "scored_in_pairs": scored_in_pairs}
     assert_equal(validation(cohort, tmp_path / "kept", **options), plain)
     before = len(read)
-    assert before == (12 if processes == 1 else 6)  # workers read in processes of their own
+    assert before == (8 if processes == 1 else 4)  # workers read in processes of their own
     assert_equal(validation(cohort, tmp_path / "kept", **options), plain)
     assert len(read) == before
 
@@ -100,11 +99,11 @@ def test_what_changed_is_read_again_and_nothing_else(cohort, tmp_path, read):
     read.clear()
     for other in ({"settings": replace(SETTINGS, percentiles=(1.0, 99.0))}, {"slices": 3}):
         validation(cohort, tmp_path, **other)
-        assert len(read) == 6
+        assert len(read) == 4
         read.clear()
 
 
-@pytest.mark.parametrize("harm", [lambda content: content[:-40], lambda content: b"", lambda content: flipped(content)])
+@pytest.mark.parametrize("harm", [lambda content: content[:-40], lambda content: flipped(content)])
 def test_a_damaged_entry_is_made_again(cohort, tmp_path, read, harm):
     expected = validation(cohort, tmp_path)
     file = sorted((tmp_path / "store").glob("*-validation.npz"))[0]
@@ -123,19 +122,18 @@ def flipped(content):
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_pair_that_cannot_be_read_is_named_at_each_start_and_kept_nowhere(cohort, tmp_path, capsys, processes):
+def test_a_pair_that_cannot_be_read_is_named_at_each_start_and_kept_nowhere(cohort, tmp_path, capsys):
     cohort[3].path.write_bytes(b"nothing of the kind")
     for _ in range(2):
-        prepared = validation(cohort, tmp_path, processes=processes)
-        assert [fixed.label for fixed in prepared.by_target["T2"]] == ["a", "c"]
+        prepared = validation(cohort, tmp_path)
+        assert [fixed.label for fixed in prepared.by_target["T2"]] == ["a"]
         (message,) = capsys.readouterr().err.splitlines()
         assert (
             message.startswith("warning: ")
             and "b-T2.nii.gz" in message
             and message.endswith("; left out of the validation")
         )
-    assert len(list((tmp_path / "store").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "store").glob("*.npz"))) == 1
 
 
 def test_a_full_disk_is_not_taken_for_a_bad_scan(cohort, tmp_path):
