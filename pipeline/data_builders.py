@@ -88,16 +88,9 @@ def prepare_data(
     quiet: bool = False,
     version: int = CHAIN_VERSION,
 ) -> PreparedData:
-    """Split the cohort and prepare its training slices.
+    """Split the cohort and prepare its training slices, and registered pairs if `paired`.
 
-    Args:
-        config: Configuration of the run.
-        cases: All cases of the source.
-        saved_split: File with the split of a resumed run; None for a new run.
-        saved_coverage: File with the range of the head of a resumed run; None for a new run.
-        paired: Whether the method learns from registered pairs.
-        quiet: Whether to leave out progress bars.
-        version: Version of the slice chain; a run keeps the one that it began with.
+    A resumed run keeps its saved split, its saved range of the head, and the version of the slice chain.
 
     Raises:
         UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
@@ -143,12 +136,7 @@ def pair_reader(config: Config, version: int, stride: int) -> PairReader:
 
 
 def schedule_of(training: Training, slices: int) -> Schedule:
-    """Return the schedule of a training.
-
-    Args:
-        training: The configuration's training section.
-        slices: Number of slices of the contrast with more of them, or number of pairs.
-    """
+    """Return the schedule of a training on as many slices of the contrast with more of them, or as many pairs."""
     return Schedule(
         steps_per_epoch=training.steps_per_epoch or -(-slices // training.batch_size),
         constant_epochs=training.epochs,

@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     """Print subjects and slices per split and contrast, networks, steps, and estimated time, disk and memory.
 
-    Args:
-        config: Configuration of the run.
-        verbose: Whether to name every subject.
+    With `verbose`, every subject is named.
 
     Raises:
         UserError: Whatever the run itself would refuse: no data, too few subjects, a folder of another run.
@@ -125,13 +123,7 @@ def _free_memory(device: "torch.device") -> int:
 
 
 def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:
-    """Warn before training if the run's output will not fit its disks.
-
-    Args:
-        config: Configuration of the run.
-        cases: All cases of its source.
-        saved_split: File with the split of a resumed run; None for a new run.
-    """
+    """Warn before training if the run's output will not fit its disks; `saved_split` is of a resumed run."""
     with suppress(UserError):  # the run itself reports problems of the data
         warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), meta_engine(config)))
 
@@ -139,12 +131,8 @@ def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Pat
 def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[DiskNeed]:
     """Return the disk space that a run needs, by folder.
 
-    A checkpoint holds each weight with Adam's two moments, the averaged weights and the image pools.
-
-    Args:
-        config: Configuration of the run.
-        split: Subjects of training, validation and test.
-        engine: Engine of the run, on the meta device.
+    A checkpoint holds each weight with Adam's two moments, the averaged weights and the image pools. The engine may be
+    on the meta device.
 
     Raises:
         UserError: No image has a readable header.

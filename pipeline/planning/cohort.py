@@ -114,11 +114,8 @@ def split_table(split: CohortSplit, contrasts: Contrasts, estimates: CohortEstim
 def subject_names(split: CohortSplit, contrasts: Contrasts, *, every: bool) -> str:
     """Return the names of the split's subjects as text.
 
-    Args:
-        split: Subjects of training, validation and test.
-        contrasts: The two contrasts' names.
-        every: Whether to print one line per subject, with its subset and contrasts. Otherwise each subset and contrast
-            gets its first few names and the number of the others.
+    With `every`, each subject has a line with its subset and contrasts. Otherwise each subset and contrast has its
+    first few names and the number of the others.
     """
     return _subject_table(split, contrasts) if every else _subject_lists(split, contrasts)
 

@@ -141,14 +141,8 @@ def cpu_work_text(
 ) -> str:
     """Return a line with the minutes to register the pairs and to evaluate the test subjects.
 
-    Args:
-        split: Subjects of training, validation and test.
-        contrasts: The two contrasts' names.
-        estimates: Estimates of voxels.
-        protocols: Published protocols that are scored in besides our own.
-        register: Whether pairs on different grids are registered.
-        processes: Worker processes; None for one per core.
-        paired: Whether the method learns from registered pairs, so that every training pair is registered.
+    Pairs on different grids are registered if `register`, all training pairs among them if the method learns from pairs
+    (`paired`). `processes` is None for one per core.
     """
     # Count the pairs to register and the scans to evaluate.
     training_pairs = len(pairs([case for side in split.train.values() for case in side], contrasts))

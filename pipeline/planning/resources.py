@@ -131,9 +131,7 @@ def parameter_count(*networks: "nn.Module") -> int:
 def training_bytes(engine: "Engine", batch: Sequence[int]) -> float:
     """Return the bytes of weights, gradients, Adam's moments and the largest activations saved for the gradients.
 
-    Args:
-        engine: Engine of the run, on the meta device.
-        batch: Shape of a batch of one contrast.
+    The engine is on the meta device, and `batch` the shape of a batch of one contrast.
     """
     import torch
 

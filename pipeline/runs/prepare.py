@@ -239,12 +239,7 @@ def training_data(prepared: PreparedData) -> dict[str, list[float]]:
 
 
 def require_same_data(saved: dict[str, list[float]], current: dict[str, list[float]], folder: Path) -> None:
-    """Refuse to resume a run with other training data than it began with.
-
-    Args:
-        saved: `training_data` of the run's beginning.
-        current: `training_data` now.
-        folder: Folder of the run, for the message.
+    """Refuse to resume a run with other `training_data` than it began with.
 
     Raises:
         UserError: Names the images that are missing, new or changed.

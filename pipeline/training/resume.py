@@ -147,10 +147,7 @@ def announce(start: StartingPoint, folder: RunFolder, schedule: Schedule, title:
 def require_alike(world: World, data: str, engine: "Engine") -> None:
     """Refuse to train together from different data, networks or steps, whose gradients must not be averaged.
 
-    Args:
-        world: The processes that train together.
-        data: Description of this process's training data and step.
-        engine: Engine of this process.
+    `data` describes this process's training data and step.
 
     Raises:
         UserError: the processes, perhaps on different machines, differ.
