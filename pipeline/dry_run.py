@@ -183,7 +183,9 @@ def meta_engine(config: Config) -> "Engine":
 def _timed_engine(config: Config, device: "torch.device") -> "Engine":
     """Return the run's engine on a device; on a CPU in bf16 for fp16, which is for GPUs only."""
     from pipeline.engines.builders import build_engine
+    from pipeline.utils.hardware import tune
 
+    tune(device, tf32=config.training.tf32)
     if config.training.precision == "fp16" and device.type == "cpu":
         config = config.model_copy(update={"training": config.training.model_copy(update={"precision": "bf16"})})
     return build_engine(config, device)
