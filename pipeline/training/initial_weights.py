@@ -161,8 +161,8 @@ def _misfits(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
         if name not in weights:
             yield f"{name}: not there"
         elif isinstance(component, nn.Module):  # others, such as a mean style, are of a size that follows from these
-            try:
-                component.load_state_dict(weights[name], assign=True)
+            try:  # a copy, for torch writes the wish to assign into the metadata of a state
+                component.load_state_dict(dict(weights[name]), assign=True)
             except RuntimeError as error:
                 yield f"{name}: {str(error).splitlines()[1].strip()[:LONGEST_PROBLEM]}"
 
