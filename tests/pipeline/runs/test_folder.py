@@ -44,12 +44,6 @@ def test_an_empty_folder_will_do(tmp_path):
     assert open_run_folder(config(tmp_path)) == RunFolder(tmp_path / "run")
 
 
-def test_the_same_configuration_continues(tmp_path):
-    started(tmp_path)
-    (tmp_path / "run" / "metrics.jsonl").write_text("{}")
-    assert open_run_folder(config(tmp_path)) == RunFolder(tmp_path / "run")
-
-
 def test_a_configuration_with_every_kind_of_value_continues(tmp_path):
     changes = {
         "contrasts": ["T1", "größe: *&!"],
@@ -190,10 +184,6 @@ def test_every_path_lies_in_the_folder():
 def test_a_direction_is_named_from_its_source_to_its_target():
     assert RunFolder.direction(("T1", "T2"), "T2") == "T1_to_T2"
     assert RunFolder.direction(("T1", "T2"), "T1") == "T2_to_T1"
-
-
-def test_json_is_readable():
-    assert json_text({"Größe": [1]}) == '{\n "Größe": [\n  1\n ]\n}\n'
 
 
 def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
