@@ -1,6 +1,7 @@
 """Length of a training, its learning rate and its progress."""
 
 import logging
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 logger = logging.getLogger(__name__)
@@ -58,13 +59,8 @@ class TrainerState:
 
 def warn_of_lost_rate(schedule: Schedule) -> None:
     """Warn if the learning rate is below `LEAST_RATE` of its initial value for over `LEAST_SHARE` of the steps."""
-    low, high = 0, schedule.steps
-    while low < high:  # binary search for the first step with so low a rate, which never rises again
-        middle = (low + high) // 2
-        if schedule.learning_rate_factor(middle) < LEAST_RATE:
-            high = middle
-        else:
-            low = middle + 1
+    # The first step with so low a rate, which never rises again.
+    low = bisect_left(range(schedule.steps), True, key=lambda step: schedule.learning_rate_factor(step) < LEAST_RATE)
     idle = schedule.steps - low
     if idle > LEAST_SHARE * schedule.steps:
         logger.warning(

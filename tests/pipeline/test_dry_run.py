@@ -128,18 +128,6 @@ def test_what_the_run_would_be_refused_for_is_said(tmp_path, capsys):
         print_dry_run(config(output=tmp_path / "run"))
 
 
-def test_steps_may_be_set_and_the_output_named(capsys):
-    text = printed(capsys, config(output="there", training={"epochs": 1, "decay_epochs": 0, "steps_per_epoch": 1500}))
-    assert "steps      1,500 an epoch × 1 epochs = 1,500, batch 1" in text
-    assert text.startswith("small: phantom data → there\n")
-
-
-def test_the_split_is_the_one_the_run_will_make(capsys):
-    cases = planned_cases(config())
-    assert len(cases) == 20 and len({case.subject for case in cases}) == 10
-    assert {case.name for case in cases} >= {"phantom-0001_T1", "phantom-0010_T2"}
-
-
 @pytest.mark.parametrize(
     ("sections", "reason"),
     [
@@ -208,13 +196,6 @@ def test_images_are_a_slice_each(tmp_path, capsys):
     text = printed(capsys, config(data=data, split={"validation": 1, "test": 1}))
     train = [row for row in rows(text) if row[0] == "train"]
     assert [row[4] for row in train] == [row[3] for row in train] and all(int(row[4]) > 0 for row in train)
-
-
-def test_ixi_is_planned_from_headers(tmp_path, capsys):
-    for number in range(5):
-        write_ixi(tmp_path / "data", f"IXI{number:03d}-Guys-0001", scale=16)
-    text = printed(capsys, config(data={"source": "ixi", "folder": tmp_path / "data"}, split={"test": 2}))
-    assert ["test", "pairs", "2", "2"] in [row[:4] for row in rows(text)]
 
 
 def test_a_method_that_learns_from_pairs_is_planned_with_pairs(tmp_path, monkeypatch, capsys):

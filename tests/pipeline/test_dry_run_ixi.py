@@ -85,14 +85,6 @@ def test_fields_of_view_that_differ_matter_to_methods_without_pairs_alone(plan):
     assert "field of view" not in paired.err and "fields of view differ" not in paired.out
 
 
-def test_a_rate_that_is_lost_too_early_is_warned_of(plan):
-    output = plan("ixi_munit", "training.steps_per_epoch=null")
-    assert (
-        "warning: the learning rate falls below a thousandth" in output.err
-        and "after step 1,000,000 of 5," in output.err
-    )
-
-
 def test_a_disk_without_room_is_warned_of_by_name(plan, tmp_path):
     output = plan("ixi", free=3 * GIB)
     (line,) = output.err.splitlines()

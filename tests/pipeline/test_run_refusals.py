@@ -31,21 +31,6 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(place, capsys):
     assert list(place.iterdir()) == []
 
 
-def test_a_wrong_configuration_is_told_all_its_errors_at_once(place, capsys):
-    wrong = ["training.epoch=3", "training.learning_rate=-1", "method.type=gan"]
-    assert main([str(CONFIGS / "phantom.yaml"), *wrong]) == 2
-    said = capsys.readouterr().err
-    assert "3 errors" in said
-    assert "training.epoch = 3: unknown key; the nearest valid key is training.epochs" in said
-    assert "training.learning_rate = -1" in said and "method.type = 'gan'" in said
-    assert list(place.iterdir()) == []
-
-
-def test_a_configuration_that_is_not_there_is_named(capsys):
-    assert main(["nowhere.yaml"]) == 2
-    assert capsys.readouterr().err.startswith("error: nowhere.yaml: ")
-
-
 def test_a_command_without_a_configuration_is_refused(capsys):
     assert main([]) == 2
     assert "usage: python -m pipeline.run" in capsys.readouterr().err

@@ -42,11 +42,6 @@ def test_latest_previous_and_best_are_kept(folder):
     assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
 
 
-def test_without_a_best_one_there_is_no_best_file(folder):
-    folder.save(state(1), best=False)
-    assert names(folder) == ["latest.pt"]
-
-
 def test_a_saved_checkpoint_is_not_written_twice_for_being_the_best(folder):
     folder.save(state(1), best=True)
     assert folder.best.samefile(folder.latest)

@@ -122,12 +122,6 @@ def test_a_finished_run_tells_first_and_last(tmp_path):
     assert warning.observation == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
 
 
-def test_a_shift_is_told_in_millimetres(tmp_path):
-    record(tmp_path, (2, {"detectors/a_to_b/spatial_shift_mm": 3.0}))
-    (warning,) = watch(tmp_path).warnings.values()
-    assert warning.observation == "3.00 mm after epoch 2, above 0.5 mm"
-
-
 # ── shifts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -115,15 +115,6 @@ def test_the_learning_rate_is_constant_then_falls_to_zero_just_after_the_last_st
     assert schedule.learning_rate_factor(schedule.steps) == 0
 
 
-def test_without_decay_the_learning_rate_stays(slices):
-    schedule = replace(SCHEDULE, constant_epochs=2, decay_epochs=0)
-    assert Recorder().train(slices, schedule).factors == [1] * 6
-
-
-def test_a_schedule_counts_epochs_and_steps():
-    assert (SCHEDULE.epochs, SCHEDULE.steps) == (4, 12)
-
-
 # ── order and cadence ─────────────────────────────────────────────────────────────────────────────────────────
 
 
