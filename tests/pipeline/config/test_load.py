@@ -227,9 +227,8 @@ def test_a_key_of_an_earlier_release_has_no_effect_and_a_warning(key, tmp_path, 
     assert caplog.messages == [f"{tmp_path / 'run.yaml'}: {key} has no effect any more; remove the line"]
 
 
-@pytest.mark.parametrize("key", REMOVED_KEYS)
-def test_a_saved_configuration_may_hold_it_without_one(key, tmp_path, caplog):
-    section, _, name = key.partition(".")
+@pytest.mark.parametrize(("section", "name"), REMOVED_KEYS)
+def test_a_saved_configuration_may_hold_it_without_one(section, name, tmp_path, caplog):
     saved = load_settings(write(tmp_path, {**SMALL, section: {name: 2}}))
     assert saved == load(tmp_path).model_dump(mode="json") and caplog.messages == []
 
