@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from networks.blocks import as_group_norms, require_size
 from networks.output import in_full_precision
 
-OURS = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}  # arguments that every network gets
+IMAGE_ARGUMENTS = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}  # arguments that every network gets
 
 
 def _product_of_strides(arguments: Mapping[str, Any]) -> int:
@@ -29,7 +29,7 @@ class MonaiNetwork:
         last: Name of the layer that gives the image, which is computed in single precision.
         stride: Function of the arguments: the number of which height and width must be multiples.
         defaults: Arguments that differ from MONAI's defaults, or have none there.
-        fixed: Arguments that must be as they are here, besides `OURS`.
+        fixed: Arguments that must be as they are here, besides `IMAGE_ARGUMENTS`.
     """
 
     last: str
@@ -66,7 +66,7 @@ class MonaiGenerator(nn.Module):
 
     Args:
         network: A key of `NETWORKS`.
-        arguments: Arguments of its constructor besides `OURS`; others have the defaults of `NETWORKS` or MONAI.
+        arguments: Arguments of its constructor besides `IMAGE_ARGUMENTS`; others have the defaults of `NETWORKS` or MONAI.
 
     Attributes:
         stride: Height and width must be multiples of this.
@@ -80,7 +80,7 @@ class MonaiGenerator(nn.Module):
         kind = NETWORKS[network]
         arguments = {**kind.defaults, **(arguments or {}), **kind.fixed}
         self.name = network
-        self.network = as_group_norms(getattr(nets, network)(**OURS, **arguments))
+        self.network = as_group_norms(getattr(nets, network)(**IMAGE_ARGUMENTS, **arguments))
         self.network.set_submodule(kind.last, _FullPrecision(self.network.get_submodule(kind.last)))
         self.stride = kind.stride(arguments)
 
@@ -114,13 +114,13 @@ def argument_problems(network: str, arguments: Mapping[str, Any], size: int) -> 
         The name of the argument, or "" where it is not known which, and the rule that it breaks.
     """
     kind, known = NETWORKS[network], inspect.signature(getattr(nets, network)).parameters
-    ours = {**OURS, **kind.fixed}
+    set_here = {**IMAGE_ARGUMENTS, **kind.fixed}
     problems = []
     for name in arguments:
-        if name in ours:
-            problems.append((name, f"is always {ours[name]}; leave it out"))
+        if name in set_here:
+            problems.append((name, f"is always {set_here[name]}; leave it out"))
         elif name not in known:
-            nearest = difflib.get_close_matches(name, known.keys() - ours.keys(), n=1)
+            nearest = difflib.get_close_matches(name, known.keys() - set_here.keys(), n=1)
             remedy = f"; the nearest is {nearest[0]}" if nearest else ""
             problems.append((name, f"not an argument of {network}{remedy}"))
     yield from problems

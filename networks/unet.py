@@ -23,7 +23,7 @@ LEAKY, RELU = ("leakyrelu", {"negative_slope": 0.2, "inplace": True}), ("relu", 
 EARLIER_NAMES = re.compile(r"^(down|up)\.(\d+)\.([01])\.")  # of weights before the levels were MONAI's blocks
 _four_by_four = partial(Convolution, 2, kernel_size=4, strides=2, padding=1, output_padding=0, bias=False)
 
-OPEN = 3.0  # σ(3) ≈ 0.95: training starts from nearly the plain skip
+OPEN_GATE_BIAS = 3.0  # σ(3) ≈ 0.95: training starts from nearly the plain skip
 
 
 class AttentionGate(nn.Module):
@@ -107,7 +107,7 @@ class UNet(nn.Module):
         self.feature_channels = [1, *(channels[level] for level in self.taps)]
         initialise_normal(self)
         for gate in gates:
-            nn.init.constant_(gate.weight.get_parameter("bias"), OPEN)
+            nn.init.constant_(gate.weight.get_parameter("bias"), OPEN_GATE_BIAS)
         self.register_load_state_dict_pre_hook(_rename_weights)
 
     def forward(self, image: Tensor) -> Tensor:

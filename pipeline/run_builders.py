@@ -134,8 +134,10 @@ def require_able_device(config: Config, folder: RunFolder, device: torch.device)
     training = config.training
     try:
         require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
-    except UserError as error:  # a run that has trained may change `cuda_graph`, but not `precision`
-        raise UserError(f"{error}{new_output_advice(folder) if 'precision' in str(error) else ''}") from error
+    except UserError as error:
+        if training.precision != "fp16" or device.type == "cuda":  # a run that has trained may change `cuda_graph`
+            raise
+        raise UserError(f"{error}{new_output_advice(folder)}") from error
 
 
 def prepare_run(
@@ -160,4 +162,6 @@ def prepare_run(
         atomic_text(folder.split, json_text(split_to_json(prepared.split)))
         if config.preprocess.coverage_mm != "all":
             atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
+        else:
+            folder.coverage.unlink(missing_ok=True)  # of an earlier try, before anything was trained
     return prepared

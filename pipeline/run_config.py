@@ -69,7 +69,7 @@ def _may_change(key: str, config: Config) -> bool:
 
 
 def _is_written_by_run(path: Path) -> bool:
-    """Whether a configuration was written by `RunFolder.save_config` and not by the user."""
+    """Whether a configuration was written by `save_config` and not by the user."""
     try:
         with path.open(encoding="utf-8") as stream:
             return stream.readline().startswith(f"# {HEADING}")

@@ -93,7 +93,7 @@ def engine_of(*, dtype=torch.float32, weights_seed=0, **options):
     """A small engine of `config_of`, its initial weights drawn from a seed of their own."""
     torch.manual_seed(weights_seed)
     engine = build_engine(config_of(**options), torch.device("cpu"))
-    for networks in (engine.generators, engine.discriminators, engine.best_generators()):
+    for networks in (engine.generators, engine.discriminators, engine.evaluated_generators()):
         networks.to(dtype)
     return engine
 

@@ -226,13 +226,13 @@ class Engine(ABC):
         """Return every trained network by name."""
         return {**dict(self.generators.items()), **dict(self.discriminators.items())}
 
-    def best_generators(self) -> nn.ModuleDict:
+    def evaluated_generators(self) -> nn.ModuleDict:
         """Return the generators for evaluation and translation: their moving average, if the method keeps one."""
         return self.generators if self.ema is None else self.ema.networks
 
     def translators(self) -> dict[str, nn.Module]:
         """Return, by target ("a" or "b"), the module (N, 1, H, W) → (N, 1, H, W) for evaluation and translation."""
-        return self.translators_of(dict(self.best_generators().items()))
+        return self.translators_of(dict(self.evaluated_generators().items()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bitwise resume needs, as tensors and plain values."""

@@ -94,7 +94,7 @@ class Munit(Engine):
 
         A style suits only the decoder it was trained with, so the averaged networks encode, if there are any.
         """
-        for name, autoencoder in zip("AB", _autoencoders(self.best_generators()), strict=True):
+        for name, autoencoder in zip("AB", _autoencoders(self.evaluated_generators()), strict=True):
             style = autoencoder.style_encoder(self._real[name]).mean(dim=0)
             self.styles[name].update(self.world.reduce_mean(style), is_finite)
 

@@ -207,7 +207,7 @@ class ImagePool:
         )
         free_slots = self._count + torch.arange(count, device=device) if count > 1 else self._count[None]
         is_filling = free_slots < self.size  # while the pool is not full, each image takes a free slot
-        is_exchanged = (coins < 0.5) > is_filling  # and the pool is full
+        is_exchanged = (coins < 0.5) & ~is_filling
         slots = torch.where(is_filling, free_slots, torch.where(is_exchanged, drawn_slots, self.size))
         pool_images = self._slots[drawn_slots].to(batch)
         if count > 1:

@@ -96,15 +96,20 @@ def write_volume(image: nib.Nifti1Image, path: Path) -> None:
     atomic_write(path, volume_writer(image, path))
 
 
+def require_volume_name(path: Path) -> None:
+    """Refuse a name for a volume that ends neither in `.nii` nor in `.nii.gz`, with a `UserError`."""
+    if not path.name.lower().endswith(VOLUME_SUFFIXES):
+        raise UserError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name")
+
+
 def volume_writer(image: nib.Nifti1Image, path: Path) -> Callable[[BinaryIO], None]:
     """Return a function that writes a NIfTI image to a stream, in the format of the path's suffix.
 
     Raises:
         UserError: the suffix is neither `.nii` nor `.nii.gz`.
     """
+    require_volume_name(path)
     name = path.name.lower()
-    if not name.endswith(VOLUME_SUFFIXES):
-        raise UserError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name")
 
     def write(stream: BinaryIO) -> None:
         if name.endswith(".gz"):

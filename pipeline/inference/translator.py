@@ -14,9 +14,10 @@ from torch import nn
 
 from pipeline.inference.domain_shift import compare_with_cohort, shape_warnings
 from pipeline.inference.model import TranslationModel, load_model
-from pipeline.inference.output_volume import image_like, write_volume
+from pipeline.inference.output_volume import image_like, require_volume_name, write_volume
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.files import require_writable
 from transforms.io.nifti import name_of, read_with_warnings
 from transforms.slice_chain import slice_chain
 from transforms.slices import slices_with_content
@@ -67,6 +68,9 @@ def translate(
         UserError: the volume or the model cannot be used, the model does not make that contrast, or the output cannot
             be written; one line that names it.
     """
+    if output is not None:  # refused now, not after the network has run
+        require_volume_name(Path(output))
+        require_writable(Path(output))
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
     loaded = loaded.in_precision(precision)
     target = loaded.target(to)

@@ -170,21 +170,21 @@ def _misfits(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
 def _network_settings(source: Settings, settings: Settings) -> list[tuple[str, object, object]]:
     """Return the settings that may explain different networks: key, their value, our value."""
     # The size of slices determines a U-Net's depth, unless that is configured.
-    theirs, ours = (
+    source_values, own_values = (
         {**{name: content[name] for name in NETWORK_SECTIONS}, "preprocess": {"size": content["preprocess"]["size"]}}
         for content in (source, settings)
     )
-    return differing_keys(theirs, ours)
+    return differing_keys(source_values, own_values)
 
 
 def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, version: int) -> None:
     """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
     # Keys that an older checkpoint lacks had no other value yet.
-    theirs, ours = source["preprocess"], settings["preprocess"]
+    source_values, own_values = source["preprocess"], settings["preprocess"]
     different = [
-        f"preprocess.{key} {theirs[key]!r} there, {ours[key]!r} here"
+        f"preprocess.{key} {source_values[key]!r} there, {own_values[key]!r} here"
         for key in PREPROCESS_KEYS
-        if key in theirs and theirs[key] != ours[key]
+        if key in source_values and source_values[key] != own_values[key]
     ]
     if version != CHAIN_VERSION:
         different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")

@@ -158,7 +158,7 @@ def require_alike(world: World, data: str, engine: "Engine") -> None:
     for network in engine.networks().values():
         for weight in network.parameters():
             digest.update(weight.detach().cpu().numpy().tobytes())
-    digests = world.all_gather_object(int.from_bytes(digest.digest()[:7]))
+    digests = world.all_gather_int(int.from_bytes(digest.digest()[:7]))
     if len(set(digests)) > 1:
         differing_rank = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
         world.refuse(

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pipeline.utils.errors import EXIT_BAD_INPUT, UserError
 
@@ -66,7 +66,7 @@ class World:
         block_size = batch_size // self.size
         return range(self.rank * block_size, (self.rank + 1) * block_size)
 
-    def refuse(self, message: str) -> None:
+    def refuse(self, message: str) -> NoReturn:
         """Raise for a reason that every process finds itself: `UserError` in the main one, a silent exit elsewhere."""
         raise UserError(message) if self.is_main else SystemExit(EXIT_BAD_INPUT)
 
@@ -134,9 +134,9 @@ class World:
 
     def all_reduce_max(self, number: int) -> int:
         """Return the largest of the processes' numbers, without waiting for a GPU."""
-        return max(self.all_gather_object(number))
+        return max(self.all_gather_int(number))
 
-    def all_gather_object(self, number: int) -> list[int]:
+    def all_gather_int(self, number: int) -> list[int]:
         """Return the 64-bit integer of each process, in order, without waiting for a GPU."""
         if self.size == 1:
             return [number]
@@ -157,7 +157,7 @@ class World:
 
     def barrier(self) -> None:
         """Wait until every process has reached this call."""
-        self.all_gather_object(0)
+        self.all_gather_int(0)
 
     def main_process_first(self, action: Callable[[], Result]) -> Result:
         """Run an action in the main process, then in the others, which find the main one's files on disk."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from small_run import QUICK, phantom_run
 
-from benchmarks import data, inference, overheads, scaling, size, step
+from benchmarks import data, inference, overheads, scaling, size, step, views
 
 
 def first_cells(printed):
@@ -140,3 +141,14 @@ def test_size_counts_lines_files_and_keys(tmp_path, capsys):
     }  # fmt: skip
     assert size.main([str(tmp_path), str(tmp_path)]) == 0
     assert "4 (1.00)" in capsys.readouterr().out
+
+
+def test_views(tmp_path, capsys):
+    short = ("training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
+    assert phantom_run(tmp_path / "run", *QUICK, *short) == 0
+    capsys.readouterr()
+    assert views.main([str(tmp_path / "run"), "--to", "T2"]) == 0
+    printed = capsys.readouterr().out
+    assert {"axial alone", "fused"} <= set(first_cells(printed)) and "phantom, to T2, 1 test subjects" in printed
+    alone, fused = (line for line in printed.splitlines() if line.startswith(("axial alone", "fused")))
+    assert alone.split()[2:] == fused.split()[1:]  # one view, fused with none

@@ -105,7 +105,7 @@ def test_an_out_that_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch,
 def test_a_folder_without_volumes_is_refused(tmp_path, model, capsys):
     (tmp_path / "in").mkdir()
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
-    assert "no .nii, .nii.gz or .mgz files in this folder" in capsys.readouterr().err
+    assert "no volumes (.nii.gz, .nii, .hdr, " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -92,7 +92,7 @@ def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, cap
 def test_an_empty_folder_does_not_stop_the_others(tmp_path, use, capfd):
     (tmp_path / "empty").mkdir()
     assert translate("-i", tmp_path / "empty", saved(tmp_path, image()), "-o", tmp_path / "out") == 3
-    assert "empty: no .nii, .nii.gz or .mgz files in this folder" in capfd.readouterr().err
+    assert "empty: no volumes (.nii.gz, .nii, .hdr, " in capfd.readouterr().err
 
 
 def test_names_with_a_leading_dash(tmp_path, use, monkeypatch):

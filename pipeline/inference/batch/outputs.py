@@ -164,7 +164,7 @@ def _no_volumes_message(folder: Path) -> str:
         return f"{folder}: this folder cannot be listed; check its permissions"
     if reason := next(filter(None, map(not_fetched, sorted(folder.iterdir()))), None):
         return reason
-    return f"{folder}: no .nii, .nii.gz or .mgz files in this folder, and no DICOM series; check the path"
+    return f"{folder}: no volumes ({', '.join(INPUT_SUFFIXES)}) in this folder, and no DICOM series; check the path"
 
 
 def fail_equal_names(jobs: list[Job]) -> None:

@@ -116,7 +116,7 @@ def test_the_average_follows_the_weights_as_by_hand():
         for name, weight in engine.G.state_dict().items():
             mean[name] = decays[-1] * mean[name] + (1 - decays[-1]) * weight
             torch.testing.assert_close(
-                engine.best_generators()["G"].state_dict()[name], mean[name], rtol=1e-5, atol=1e-7
+                engine.evaluated_generators()["G"].state_dict()[name], mean[name], rtol=1e-5, atol=1e-7
             )
     assert decays[:2] == [2 / 11, 3 / 12]  # the warm-up
     assert decays[6:9] == [8 / 17, 0.5, 0.5]  # and its end

@@ -96,7 +96,7 @@ def test_training_keeps_the_shared_blocks_one_and_the_rest_two():
     for index in range(3):
         engine.step(*batch(index))
     assert differences(before, engine.generators.state_dict()) == {f"/{name}" for name in before}
-    for networks in (engine.generators, engine.best_generators()):
+    for networks in (engine.generators, engine.evaluated_generators()):
         assert shares(networks) == [True, True, False, False]
         assert networks["A"].encoder[-1] is networks["B"].encoder[-1]
 
@@ -106,10 +106,10 @@ def test_a_shared_weight_enters_the_optimiser_and_the_average_once():
     optimised = engine.optimisers["generators"].param_groups[0]["params"]
     assert len(optimised) == len({id(weight) for weight in optimised}) == len(list(engine.generators.parameters()))
     weight_name = "A.encoder.3.layers.0.weight"
-    mean = engine.best_generators().state_dict()[weight_name].clone()
+    mean = engine.evaluated_generators().state_dict()[weight_name].clone()
     for step in range(1, 4):
         engine.step(*batch(step))
         mean.lerp_(engine.generators.state_dict()[weight_name], 1 - min(0.9, (1 + step) / (10 + step)))
-    torch.testing.assert_close(engine.best_generators().state_dict()[weight_name], mean)
-    averaged = engine.best_generators().state_dict()
+    torch.testing.assert_close(engine.evaluated_generators().state_dict()[weight_name], mean)
+    averaged = engine.evaluated_generators().state_dict()
     assert torch.equal(averaged["B.encoder.3.layers.0.weight"], averaged[weight_name])

@@ -68,7 +68,7 @@ def small_exchanges(world):
     return {
         "gradients": [None if weight.grad is None else weight.grad for weight in weights],
         "gathered": world.all_gather(torch.full((2, 1), float(world.rank))),
-        "every": world.all_gather_object(2**50 + world.rank),
+        "every": world.all_gather_int(2**50 + world.rank),
         "greatest": world.all_reduce_max(world.rank),
         "drawn": torch.rand(2),
     }
@@ -190,7 +190,7 @@ def test_one_process_alone_exchanges_nothing():
         and not SINGLE_PROCESS.all_reduce_mean({"loss": value})["loss"].requires_grad
     )
     assert (
-        SINGLE_PROCESS.all_gather_object(5),
+        SINGLE_PROCESS.all_gather_int(5),
         SINGLE_PROCESS.local_slots(3),
         SINGLE_PROCESS.main_process_first(lambda: 4),
         SINGLE_PROCESS.is_main,
