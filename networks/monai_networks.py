@@ -66,7 +66,7 @@ class MonaiGenerator(nn.Module):
 
     Args:
         network: A key of `NETWORKS`.
-        arguments: Arguments of its constructor besides `IMAGE_ARGUMENTS`; others have the defaults of `NETWORKS` or MONAI.
+        arguments: Arguments of its constructor besides `IMAGE_ARGUMENTS`; others have `NETWORKS`' defaults or MONAI's.
 
     Attributes:
         stride: Height and width must be multiples of this.
