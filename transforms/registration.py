@@ -45,8 +45,10 @@ def register_rigid(
     returned where no result aligns the scans better.
 
     Args:
-        fixed, moving: (X, Y, Z) finite intensities.
-        fixed_affine, moving_affine: (4, 4) voxel to RAS millimetres.
+        fixed: (X, Y, Z) finite intensities.
+        fixed_affine: (4, 4) voxel to RAS millimetres.
+        moving: (X, Y, Z) finite intensities.
+        moving_affine: (4, 4) voxel to RAS millimetres.
 
     Returns:
         (4, 4), from points of the fixed scan to points of the moving scan, both in RAS millimetres.

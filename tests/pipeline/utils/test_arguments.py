@@ -140,5 +140,5 @@ def test_lines_of_a_list_are_expanded(monkeypatch):
     monkeypatch.setenv("HERE", str(Path.cwd()))
     assert places.all_inputs([], "list.txt") == [Path.cwd() / "a.nii"]  # the blanks are not the file's
     Path("list.txt").write_text("a.nii\n$NOWHERE/b.nii\n")
-    with pytest.raises(UserError, match=r"^list.txt, line 2: the variable NOWHERE is not set; set it, or write"):
+    with pytest.raises(UserError, match=r"^list.txt: the variable NOWHERE is not set; set it, or write"):
         places.all_inputs([], "list.txt")
