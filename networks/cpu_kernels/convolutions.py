@@ -16,7 +16,12 @@ from torch.nn.functional import conv2d, pad
 from torch.nn.utils.parametrize import is_parametrized
 
 from networks.cpu_kernels import gemm_conv
-from networks.cpu_kernels.single_channel_conv import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
+from networks.cpu_kernels.single_channel_conv import (
+    conv_stride2_from_one_channel,
+    convolve_from_one_channel,
+    convolve_to_one_channel,
+    transposed_conv_to_one_channel,
+)
 from networks.cpu_kernels.upsample_conv import upsample_and_convolve
 from networks.cpu_kernels.winograd import convolve, is_faster, suits_winograd
 
@@ -55,14 +60,14 @@ class Convolution(nn.Conv2d):
             return None  # torch raises an error that says what is wrong
         if self.stride == (2, 2):
             if padding == 1 and gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
-                return gemm_conv.halve
-            return partial(halve_from_one, padding=padding) if channels == 1 else None
+                return gemm_conv.conv_stride2
+            return partial(conv_stride2_from_one_channel, padding=padding) if channels == 1 else None
         if self.stride != (1, 1):
             return None
         if kernels == 1:
-            implementation = convolve_to_one
+            implementation = convolve_to_one_channel
         elif channels == 1:
-            implementation = convolve_from_one
+            implementation = convolve_from_one_channel
         elif is_faster(image, weight, padding):
             implementation = convolve
         else:
@@ -78,12 +83,17 @@ class TransposedConvolution(nn.ConvTranspose2d):
     def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, K, h, w) as `nn.ConvTranspose2d` does."""
         weight = self.weight
-        doubles = (self.kernel_size, self.stride, self.padding, self.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
-        if doubles and output_size is None and _has_supported_options(self) and kernels_apply(image, weight):
+        is_doubling = (self.kernel_size, self.stride, self.padding, self.output_padding) == (
+            (4, 4),
+            (2, 2),
+            (1, 1),
+            (0, 0),
+        )
+        if is_doubling and output_size is None and _has_supported_options(self) and kernels_apply(image, weight):
             if weight.shape[1] == 1:
-                return _add_bias(double_to_one(image, weight), self.bias)
+                return _add_bias(transposed_conv_to_one_channel(image, weight), self.bias)
             if gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3], weight):
-                return _add_bias(gemm_conv.double(image, weight), self.bias)
+                return _add_bias(gemm_conv.transposed_conv(image, weight), self.bias)
         return super().forward(image, output_size)
 
 
@@ -153,7 +163,7 @@ def accelerate(network: nn.Module) -> nn.Module:
     for layer in network.modules():
         if type(layer) in FASTER:
             layer.__class__ = FASTER[type(layer)]
-        elif type(layer) is nn.Sequential and _doubles(layer):
+        elif type(layer) is nn.Sequential and _is_upsample_convolution(layer):
             layer.__class__ = UpsampleConvolution
     return network
 
@@ -166,7 +176,7 @@ def torch_layers(network: nn.Module) -> nn.Module:
     return network
 
 
-def _doubles(layers: nn.Sequential) -> bool:
+def _is_upsample_convolution(layers: nn.Sequential) -> bool:
     """Whether layers begin with what `UpsampleConvolution` computes at once."""
     if len(layers) < 2 or not isinstance(layers[0], nn.Upsample) or type(layers[1]) not in (nn.Conv2d, Convolution):
         return False

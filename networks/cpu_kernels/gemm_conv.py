@@ -19,7 +19,7 @@ SHARE, LEAST_WEIGHTS = 16, 2**20  # measured: faster from so many weights and 16
 
 
 def is_faster(pixels: int, weight: Tensor) -> bool:
-    """Whether `halve` and `double` were measured to be faster than torch's convolutions.
+    """Whether `conv_stride2` and `transposed_conv` were measured to be faster than torch's convolutions.
 
     Args:
         pixels: N H W of the coarse side.
@@ -30,12 +30,12 @@ def is_faster(pixels: int, weight: Tensor) -> bool:
     return is_large and is_contiguous and pixels > 0 and pixels * SHARE <= len(weight)
 
 
-def halve(image: Tensor, weight: Tensor) -> Tensor:
+def conv_stride2(image: Tensor, weight: Tensor) -> Tensor:
     """Correlate (N, C, 2H, 2W) with (K, C, 4, 4) at stride 2, padding 1: to (N, K, H, W); differentiable once."""
     return _Halved.apply(image, weight)
 
 
-def double(image: Tensor, weight: Tensor) -> Tensor:
+def transposed_conv(image: Tensor, weight: Tensor) -> Tensor:
     """Convolve (N, K, H, W) with (K, C, 4, 4), transposed, at stride 2, padding 1; differentiable once.
 
     Returns:

@@ -23,17 +23,17 @@ from torch.nn.grad import conv2d_weight
 from networks.cpu_kernels.autograd_guard import once_differentiable
 
 
-def convolve_to_one(image: Tensor, weight: Tensor) -> Tensor:
+def convolve_to_one_channel(image: Tensor, weight: Tensor) -> Tensor:
     """Correlate (N, C, H, W) with (1, C, r, s), unpadded: to (N, 1, H − r + 1, W − s + 1), differentiable once."""
     return _ToOne.apply(image, weight)
 
 
-def convolve_from_one(image: Tensor, weight: Tensor) -> Tensor:
+def convolve_from_one_channel(image: Tensor, weight: Tensor) -> Tensor:
     """Correlate (N, 1, H, W) with (K, 1, r, s), unpadded: to (N, K, H − r + 1, W − s + 1), differentiable once."""
     return _FromOne.apply(image, weight, 1, 0)
 
 
-def halve_from_one(image: Tensor, weight: Tensor, padding: int) -> Tensor:
+def conv_stride2_from_one_channel(image: Tensor, weight: Tensor, padding: int) -> Tensor:
     """Correlate (N, 1, H, W) with (K, 1, r, r) at stride 2, padded with zeros; differentiable once.
 
     Returns:
@@ -42,7 +42,7 @@ def halve_from_one(image: Tensor, weight: Tensor, padding: int) -> Tensor:
     return _FromOne.apply(image, weight, 2, padding)
 
 
-def double_to_one(image: Tensor, weight: Tensor) -> Tensor:
+def transposed_conv_to_one_channel(image: Tensor, weight: Tensor) -> Tensor:
     """Convolve (N, C, H, W) with (C, 1, 4, 4), transposed, at stride 2 and padding 1; differentiable once.
 
     Returns:

@@ -18,7 +18,7 @@ from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.scores import Scores, Translation
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
-from pipeline.inference.slice_translator import run_eagerly, translate_slices
+from pipeline.inference.slice_translator import forward_eagerly, translate_slices
 from pipeline.inference.translator import image_of_slices
 from pipeline.reporting.gif import save_gif
 from pipeline.reporting.panels import volume_mosaic
@@ -75,7 +75,7 @@ def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_s
 
 def without_networks(model: TranslationModel) -> TranslationModel:
     """Return the model without its networks, small enough to send to a worker."""
-    return replace(model, translators={}, device=torch.device("cpu"), run=run_eagerly)
+    return replace(model, translators={}, device=torch.device("cpu"), run=forward_eagerly)
 
 
 def write_translation(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume:

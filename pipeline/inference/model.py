@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
-from pipeline.inference.slice_translator import Run, run_eagerly
+from pipeline.inference.slice_translator import Forward, forward_eagerly
 from pipeline.model_builder import build_saved_model, saved_names
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.utils.errors import UserError
@@ -68,7 +68,7 @@ class TranslationModel:
     config_hash: str = ""
     calibration: Mapping[str, Any] | None = None
     saved_names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    run: Run = run_eagerly
+    run: Forward = forward_eagerly
 
     def info(self, to: str) -> ModelInfo:
         """Return what identifies the model that makes `to`, for records."""

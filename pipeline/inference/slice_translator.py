@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
+Forward = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
 
 
-def run_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
+def forward_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
     """Return a network's output for a batch, without compiling."""
     return network(batch)
 
@@ -31,7 +31,7 @@ def translate_slices(
     batch_size: int,
     precision: str,
     name: str,
-    run: Run = run_eagerly,
+    run: Forward = forward_eagerly,
 ) -> np.ndarray:
     """Return a network's output (N, H, W), float32, for a stack of slices, computed in batches.
 
@@ -83,7 +83,7 @@ def translate_slices(
     return translated
 
 
-def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Run) -> bool:
+def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Forward) -> bool:
     """Write a network's output for (B, 1, H, W) into a tensor; return whether the memory was enough.
 
     Copies from and to pinned memory are asynchronous: the output is complete after the device is synchronised.

@@ -21,19 +21,23 @@ from networks.munit import AutoEncoder
 from networks.resnet import ResNetGenerator
 
 LAYERS = {  # a function that builds one, its channels, and the implementation that it takes on the CPU
-    "first": (lambda: reflect_conv(1, 5, 7, bias=True), 1, "convolve_from_one"),
-    "last": (lambda: reflect_conv(5, 1, 7, bias=True), 5, "convolve_to_one"),
+    "first": (lambda: reflect_conv(1, 5, 7, bias=True), 1, "convolve_from_one_channel"),
+    "last": (lambda: reflect_conv(5, 1, 7, bias=True), 5, "convolve_to_one_channel"),
     "strided": (lambda: reflect_conv(3, 4, 4, 2), 3, None),
     "residual": (lambda: reflect_conv(64, 128, 3), 64, "convolve"),
     "upsample": (lambda: nn.Sequential(upsample(3, 2, "nearest", kernel=4, bias=True)), 3, "upsample_and_convolve"),
     "munit": (lambda: AutoEncoder(2, 2, 1).decoder.up, 8, "upsample_and_convolve"),
-    "halving": (lambda: nn.Conv2d(4, 64, 4, 2, 1, bias=False), 4, "halve"),
-    "halving one": (lambda: nn.Conv2d(1, 5, 4, 2, 1), 1, "halve_from_one"),
-    "halving one, reflected": (lambda: reflect_conv(1, 5, 4, 2), 1, "halve_from_one"),
+    "halving": (lambda: nn.Conv2d(4, 64, 4, 2, 1, bias=False), 4, "conv_stride2"),
+    "halving one": (lambda: nn.Conv2d(1, 5, 4, 2, 1), 1, "conv_stride2_from_one_channel"),
+    "halving one, reflected": (lambda: reflect_conv(1, 5, 4, 2), 1, "conv_stride2_from_one_channel"),
     "judging": (lambda: nn.Conv2d(64, 128, 4, 1, 1), 64, "convolve"),
-    "last of a judge": (lambda: nn.Conv2d(6, 1, 4, 1, 1), 6, "convolve_to_one"),
-    "transposed": (lambda: upsample(960, 3, "transposed", kernel=4, bias=True), 960, "double"),
-    "transposed to one": (lambda: upsample(5, 1, "transposed", kernel=4, bias=True), 5, "double_to_one"),
+    "last of a judge": (lambda: nn.Conv2d(6, 1, 4, 1, 1), 6, "convolve_to_one_channel"),
+    "transposed": (lambda: upsample(960, 3, "transposed", kernel=4, bias=True), 960, "transposed_conv"),
+    "transposed to one": (
+        lambda: upsample(5, 1, "transposed", kernel=4, bias=True),
+        5,
+        "transposed_conv_to_one_channel",
+    ),
     "transposed by three": (lambda: upsample(4, 3, "transposed", kernel=3), 4, None),
 }
 OURS = (Convolution, UpsampleConvolution, TransposedConvolution)
@@ -78,11 +82,11 @@ def calls(monkeypatch):
         monkeypatch.setattr(owner, name, lambda *of, **how: names.append(name) or kernel(*of, **how))
 
     for name in (
-        *("convolve", "convolve_to_one", "convolve_from_one", "upsample_and_convolve"),
-        *("halve_from_one", "double_to_one"),
+        *("convolve", "convolve_to_one_channel", "convolve_from_one_channel", "upsample_and_convolve"),
+        *("conv_stride2_from_one_channel", "transposed_conv_to_one_channel"),
     ):
         watch(convolutions, name)
-    for name in ("halve", "double"):
+    for name in ("conv_stride2", "transposed_conv"):
         watch(gemm_conv, name)
     return names
 
@@ -123,7 +127,7 @@ def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(calls):
         RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.twice_differentiable\(\)"
     ):
         steepness()
-    assert calls == ["halve_from_one", "convolve_to_one"]
+    assert calls == ["conv_stride2_from_one_channel", "convolve_to_one_channel"]
 
 
 UNUSUAL = [

@@ -6,7 +6,7 @@ from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from networks.cpu_kernels import gemm_conv
-from networks.cpu_kernels.gemm_conv import FEW_COLUMNS, double, halve, is_faster
+from networks.cpu_kernels.gemm_conv import FEW_COLUMNS, conv_stride2, is_faster, transposed_conv
 
 
 def plain_half(image, weight):
@@ -36,15 +36,17 @@ DTYPES = pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch
 def test_values_and_gradients_are_the_librarys(height, width, count, dtype, bound):
     weight = random_tensor(7, 5, 4, 4, dtype=dtype)
     assert_same_function(
-        halve, plain_half, random_tensor(count, 5, 2 * height, 2 * width, dtype=dtype), weight, bound=bound
+        conv_stride2, plain_half, random_tensor(count, 5, 2 * height, 2 * width, dtype=dtype), weight, bound=bound
     )
-    assert_same_function(double, plain_double, random_tensor(count, 7, height, width, dtype=dtype), weight, bound=bound)
+    assert_same_function(
+        transposed_conv, plain_double, random_tensor(count, 7, height, width, dtype=dtype), weight, bound=bound
+    )
 
 
 def test_weights_may_have_another_layout():
     weight = random_tensor(7, 5, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
-    assert_same_function(halve, plain_half, random_tensor(2, 5, 4, 6, dtype=torch.float64), weight)
-    assert_same_function(double, plain_double, random_tensor(2, 7, 2, 3, dtype=torch.float64), weight)
+    assert_same_function(conv_stride2, plain_half, random_tensor(2, 5, 4, 6, dtype=torch.float64), weight)
+    assert_same_function(transposed_conv, plain_double, random_tensor(2, 7, 2, 3, dtype=torch.float64), weight)
 
 
 def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
@@ -56,8 +58,8 @@ def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
         )
     image, weight = random_tensor(1, 5, 4, 4, dtype=torch.float64), random_tensor(7, 5, 4, 4, dtype=torch.float64)
     for convolve, image_shape, to_image in (
-        (halve, image, "_fold_columns"),
-        (double, random_tensor(1, 7, 2, 2, dtype=torch.float64), "_to_images"),
+        (conv_stride2, image, "_fold_columns"),
+        (transposed_conv, random_tensor(1, 7, 2, 2, dtype=torch.float64), "_to_images"),
     ):
         for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weight_gradient"])):
             value = convolve(image_shape.clone().requires_grad_(of_image), weight.clone().requires_grad_(of_weight))
@@ -75,8 +77,8 @@ def test_inputs_need_not_be_contiguous_and_results_may_be_changed_in_place():
     weight = random_tensor(7, 5, 4, 4, dtype=torch.float64)
     image = random_tensor(2, 8, 4, 10, dtype=torch.float64)[:, :, :, ::2].transpose(1, 3)
     assert not image.is_contiguous()
-    assert_same_function(halve, plain_half, image[:1], weight)
-    for convolve, shape in ((halve, (1, 5, 4, 4)), (double, (1, 7, 2, 2))):
+    assert_same_function(conv_stride2, plain_half, image[:1], weight)
+    for convolve, shape in ((conv_stride2, (1, 5, 4, 4)), (transposed_conv, (1, 7, 2, 2))):
         image = random_tensor(*shape, dtype=torch.float64).requires_grad_()
         torch.nn.functional.relu(convolve(image, weight), inplace=True).sum().backward()
         assert image.grad.any()

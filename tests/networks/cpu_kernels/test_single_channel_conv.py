@@ -6,7 +6,12 @@ from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from networks.cpu_kernels import single_channel_conv as single_channel
-from networks.cpu_kernels.single_channel_conv import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
+from networks.cpu_kernels.single_channel_conv import (
+    conv_stride2_from_one_channel,
+    convolve_from_one_channel,
+    convolve_to_one_channel,
+    transposed_conv_to_one_channel,
+)
 
 SIZES = [(7, 7), (9, 13), (16, 8)]
 
@@ -16,7 +21,7 @@ SIZES = [(7, 7), (9, 13), (16, 8)]
 def test_to_one_channel(size, dtype, bound):
     torch.manual_seed(0)
     image, weight = torch.randn(3, 5, *size, dtype=dtype), torch.randn(1, 5, 7, 7, dtype=dtype)
-    assert_same_function(convolve_to_one, conv2d, image, weight, bound=bound)
+    assert_same_function(convolve_to_one_channel, conv2d, image, weight, bound=bound)
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
@@ -24,7 +29,7 @@ def test_to_one_channel(size, dtype, bound):
 def test_from_one_channel(size, dtype, bound):
     torch.manual_seed(0)
     image, weight = torch.randn(3, 1, *size, dtype=dtype), torch.randn(5, 1, 7, 7, dtype=dtype)
-    assert_same_function(convolve_from_one, conv2d, image, weight, bound=bound)
+    assert_same_function(convolve_from_one_channel, conv2d, image, weight, bound=bound)
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
@@ -34,7 +39,7 @@ def test_halving_from_one_channel(size, padding, dtype, bound):
     image, weight = torch.randn(3, 1, *size, dtype=dtype), torch.randn(5, 1, 4, 4, dtype=dtype)
 
     def ours(image, weight):
-        return halve_from_one(image, weight, padding)
+        return conv_stride2_from_one_channel(image, weight, padding)
 
     def plain(image, weight):
         return conv2d(image, weight, stride=2, padding=padding)
@@ -51,18 +56,18 @@ def test_doubling_to_one_channel(size, dtype, bound):
     def plain(image, weight):
         return conv_transpose2d(image, weight, stride=2, padding=1)
 
-    assert_same_function(double_to_one, plain, image, weight, bound=bound)
+    assert_same_function(transposed_conv_to_one_channel, plain, image, weight, bound=bound)
     channels_last = image.to(memory_format=torch.channels_last)
-    assert_same_function(double_to_one, plain, channels_last, weight, bound=bound)
+    assert_same_function(transposed_conv_to_one_channel, plain, channels_last, weight, bound=bound)
 
 
 @pytest.mark.parametrize(
     "convolve, of_image",
     [
-        (convolve_to_one, "conv2d"),
-        (convolve_from_one, "_sum_over_rows"),
-        (double_to_one, "conv2d"),
-        (lambda *of: halve_from_one(*of, 1), "_transposed_to_one"),
+        (convolve_to_one_channel, "conv2d"),
+        (convolve_from_one_channel, "_sum_over_rows"),
+        (transposed_conv_to_one_channel, "conv2d"),
+        (lambda *of: conv_stride2_from_one_channel(*of, 1), "_transposed_to_one"),
     ],
 )
 def test_only_the_gradients_that_are_asked_for_are_made(convolve, of_image, monkeypatch):
@@ -83,5 +88,5 @@ def test_only_the_gradients_that_are_asked_for_are_made(convolve, of_image, monk
 def test_kernels_need_not_be_square_nor_inputs_contiguous():
     torch.manual_seed(0)
     image = torch.randn(2, 8, 9, 4, dtype=torch.float64).transpose(2, 3)
-    assert_same_function(convolve_to_one, conv2d, image[:, ::2], torch.randn(1, 4, 2, 3, dtype=torch.float64))
-    assert_same_function(convolve_from_one, conv2d, image[:, :1], torch.randn(3, 1, 3, 2, dtype=torch.float64))
+    assert_same_function(convolve_to_one_channel, conv2d, image[:, ::2], torch.randn(1, 4, 2, 3, dtype=torch.float64))
+    assert_same_function(convolve_from_one_channel, conv2d, image[:, :1], torch.randn(3, 1, 3, 2, dtype=torch.float64))
