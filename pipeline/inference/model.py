@@ -137,7 +137,8 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     Args:
         address: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`; see
             `pipeline.inference.model_address.checkpoint_at`.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu", "cuda" or "mps". On a GPU, torch's use of TF32 is set for the whole process as the run
+            had it.
 
     Raises:
         UserError: there is no such model, it is no checkpoint or of another version, or the device is not available.
