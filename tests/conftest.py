@@ -1,5 +1,6 @@
 """Keeps every test out of what demos, runs and trackings have left in the checkout."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -62,6 +63,8 @@ def out_of_the_checkout():
     """Fail a test that was at work in the checkout, though what it tests may have gone on without."""
     _trespasses.clear()
     log_to_console()
+    for name in ("pipeline", "transforms", "networks"):
+        logging.getLogger(name).propagate = True  # to pytest's own handler, for `caplog`
     yield
     assert not _trespasses, _trespasses
 

@@ -102,13 +102,13 @@ def _download_rest(url: str, partial_path: Path, quiet: bool) -> None:
 
 def _is_final(error: requests.RequestException) -> bool:
     """Return whether another attempt would fail alike: a refusal, a server that is not there, a wrong redirect."""
-    if isinstance(error, HTTPError):
+    if isinstance(error, HTTPError) and error.response is not None:
         return error.response.status_code < 500 and error.response.status_code != 429
     return not isinstance(error, ChunkedEncodingError)
 
 
 def _reason(error: requests.RequestException, partial_path: Path) -> str:
-    if isinstance(error, HTTPError):
+    if isinstance(error, HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     text = " ".join(str(error).split())
     if isinstance(error, ChunkedEncodingError):

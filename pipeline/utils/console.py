@@ -106,6 +106,7 @@ def log_to_console() -> None:
         logger.setLevel(logging.INFO)
         if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
             logger.addHandler(ConsoleHandler())
+            logger.propagate = False  # libraries that set up the root logger would have it printed twice
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -92,6 +92,14 @@ def told(code: str, **streams) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", whole], env=environment, text=True, timeout=30, **pipes)
 
 
+def test_what_modules_log_is_printed_once_also_beside_a_handler_of_the_root():
+    process = told(
+        "    import logging; logging.basicConfig(level=logging.INFO); logger = logging.getLogger('pipeline.train')\n"
+        "    logger.info('done'); logger.warning('odd'); return 0"
+    )
+    assert (process.stdout, process.stderr) == ("done\n", "warning: odd\n")
+
+
 @needs_full
 def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
     with FULL.open("w") as full:
