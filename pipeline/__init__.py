@@ -23,13 +23,13 @@ _IS_COMMAND = sys.argv[:1] == ["-m"] and any(
 
 
 def __getattr__(name: str) -> object:
-    """Import `load_model` and `train` when they are first used, for they bring torch and MLflow."""
+    """Import the Python functions when they are first used, for they bring torch and MLflow."""
     if name in ("load_model", "train"):
         import_module("pipeline.tracking.mlflow_settings").configure_mlflow()  # before anything imports MLflow
     if name == "load_model":
         return import_module("pipeline.inference.model").load_model
-    if name == "train":
-        return import_module("pipeline.train")  # a module that can be called
+    if name in ("train", "translate"):
+        return import_module(f"pipeline.{name}")  # a module that can be called
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -255,8 +255,10 @@ def finish(
     tracker.log_artifact(folder.record)
 
 
-def train_run(config: str | Path | Config, overrides: Sequence[str] = (), *, quiet: bool = True) -> Path:
+def train_run(config: str | Path | Config, overrides: str | Sequence[str] = (), *, quiet: bool = True) -> Path:
     """Do the run of a configuration, as `python -m pipeline.run` does; `pipeline.train` is this function.
+
+    Evaluation starts worker processes, which import a script anew: call this under `if __name__ == "__main__":`.
 
     Args:
         config: A YAML file, the name of a shipped configuration such as "phantom", or a checked `Config`.
@@ -270,7 +272,8 @@ def train_run(config: str | Path | Config, overrides: Sequence[str] = (), *, qui
         UserError: bad data or settings; nothing already done is lost.
         Stopped: a signal came; a checkpoint is written, and the same call goes on from there.
     """
-    settings = config if isinstance(config, Config) else load_config(Path(config), overrides)
+    texts = [overrides] if isinstance(overrides, str) else overrides
+    settings = config if isinstance(config, Config) else load_config(Path(config), texts)
     run(settings, quiet=quiet)
     return settings.folder
 

@@ -20,8 +20,9 @@ TRANSFORMS = (
 )  # fmt: skip
 # Arguments that are not the user's: set here, of other dictionaries, or Python objects.
 RESERVED = {"self", "keys", "allow_missing_keys", "lazy", "device", "dtype", "factor_key", "meta_keys",
-            "meta_key_postfix", "kwargs"}  # fmt: skip
+            "meta_key_postfix", "kwargs", "keep_size"}  # fmt: skip
 KEY = "slice"
+PROBES = 8  # draws that a transform is tried with
 
 Specification = Sequence[Mapping[str, Mapping[str, object] | None]]
 
@@ -71,7 +72,9 @@ def _valid_arguments(name: str) -> list[str]:
 
 
 def _built(name: str, arguments: Mapping[str, object]):
-    return getattr(monai_transforms, name)(keys=[KEY], **arguments)
+    transform = getattr(monai_transforms, name)
+    same_size = {"keep_size": True} if "keep_size" in inspect.signature(transform).parameters else {}
+    return transform(keys=[KEY], **same_size, **arguments)
 
 
 def _failure(name: str, arguments: Mapping[str, object], size: int) -> str | None:
@@ -81,12 +84,21 @@ def _failure(name: str, arguments: Mapping[str, object], size: int) -> str | Non
         return "prob must be a number from 0 to 1"
     probe = torch.linspace(-1, 1, size * size).reshape(1, size, size)
     try:
-        transformed = MonaiAugmentation([{name: {**arguments, "prob": 1.0}}])(probe, seed=0)
+        augmentation = MonaiAugmentation([{name: {**arguments, "prob": 1.0}}])
+        for seed in range(PROBES):
+            transformed = augmentation(probe, seed)
+            if transformed.shape != probe.shape:
+                return (
+                    f"makes slices of {tuple(transformed.shape[1:])} from {tuple(probe.shape[1:])}; must keep the size"
+                )
+            if not bool(transformed.isfinite().all()):
+                return "makes values that are not finite"
     except Exception as error:  # whatever MONAI and torch raise for values without sense
-        return " ".join(str(error).split())[:200] or type(error).__name__
-    if transformed.shape != probe.shape:
-        return f"makes slices of {tuple(transformed.shape[1:])} from {tuple(probe.shape[1:])}; their size must stay"
-    return None if bool(transformed.isfinite().all()) else "makes values that are not finite"
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # MONAI wraps what a transform raises
+            cause = cause.__cause__
+        return " ".join(str(cause).split())[:200] or type(cause).__name__
+    return None
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.checks import conflicts
 from pipeline.config.schema import REMOVED_KEYS, Config
-from pipeline.config.yaml_file import config_file, parse_yaml, read_values
+from pipeline.config.yaml_file import KINDS, config_file, parse_yaml, read_values
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, warn: bool = True)
     """
     path = config_file(path)
     values = read_values(path)
-    problems = [problem for text in overrides if (problem := _override(values, text))]
+    kinds_first = sorted(overrides, key=lambda text: text.partition("=")[0].rpartition(".")[2] not in KINDS)
+    problems = [problem for text in kinds_first if (problem := _override(values, text))]
     for section, key in REMOVED_KEYS:
         if warn and isinstance(values.get(section), dict) and key in values[section]:
             logger.warning(f"{path}: {section}.{key} has no effect any more; remove the line")
@@ -65,6 +66,8 @@ def _override(values: dict, text: str) -> str | None:
         section = section[parent]
         if not isinstance(section, dict):
             return f"{key}: {parent} holds a value, not keys of its own"
+    if last in KINDS and section.get(last, value) != value:
+        section.clear()  # another kind has other keys, and its own defaults
     if _takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
         section[last] = value  # YAML would read some names as comments, numbers or two lines
         return None

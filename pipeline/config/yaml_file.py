@@ -12,6 +12,8 @@ from pipeline.utils.files import decoded
 _HERE = Path(__file__)
 FOLDERS = (_HERE.parents[2] / "configs", _HERE.parents[1] / "configs")  # of a checkout, and of an installed package
 KINDS = ("type", "source")  # keys that decide which further keys a section has
+PER_CONTRAST = ("patterns", "train", "test")  # of `data`: their keys are contrasts, of which a base has others
+MOST_BASES = 20  # one over another
 OWN_KEYS = ("name", "output")  # what tells runs apart: never taken over from a base
 
 
@@ -45,8 +47,8 @@ def config_text(path: Path) -> str:
 def read_values(path: Path, overlays: tuple[Path, ...] = ()) -> dict:
     """Return the keys and values of a YAML file, merged over those of the file that its `base` names, if any.
 
-    Sections are merged key by key. A section whose `type` or `source` differs from the base's takes its place. The
-    base's `name` and `output` are left out.
+    Sections are merged key by key. A section whose `type` or `source` differs from the base's takes its place, and so
+    do patterns and folders per contrast. The base's `name` and `output` are left out.
 
     Args:
         path: The file. Its `base` is the path of another one, relative to the file's folder, or a shipped one's name.
@@ -59,12 +61,14 @@ def read_values(path: Path, overlays: tuple[Path, ...] = ()) -> dict:
     if "base" not in values:
         return values
     base = values.pop("base")
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not base or "\0" in base:
         raise UserError(f"{path}: base = {base!r}: must be the path of another YAML file, or a shipped one's name")
     base_path = _base_path(path, base)
     chain = (*overlays, path)
     if base_path.resolve() in {overlay.resolve() for overlay in chain}:
         raise UserError(f"{path}: base = {base}: leads back to {base_path}, whose base it is; leave one of them out")
+    if len(chain) > MOST_BASES:
+        raise UserError(f"{path}: base = {base}: more than {MOST_BASES} files, each the next one's base; merge some")
     try:
         inherited = {key: value for key, value in read_values(base_path, chain).items() if key not in OWN_KEYS}
     except UserError as error:
@@ -80,7 +84,7 @@ def merged(base: Mapping, overlay: Mapping) -> dict:
         result[key] = value
         if isinstance(value, Mapping) and isinstance(below, Mapping):
             of_other_kind = any(kind in value and value[kind] != below.get(kind) for kind in KINDS)
-            result[key] = dict(value) if of_other_kind else merged(below, value)
+            result[key] = dict(value) if of_other_kind or key in PER_CONTRAST else merged(below, value)
     return result
 
 

@@ -102,7 +102,7 @@ def disk_text(needs: Sequence[DiskNeed]) -> str:
     """Return the disk needs as text, with each folder and its free space."""
     lines = [f"disk       {human_bytes(sum(need.size for need in needs))} in all"]
     for need in needs:
-        present = f", of which {human_bytes(need.present)} are there" if need.present else ""
+        present = f", of which {human_bytes(min(need.present, need.size))} are there" if need.present else ""
         free = human_bytes(shutil.disk_usage(_nearest_existing(need.folder)).free)
         lines.append(f"           {human_bytes(need.size)} {need.name}{present}, in {need.folder} ({free} free)")
     return "\n".join(lines)

@@ -91,7 +91,10 @@ class ConsoleHandler(logging.Handler):
         """Print a record as one text."""
         below_bars = "\n" if _is_terminal(sys.stderr) and getattr(ProgressBar, "_instances", None) else ""
         prefix = "warning: " if record.levelno == logging.WARNING else ""
-        (echo if record.levelno < logging.WARNING else warn)(f"{below_bars}{prefix}{record.getMessage()}")
+        if record.levelno < logging.WARNING:
+            echo(f"{below_bars}{record.getMessage()}")
+        else:
+            warn(f"{below_bars}{prefix}{_lines(record.getMessage())}")
 
 
 def logs_to_console() -> bool:

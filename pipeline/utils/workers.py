@@ -128,7 +128,8 @@ def naming_dead_workers() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
+            "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any). A script "
+            'that calls pipeline.train needs `if __name__ == "__main__":` around it'
         ) from error
 
 

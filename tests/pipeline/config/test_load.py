@@ -263,3 +263,10 @@ def test_loading_a_configuration_is_fast_and_imports_nothing_heavy(tmp_path):
         seconds.append(time.perf_counter() - started)
     assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(process.stdout.split())
     assert min(seconds) < 0.9
+
+
+def test_an_override_of_the_kind_takes_the_sections_place_and_others_fill_it(tmp_path):
+    content = {**SMALL, "method": {"type": "cyclegan", "cycle_weight": 3.0}, "generator": {"type": "unet", "depth": 3}}
+    config = load(tmp_path, "method.temperature=0.1", "method.type=cut", "generator.type=resnet", content=content)
+    assert (config.method.type, config.method.temperature, config.generator.type) == ("cut", 0.1, "resnet")
+    assert load(tmp_path, "method.type=cyclegan", content=content).method.cycle_weight == 3.0  # the same kind

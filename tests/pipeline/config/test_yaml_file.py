@@ -72,6 +72,14 @@ def test_a_section_of_another_kind_takes_the_place_of_the_bases():
     assert base["generator"]["width"] == 8  # unchanged
 
 
+def test_patterns_and_folders_per_contrast_are_the_overlays_alone():
+    base = {"data": {"source": "nifti", "patterns": {"T1": "a", "T2": "b"}}}
+    assert merged(base, {"data": {"patterns": {"T1": "c", "FLAIR": "d"}}})["data"] == {
+        "source": "nifti",
+        "patterns": {"T1": "c", "FLAIR": "d"},
+    }
+
+
 def test_a_base_is_beside_the_file_or_a_shipped_one(tmp_path):
     write(tmp_path, mine="base: phantom.yaml\nname: mine", phantom="name: p\nseed: 7", bare="base: ixi\nname: bare")
     assert load_config(tmp_path / "bare.yaml").data.source == "ixi"
@@ -84,6 +92,11 @@ def test_a_base_is_beside_the_file_or_a_shipped_one(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
+        ({"a": 'base: "b\\0"'}, r"a.yaml: base = 'b\\x00': must be the path"),
+        (
+            {"a": "base: f0.yaml"} | {f"f{number}": f"base: f{number + 1}.yaml" for number in range(30)},
+            r"more than 20 files, each the next one's base",
+        ),
         ({"a": "base: 3"}, r"a.yaml: base = 3: must be the path of another YAML file"),
         ({"a": "base: nowhere.yaml"}, r"a.yaml: base = nowhere.yaml: .*nowhere.yaml: No such file"),
         (

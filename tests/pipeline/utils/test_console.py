@@ -100,6 +100,11 @@ def test_what_modules_log_is_printed_once_also_beside_a_handler_of_the_root():
     assert (process.stdout, process.stderr) == ("done\n", "warning: odd\n")
 
 
+def test_a_name_with_a_line_end_forges_no_second_warning(capsys):
+    logging.getLogger("pipeline.x").warning("new\nwarning: line\x1b[2J: damaged")
+    assert capsys.readouterr().err == "warning: new\\nwarning: line\\x1b[2J: damaged\n"
+
+
 @needs_full
 def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
     with FULL.open("w") as full:

@@ -57,7 +57,8 @@ def test_a_worker_that_dies_is_said_to_have_died(end, argument):
     with pytest.raises(UserError) as caught:
         list(run_jobs(end, {1: (argument,), 2: (argument,)}, 2, preload=SLOW))
     assert str(caught.value) == (
-        "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
+        "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any). A script that "
+        'calls pipeline.train needs `if __name__ == "__main__":` around it'
     )
 
 
