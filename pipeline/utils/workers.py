@@ -24,7 +24,7 @@ class WorkerPool:
     """Worker processes for jobs whose results are taken in the caller's order.
 
     With a single process, every job is done in the calling process and no worker is started. Use the pool as a context
-    manager; if the block ends by an error or a signal, running jobs are killed.
+    manager; if the block ends by a signal, running jobs are killed; after an error they end first.
 
     Args:
         processes: Number of worker processes; None for one per core.
@@ -48,7 +48,9 @@ class WorkerPool:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # a generator's caller may have failed; workers ignore signals, and jobs may take long
+        # A signal does not wait for jobs, of which one may take half a minute. An error does: a pool whose workers are
+        # killed may wait for them for ever.
+        if kind is not None and not issubclass(kind, (Exception, GeneratorExit)):
             for worker in multiprocessing.active_children():
                 if worker.pid not in self._other_children:
                     worker.kill()
