@@ -4,7 +4,8 @@ import hashlib
 import shutil
 import tarfile
 import time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import IO, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -142,7 +143,7 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
     """Unpack an uncompressed tar archive into a temporary folder, then move that into place as `folder`.
 
     Raises:
-        UserError: `folder` is not empty; a member would leave it or is a device (Python's filter "data"); the archive
+        UserError: `folder` is not empty; a member would leave it, or is neither a plain file nor a folder; the archive
             is damaged; or the disk is full. No new folder is left behind.
     """
     require_empty(folder)
@@ -155,11 +156,31 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
             _byte_bar(archive.stat().st_size, f"unpacking {archive.name}", quiet) as progress,
         ):
             for member in tar:
-                tar.extract(member, temporary / "content", filter="data")
+                _extract(tar, member, temporary / "content")
                 progress.update(tar.offset - progress.n)
             (temporary / "content").replace(folder)
     except tarfile.TarError as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}); remove it and download it again") from error
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write one member below a folder, without its owner and modes; `tarfile.TarError` if it could do harm."""
+    name = PureWindowsPath(member.name)  # understands /, \ and drive letters
+    if name.anchor:
+        raise tarfile.TarError(f"member {member.name!r} has an absolute path")
+    if ".." in name.parts:
+        raise tarfile.TarError(f"member {member.name!r} would lie outside the destination")
+    if member.issym() or member.islnk():
+        raise tarfile.TarError(f"member {member.name!r} is a link")
+    if member.isdir():
+        (folder / member.name).mkdir(parents=True, exist_ok=True)
+        return
+    if not member.isreg() or member.issparse():
+        raise tarfile.TarError(f"member {member.name!r} is a special file")
+    target = folder / member.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with cast(IO[bytes], tar.extractfile(member)) as source, target.open("wb") as stream:
+        shutil.copyfileobj(source, stream)
 
 
 def require_empty(folder: Path) -> None:

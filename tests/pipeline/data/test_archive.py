@@ -177,8 +177,10 @@ def test_an_archive_becomes_the_folder(tmp_path):
     [
         (("../evil.txt", b"x"), "outside the destination"),
         (("deep/../../evil.txt", b"x"), "outside the destination"),
-        (special("evil", tarfile.SYMTYPE, "/etc/passwd"), "absolute path"),
-        (special("evil", tarfile.SYMTYPE, "../a.tar"), "outside the destination"),
+        (("/evil.txt", b"x"), "absolute path"),
+        (("C:\\evil.txt", b"x"), "absolute path"),
+        (special("evil", tarfile.SYMTYPE, "/etc/passwd"), "is a link"),
+        (special("evil", tarfile.LNKTYPE, "good.nii.gz"), "is a link"),
         (special("evil", tarfile.CHRTYPE), "is a special file"),
         (special("evil", tarfile.FIFOTYPE), "is a special file"),
     ],
