@@ -271,8 +271,8 @@ def _with_field_of_view(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
 
 def write_rigid_transform(path: Path, rigid_transform: np.ndarray, images: Sequence[Path]) -> None:
     """Write a (4, 4) transform as JSON, with the names of the images and its meaning."""
-    about = "maps RAS millimetres of the first image to RAS millimetres of the second"
-    content = {"about": about, "images": [image.name for image in images], "matrix": rigid_transform.tolist()}
+    meaning = "maps RAS millimetres of the first image to RAS millimetres of the second"
+    content = {"about": meaning, "images": [image.name for image in images], "matrix": rigid_transform.tolist()}
     atomic_text(path, json.dumps(content, indent=1) + "\n")
 
 
