@@ -119,16 +119,22 @@ class MlflowSync:
             logger.warning(f"{self.folder}: {lost} pictures are only in the store that got them first")
 
     def _refusal(self, entry: Entry) -> str:
-        """Return why an artifact must not be sent, "" if it may: a log from elsewhere could name any path.
+        """Return why a file must not be sent, "" if it may: a log from elsewhere could name any path.
 
         Allowed are files in the run's folder, and the comparison's files beside a comparison's record.
         """
-        if entry["kind"] != "artifact":
+        if entry["kind"] not in ("artifact", "image"):
             return ""
-        home, target = self.folder.resolve(), (self.folder / entry["path"]).resolve()
-        of_comparison = [f"{home.name.removesuffix('_record')}{ending}" for ending in BESIDE_RECORD]
-        if target.is_relative_to(home) or (target.parent == home.parent and target.name in of_comparison):
-            return "" if target.exists() else "it is not there any more"
+        home, stem = self.folder.resolve(), self.folder.resolve().name.removesuffix("_record")
+        of_comparison = [f"{stem}{ending}" for ending in BESIDE_RECORD] if stem not in ("", home.name) else []
+        try:
+            path = self.folder / entry["path"] if entry["kind"] == "artifact" else picture(self.folder, entry)
+            target = path.resolve()
+            is_inside = all(file.resolve().is_relative_to(home) for file in (target, *target.rglob("*")))
+            if is_inside or (target.parent == home.parent and target.name in of_comparison):
+                return "" if target.exists() else "it is not there any more"
+        except (OSError, ValueError, RuntimeError):  # an impossible file name, or a link to itself
+            return "it cannot be read"
         return "it lies outside the run's folder"
 
 

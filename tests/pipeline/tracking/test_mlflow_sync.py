@@ -117,16 +117,30 @@ def test_a_folder_from_elsewhere_makes_us_upload_and_remove_nothing_else(tmp_pat
     for name in ("secret.txt", "ours.png"):
         (tmp_path / name).write_text("ours")
     (place / "run" / "secret_link").symlink_to(tmp_path / "secret.txt")
+    (place / "run" / "products").mkdir()
+    (place / "run" / "products" / "secret_inside.txt").symlink_to(tmp_path / "secret.txt")
+    (place / "run" / "unsent").mkdir(exist_ok=True)
+    (place / "run" / "unsent" / "secret_picture.png").symlink_to(tmp_path / "ours.png")
+    (place / "run.csv").write_text("ours")  # beside a run, not beside a comparison's record
     with (place / "run" / "tracking.jsonl").open("a") as journal:
-        for path in (str(tmp_path / "secret.txt"), "../../../secret.txt", "..", "secret_link"):
+        for path in (
+            str(tmp_path / "secret.txt"),
+            "../../../secret.txt",
+            "..",
+            "secret_link",
+            "products",
+            "../run.csv",
+            "a\0b",
+        ):
             print(json.dumps({"kind": "artifact", "path": path, "folder": None}), file=journal)
         entry = {"kind": "image", "key": "other", "step": 3, "file": "../../../../ours.png"}
         print(json.dumps(entry), file=journal)
+        print(json.dumps(entry | {"key": "linked", "file": "secret_picture.png"}), file=journal)
     sender = MlflowSync(place / "run")
     sender.send()
-    assert sender.refused == 4 and "outside the run's folder" in capsys.readouterr().err
+    assert sender.refused == 8 and "outside the run's folder" in capsys.readouterr().err
     assert (tmp_path / "ours.png").exists()
-    assert not list((tmp_path / "mlruns").rglob("secret*"))
+    assert not list((tmp_path / "mlruns").rglob("secret*")) and not list((tmp_path / "mlruns").rglob("run.csv"))
 
 
 def test_a_new_run_in_the_folder_has_nothing_of_the_one_before(tmp_path, store):
