@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.engines.losses import ADVERSARIAL, finite, total
+from pipeline.engines.optimisers import restore_options, update_scaler
 from pipeline.engines.state import ExponentialMovingAverage, Stateful
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 
@@ -175,7 +176,7 @@ class Engine(ABC):
                 # 1: a fused optimiser moves and counts nothing
                 self.optimisers[player].found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # torch's own
             self.scaler.step(self.optimisers[player])
-        self._update_scaler(is_finite)
+        update_scaler(self.scaler, is_finite)
         if self.ema is not None and GENERATORS in losses_by_player:
             self.ema.update(self.generators, None if self.host_sync else is_finite)
         self.on_step_end(is_finite)
@@ -189,16 +190,6 @@ class Engine(ABC):
             loss = loss * torch.where(is_finite, 1.0, torch.nan)  # the scaler skips updates by such gradients
         self.scaler.scale(loss).backward()
         return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows
-
-    def _update_scaler(self, is_finite: Tensor) -> None:
-        """Update the loss scaler from a step's overflows, unless the losses themselves were not finite."""
-        if not self.scaler.is_enabled():
-            return
-        scaler_state = [tensor for tensor in (self.scaler._scale, self.scaler._growth_tracker) if tensor is not None]
-        previous_state = [tensor.clone() for tensor in scaler_state]
-        self.scaler.update()
-        for tensor, previous in zip(scaler_state, previous_state, strict=True):
-            tensor.copy_(torch.where(is_finite, tensor, previous))
 
     def set_learning_rate(self, factor: float) -> dict[str, float]:
         """Set every optimiser's rate to `factor` times its configured one, and return the rates by player."""
@@ -244,7 +235,7 @@ class Engine(ABC):
         for name, component in self._stateful_components().items():
             component.load_state_dict(state[name])
         for optimiser in self.optimisers.values():
-            _restore_options(optimiser)
+            restore_options(optimiser)
         if self.ema is not None:
             self.ema.update_rate.count.fill_(state["averaged_steps"])
 
@@ -280,13 +271,3 @@ def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
     backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
     """
     return network(torch.cat(batches)).split([len(batch) for batch in batches])
-
-
-def _restore_options(optimiser: torch.optim.Optimizer) -> None:
-    """Restore an optimiser's "fused" and "capturable": a loaded state brings those of the run that saved it."""
-    for group in optimiser.param_groups:
-        group |= {name: optimiser.defaults[name] for name in ("fused", "capturable") if name in optimiser.defaults}
-        for weight in group["params"]:
-            state = optimiser.state.get(weight, {})
-            if group.get("fused") and "step" in state:
-                state["step"] = state["step"].to(weight.device)
