@@ -1,5 +1,7 @@
 """What the tests of networks measure: sizes, shapes, the pixels an output depends on, and exported graphs."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -40,7 +42,7 @@ def seen_by_the_centre(network, size, output=None):
     """
     network = without_norms(network).double()
     for weight in network.parameters():
-        nn.init.constant_(weight, 1 / max(1, weight[0].numel()))
+        nn.init.constant_(weight, 1 / math.prod(weight.shape[1:]))
     image = torch.ones(1, 1, size, size, dtype=torch.float64, requires_grad=True)
     seen = (output or network)(image)
     seen[0, 0, seen.shape[2] // 2, seen.shape[3] // 2].backward()

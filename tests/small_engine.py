@@ -47,6 +47,8 @@ SMALL_GENERATORS = {
     "residual_concat-nearest": {
         "type": "residual_concat", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"
     },
+    "skip": {"type": "skip", "width": 2, "downs": 1, "blocks": 1},
+    "skip-no-norm": {"type": "skip", "width": 2, "downs": 1, "blocks": 1, "norm": "none"},
     "monai-AttentionUnet": _monai("AttentionUnet", channels=[2, 4], strides=[2]),
     "monai-BasicUNet": _monai("BasicUNet", features=[2] * 6),
     "monai-BasicUNetPlusPlus": _monai("BasicUNetPlusPlus", features=[2] * 6),

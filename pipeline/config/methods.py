@@ -42,6 +42,16 @@ class ResidualConcatGenerator(Section):
     upsampling: UpSampling = "transposed"
 
 
+class SkipGenerator(Section):
+    """Few halvings, scaled residual blocks, doublings to which the encoder's features are added: keeps detail."""
+
+    type: Literal["skip"] = "skip"
+    width: Positive = 16
+    downs: Annotated[Whole, Field(ge=1, le=6)] = 2
+    blocks: Positive = 4
+    norm: Literal["instance", "none"] = "instance"  # none keeps grey levels, and needs a rate below 0.001
+
+
 MonaiNetwork = Literal[
     "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "FlexibleUNet", "SegResNet", "UNet", "VNet"
 ]  # as in networks/monai_networks.py
@@ -97,7 +107,15 @@ class MultiScaleDiscriminator(Section):
     spectral_norm: bool = False
 
 
-Generator = UNetGenerator | ResNetGenerator | ResidualConcatGenerator | MonaiGenerator | MunitGenerator | UnitGenerator
+Generator = (
+    UNetGenerator
+    | ResNetGenerator
+    | ResidualConcatGenerator
+    | SkipGenerator
+    | MonaiGenerator
+    | MunitGenerator
+    | UnitGenerator
+)
 Discriminator = PatchGanDiscriminator | MultiScaleDiscriminator
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +209,7 @@ NATIVE = {  # networks of methods that need their own kinds
 SUITABLE_GENERATORS = {
     "munit": ("munit",),
     "unit": ("unit",),
-    "cut": ("unet", "resnet", "residual_concat"),  # those with features to compare
-    "any other": ("unet", "resnet", "residual_concat", "monai"),
+    "cut": ("unet", "resnet", "residual_concat", "skip"),  # those with features to compare
+    "any other": ("unet", "resnet", "residual_concat", "skip", "monai"),
 }
 USUAL = {"generator": "unet", "discriminator": "patchgan", "method": "cyclegan"}

@@ -20,6 +20,7 @@ from networks.patch_features import FeatureGenerator, PatchFeatureHead
 from networks.patchgan import PatchGAN
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
+from networks.skip import SkipGenerator
 from networks.unet import UNet
 from networks.unit import LatentAutoEncoder, share_blocks
 from pipeline.config import methods
@@ -114,6 +115,7 @@ def _plain_generator(config: Config) -> nn.Module:
         "monai": MonaiGenerator,
         "resnet": ResNetGenerator,
         "residual_concat": ResidualConcatGenerator,
+        "skip": SkipGenerator,
         "unit": LatentAutoEncoder,
     }
     return networks[settings.type](**arguments)

@@ -7,6 +7,7 @@ from networks.munit import AutoEncoder, StyleTranslator
 from networks.output import output_image
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
+from networks.skip import SkipGenerator
 from networks.unet import UNet
 from networks.unit import LatentAutoEncoder, LatentTranslator
 from pipeline.inference.compile import CompiledForms
@@ -26,6 +27,7 @@ GENERATORS = {
     "unet nearest": lambda: UNet(3, 4, upsampling="nearest"),
     "resnet": lambda: ResNetGenerator(1, 4, 1),
     "residual_concat": lambda: ResidualConcatGenerator(1, 4, 1),
+    "skip": lambda: SkipGenerator(1, 4, 1),
     "munit": munit,
     "unit": lambda: LatentTranslator(LatentAutoEncoder(4, 1, 1).encoder, LatentAutoEncoder(4, 1, 1).decoder),
 }

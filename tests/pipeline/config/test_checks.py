@@ -24,7 +24,7 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
     [
         (
             {"generator": {"type": "munit"}},
-            "generator.type = 'munit': must be unet or resnet or residual_concat or monai for method cyclegan",
+            "generator.type = 'munit': must be unet or resnet or residual_concat or skip or monai for method cyclegan",
         ),
         (
             {"generator": {"type": "unet"}, "method": {"type": "munit"}},
@@ -32,7 +32,7 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
         ),
         (
             {"generator": {"type": "monai"}, "method": {"type": "cut"}},
-            "generator.type = 'monai': must be unet or resnet or residual_concat for method cut",
+            "generator.type = 'monai': must be unet or resnet or residual_concat or skip for method cut",
         ),
         (
             {"generator": {"type": "monai", "network": "UNet", "arguments": {"chanels": [8, 16]}}},
@@ -68,7 +68,9 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
                 {**sections, "preprocess": {"size": 32}, "discriminator": {"type": "patchgan", "layers": 1}},
                 "generator.downs = 5: preprocess.size = 32 is too small for it",
             )
-            for sections in ({"generator": {"type": kind, "downs": 5}} for kind in ("resnet", "residual_concat"))
+            for sections in (
+                {"generator": {"type": kind, "downs": 5}} for kind in ("resnet", "residual_concat", "skip")
+            )
         ),
         *(
             ({"method": CRITIC | {"adversarial": loss, **bounds}}, f"method.adversarial = {loss!r}: {BOUNDS}")
@@ -110,7 +112,13 @@ def test_pictures_are_pairs_only_where_their_names_say_so():
 
 @pytest.mark.parametrize(
     "generator",
-    [{"type": "resnet"}, {"type": "residual_concat"}, {"type": "munit", "style_downs": 2}, {"type": "unit"}],
+    [
+        {"type": "resnet"},
+        {"type": "residual_concat"},
+        {"type": "skip"},
+        {"type": "munit", "style_downs": 2},
+        {"type": "unit"},
+    ],
 )
 @pytest.mark.parametrize("downs", [1, 2, 3, 4])
 def test_every_size_that_is_allowed_makes_a_step(generator, downs):

@@ -113,6 +113,10 @@ def test_dropout_goes_on_where_it_was(method):
     assert_resumes_bitwise(method, size=64, depth=6, width=1, dropout=0.5)
 
 
+def test_a_skip_generator_goes_on_where_it_was():
+    assert_resumes_bitwise("cyclegan", ema_decay=0.9, generator=SMALL_GENERATORS["skip-no-norm"])
+
+
 # ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────
 
 
