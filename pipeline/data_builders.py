@@ -71,10 +71,10 @@ def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None
     settings = config.split
     file = saved or settings.file
     if file is not None:
-        return split_from_file(file, cases, config.contrasts, pairing=settings.pairing)
+        return split_from_file(file, cases, config.contrasts, pairing=settings.pairing, pairs_beside=settings.pairs)
     return make_split(
         cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
-        pairing=settings.pairing,
+        pairing=settings.pairing, pairs_beside=settings.pairs,
     )  # fmt: skip
 
 

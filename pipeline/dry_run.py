@@ -61,8 +61,8 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     # Estimate slices, steps, disk space and memory.
     estimates = cohort_estimates(config)
     slices = [estimates.slices(side) for side in split.train.values()]
-    pairs = estimates.slices(_paired_scans(split, contrasts)) if engine.paired else 0
-    schedule = schedule_of(config.training, pairs or max(slices))
+    pairs = estimates.slices(_paired_scans(split, contrasts, engine.paired))
+    schedule = schedule_of(config.training, pairs if engine.paired else max(slices))
     batch = (config.training.batch_size, 1, preprocess.size, preprocess.size)
     needs, memory = planned_disk(config, split, engine), training_bytes(engine, batch)
 
@@ -79,10 +79,11 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     steps = f"{schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}"
     echo(f"steps      {steps}, batch {config.training.batch_size}")
     device = _planned_device(config)
-    pace = partial(step_pace, partial(_timed_engine, config, device), batch, config.threads)
+    pace = partial(step_pace, partial(_timed_engine, config, device), batch, config.threads, 4 if split.pairs else 2)
     echo(time_text(folder, steps=schedule.steps, memory=memory, free=_free_memory(device), pace=pace))
     echo(disk_text(needs))
-    resident = f", and {human_bytes((2 * pairs or sum(slices)) * preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
+    kept = 2 * pairs + (0 if engine.paired else sum(slices))
+    resident = f", and {human_bytes(kept * preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     resident = resident if config.training.slices_on_device else ""
     echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
     evaluation = config.evaluation
@@ -140,8 +141,7 @@ def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[D
     estimates, preprocess = cohort_estimates(config), config.preprocess
     training = [case for side in split.train.values() for case in side]
     slices = sum(estimates.slices(side) for side in split.train.values())
-    if engine.paired:
-        slices += 2 * estimates.slices(_paired_scans(split, config.contrasts))
+    slices += 2 * estimates.slices(_paired_scans(split, config.contrasts, engine.paired))
     averaged = parameter_count(*engine.evaluated_generators().values()) if config.method.ema_decay else 0
     pools = 2 * getattr(config.method, "pool_size", 0) * preprocess.size**2
     return disk_needs(
@@ -165,9 +165,9 @@ def cohort_estimates(config: Config) -> CohortEstimates:
     return CohortEstimates(settings.axis, settings.spacing_mm, settings.size, data.source == "images", grid)
 
 
-def _paired_scans(split: CohortSplit, contrasts: tuple[str, str]) -> list[Case]:
-    """Return the first scan of each training pair, on whose grid the pair is trained on."""
-    return first_scans([case for side in split.train.values() for case in side], contrasts)
+def _paired_scans(split: CohortSplit, contrasts: tuple[str, str], paired: bool) -> list[Case]:
+    """Return the first scan of each pair that is trained on, on its grid: all pairs, or those beside others."""
+    return first_scans([case for side in split.train.values() for case in side] if paired else split.pairs, contrasts)
 
 
 def meta_engine(config: Config) -> "Engine":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, on_device_slices
+from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
@@ -72,20 +72,21 @@ def build_failure_monitor(
 def build_training_slices(
     config: Config, prepared: PreparedData, device: torch.device, paired: bool
 ) -> UnpairedSlices | PairedSlices:
-    """Return the training slices: both contrasts of the same slices for paired methods, else each contrast's own."""
-    if paired:
-        sides: list[Sequence[StoredSlices]] = [
-            [pair.first for pair in prepared.pairs],
-            [pair.second for pair in prepared.pairs],
-        ]
-    else:
-        sides = [prepared.stored[contrast] for contrast in config.contrasts]
-    banks = [SliceBank(side) for side in sides]
-    first, second = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
-    slices_class = PairedSlices if paired else UnpairedSlices
+    """Return the training slices: both contrasts of the same slices for paired methods, else each contrast's own.
+
+    The split's pairs, if it has any, come beside the latter.
+    """
+    pair_sides = [[pair.first for pair in prepared.pairs], [pair.second for pair in prepared.pairs]]
+    sides: list[Sequence[StoredSlices]] = [] if paired else [prepared.stored[name] for name in config.contrasts]
+    banks = [SliceBank(side) for side in (*sides, *(pair_sides if prepared.pairs else []))]
+    sources = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
     extra = MonaiAugmentation(config.augment.monai) if config.augment.monai else None
     augmentation = Augmentation(**config.augment.model_dump(exclude={"monai"}), extra=extra)
-    return slices_class(first, second, augmentation, config.seed)
+    first, second, *pair_sources = sources
+    if paired:
+        return PairedSlices(first, second, augmentation, config.seed)
+    pairs = PairedSlices(*pair_sources, augmentation, config.seed, PAIRS_STREAM) if pair_sources else None
+    return UnpairedSlices(first, second, augmentation, config.seed, pairs)
 
 
 def build_validation(

@@ -63,7 +63,7 @@ def open_run_folder(config: Config) -> RunFolder:
 
 def _may_change(key: str, config: Config) -> bool:
     """Whether a setting may change between sessions; the registration of pairs may not if training uses them."""
-    if key == "evaluation.register_pairs" and config.split.pairing == "paired":
+    if key == "evaluation.register_pairs" and (config.split.pairing == "paired" or config.split.pairs):
         return False
     return any(key == free or key.startswith(f"{free}.") for free in (*CHANGEABLE, *SCHEDULE))
 

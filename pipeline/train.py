@@ -108,7 +108,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     prepared = world.main_process_first(
         lambda: prepare_run(config, folder, start.history, version, quiet, save=world.is_main)
     )
-    start = start.with_overlap(prepared.split)
+    start = start.with_overlap(prepared.split).with_pairs(prepared.split)
 
     # Build the engine and the schedule.
     torch.manual_seed(config.seed)

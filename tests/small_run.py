@@ -81,9 +81,9 @@ def signal_at(monkeypatch, number: int, step: int) -> None:
 
     make_step, count = Engine.step, 0
 
-    def step_then_signal(engine, real_a, real_b):
+    def step_then_signal(engine, *images):
         nonlocal count
-        losses = make_step(engine, real_a, real_b)
+        losses = make_step(engine, *images)
         count += 1
         if count == step:
             os.kill(os.getpid(), number)

@@ -77,7 +77,8 @@ def _differences(first: FinishedRun, run: FinishedRun) -> list[Difference]:
 def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Difference]:
     for subset in ("validation", "test"):
         yield from _name_differences(f"{subset} subjects", first.split[subset], run.split[subset])
-    if first.is_bound == run.is_bound:  # a bound trains on pairs, so on other images
+    # A bound trains on pairs, and pairs beside unpaired training are in both contrasts: on other images, both.
+    if first.is_bound == run.is_bound and first.split["pairs"] == run.split["pairs"]:
         for contrast in first.settings["contrasts"]:
             names = (each.split["train"].get(contrast, []) for each in (first, run))
             yield from _name_differences(f"training {contrast} subjects", *names)

@@ -70,7 +70,8 @@ def pairs_of_test(run: FinishedRun) -> list[tuple[Case, Case]]:
     """
     contrasts, folder = run.directions[0], RunFolder(run.folder)
     cases = planned_cases_of(folder.config)
-    split = split_from_file(folder.split, cases, contrasts, pairing=run.settings["split"]["pairing"])
+    settings = run.settings["split"]
+    split = split_from_file(folder.split, cases, contrasts, pairing=settings["pairing"], pairs_beside=settings["pairs"])
     test_pairs = pairs(split.test, contrasts)
     if not any(case.path.exists() for pair in test_pairs for case in pair):
         raise UserError(f"{run.settings['data']['folder']}: the test subjects' images are no longer there")

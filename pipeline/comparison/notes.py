@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.comparison.runs import FinishedRun
 from pipeline.tracking.mlflow_run import flatten
-from pipeline.training.resume import extension_text, start_text
+from pipeline.training.resume import extension_text, pairs_text, start_text
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 # Names, paths and settings that change no result; differences in them are not listed.
@@ -60,13 +60,15 @@ def run_notes(runs: Sequence[FinishedRun]) -> list[str]:
             )
         if start := run.record.get("started_from"):
             notes.append(f"{run.label} began from the weights of {start_text(start)}; its steps come on top.")
+        if pairs := run.split["pairs"]:
+            notes.append(f"{run.label} was shown {pairs_text(pairs)}; an unpaired method sees none.")
         for extension in run.record.get("extensions", []):
             notes.append(f"{run.label} was {extension_text(extension)}: not what so many epochs from the start give.")
     bounds, unpaired = ([run for run in runs if run.is_bound is is_bound] for is_bound in (True, False))
     if bounds and unpaired:
         counts = "; ".join(f"{run.label} trained on pairs of {_training_subjects(run)} subjects" for run in bounds)
         notes.append(
-            f"Paired bound: {counts}. The others never saw pairs (those of {unpaired[0].label}: "
+            f"Paired bound: {counts}. The others never saw pairs, or few (those of {unpaired[0].label}: "
             f"{_training_subjects(unpaired[0])} subjects); a bound takes no part in who is best. Baselines are those "
             f"of {unpaired[0].label}."
         )

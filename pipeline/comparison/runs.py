@@ -165,7 +165,8 @@ def load_run(path: Path, read_settings: Callable[[Path], Settings], paired_metho
             label=settings["name"],
             settings=settings,
             is_bound=settings["method"]["type"] in paired_methods,
-            split={subset: split[subset] for subset in ("train", "validation", "test")},
+            split={subset: split[subset] for subset in ("train", "validation", "test")}
+            | {"pairs": split.get("pairs", [])},
             by_scan=_figures_by_scan(scores["subjects"]),
             protocols=dict(scores["protocols"]),
             record=_json(folder.record) if folder.record.is_file() else {},

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.methods import PAIRED, SUITABLE_GENERATORS, MonaiGenerator
+from pipeline.config.methods import ADMIT_PAIRS, PAIRED, SUITABLE_GENERATORS, MonaiGenerator
 from pipeline.config.schema import Config
 
 
@@ -101,6 +101,7 @@ def _method_conflicts(config: Config) -> Iterator[str]:
         yield f"split.pairing = 'unpaired': must be paired for method {method.type}, which learns from registered pairs"
     if method.type in PAIRED and config.data.source == "images" and not config.data.paired:
         yield f"data.paired = False: must be true for method {method.type}: equal file names are the same slice"
+    yield from _few_pairs_conflicts(config)
     if method.type == "dualgan":
         bounds = (method.clip is not None) + (method.gradient_penalty > 0)
         if bounds != (method.adversarial == "wasserstein"):
@@ -108,3 +109,17 @@ def _method_conflicts(config: Config) -> Iterator[str]:
             yield f"method.adversarial = {method.adversarial!r}: {rule}"
         if method.gradient_penalty and config.training.precision == "fp16":
             yield "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32"
+
+
+def _few_pairs_conflicts(config: Config) -> Iterator[str]:
+    """Yield conflicts of pairs beside unpaired training."""
+    if not config.split.pairs:
+        return
+    setting = f"split.pairs = {config.split.pairs}"
+    if config.method.type not in ADMIT_PAIRS:
+        admitting = " or ".join(ADMIT_PAIRS)
+        yield f"{setting}: must be 0 for method {config.method.type}; pairs beside others are for {admitting}"
+    if config.split.pairing == "paired":
+        yield f"{setting}: must be 0 with split.pairing: paired, where every training subject is a pair"
+    if config.data.source == "images" and not config.data.paired:
+        yield f"{setting}: needs data.paired: true, so that equal file names are the same slice"

@@ -139,6 +139,7 @@ class CycleGan(Method):
     cycle_weight: Weight = 10.0
     identity_share: Weight = 0.5  # identity weight = this × cycle_weight
     pool_size: Annotated[Whole, Field(ge=0)] = 50
+    paired_weight: PositiveFloat = 10.0  # of the L1 loss on the pairs that split.pairs asks for
 
 
 class DualGan(Method):
@@ -202,6 +203,7 @@ class Cut(Method):
 
 AnyMethod = CycleGan | DualGan | Munit | Unit | Pix2Pix | Cut
 PAIRED = ("pix2pix",)  # methods that learn from both contrasts of one slice
+ADMIT_PAIRS = ("cyclegan",)  # methods that can learn from a few pairs beside unpaired slices
 NATIVE = {  # networks of methods that need their own kinds
     "munit": {"generator": "munit", "discriminator": "multiscale"},
     "unit": {"generator": "unit", "discriminator": "multiscale"},

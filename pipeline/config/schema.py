@@ -74,6 +74,7 @@ class Split(Section):
     validation: Portion = 0.1
     test: Portion = 0.2
     pairing: Literal["unpaired", "paired"] = "unpaired"
+    pairs: Annotated[Whole, Field(ge=0)] = 0  # training subjects shown in both contrasts, as pairs beside the others
 
 
 class Spacing(Section):

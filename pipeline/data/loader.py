@@ -16,6 +16,7 @@ from transforms.augmentation import Augmentation, AugmentationParameters, on_dev
 
 MEMORY_SHARE = 0.7  # largest share of a GPU's free memory for slices; the rest is for networks and activations
 GIB = 2**30
+PAIRS_STREAM = 2  # random stream of pairs beside unpaired slices, whose contrasts have 0 and 1
 
 
 class SliceBank:
@@ -184,10 +185,24 @@ class ShuffledSampler:
 
 
 class UnpairedSlices:
-    """Batches of slices of both contrasts, each shuffled on its own."""
+    """Batches of slices of both contrasts, each shuffled on its own.
 
-    def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
-        self.banks, self.augmentation = (first, second), augmentation
+    Args:
+        first, second: The slices of each contrast.
+        augmentation: Augmentation of every slice.
+        seed: Seed of order and augmentation.
+        pairs: Pairs to show beside them, drawn from a stream of their own; None for none.
+    """
+
+    def __init__(
+        self,
+        first: SliceSource,
+        second: SliceSource,
+        augmentation: Augmentation,
+        seed: int,
+        pairs: "PairedSlices | None" = None,
+    ):
+        self.banks, self.augmentation, self.pairs = (first, second), augmentation, pairs
         self.samplers = [
             ShuffledSampler(len(bank), augmentation, seed, number) for number, bank in enumerate(self.banks)
         ]
@@ -195,27 +210,29 @@ class UnpairedSlices:
     def __len__(self) -> int:
         return max(len(bank) for bank in self.banks)
 
-    def batch(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
-        first, second = (
+    def batch(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys, then those of pairs."""
+        batches = tuple(
             bank.augmented(self.augmentation, sampler.indices(keys), sampler.changes(keys))
             for bank, sampler in zip(self.banks, self.samplers, strict=True)
         )
-        return first, second
+        return batches if self.pairs is None else (*batches, *self.pairs.batch(keys))
 
 
 class PairedSlices(UnpairedSlices):
     """Batches of the same slices in both contrasts, shuffled together and augmented alike.
 
+    Pairs that are shown beside unpaired slices have `PAIRS_STREAM`.
+
     Raises:
         ValueError: the contrasts have different numbers of slices.
     """
 
-    def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
+    def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int, stream: int = 0):
         if not np.array_equal(first.ends, second.ends):
             raise ValueError(f"{len(first)} and {len(second)} slices are not pairs")
         super().__init__(first, second, augmentation, seed)
-        self.samplers = [self.samplers[0]] * 2
+        self.samplers = [ShuffledSampler(len(first), augmentation, seed, stream)] * 2
 
 
 def epoch_keys(
@@ -238,11 +255,11 @@ def epoch_batches(
     first_batch: int,
     pin_memory: bool,
     slots: Sequence[int] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of an epoch from `first_batch` on; arguments as in `epoch_keys`.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the batches of an epoch from `first_batch` on, as in `UnpairedSlices.batch`; arguments: `epoch_keys`.
 
     `pin_memory` puts them into page-locked memory, from which copying to a GPU does not wait.
     """
     for keys in epoch_keys(epoch, batches, batch_size, first_batch, slots):
-        first, second = slices.batch(keys)
-        yield (first.pin_memory(), second.pin_memory()) if pin_memory else (first, second)
+        images = slices.batch(keys)
+        yield tuple(image.pin_memory() for image in images) if pin_memory else images

@@ -17,24 +17,28 @@ MAX_LISTED_NAMES = 8
 
 
 def split_to_json(split: CohortSplit) -> dict[str, dict[str, list[str]] | list[str]]:
-    """Return a split as {"train": {contrast: names}, "validation": names, "test": names}.
+    """Return a split as {"train": {contrast: names}, "validation": names, "test": names}, and "pairs" if it has any.
 
     A name is "subject", or "subject/session" where the subject's scans have sessions.
     """
     train = {contrast: _names(cases) for contrast, cases in split.train.items()}
-    return {"train": train, "validation": _names(split.validation), "test": _names(split.test)}
+    beside = {"pairs": _names(split.pairs)} if split.pairs else {}
+    return {"train": train, "validation": _names(split.validation), "test": _names(split.test), **beside}
 
 
-def split_from_file(path: Path, cases: Sequence[Case], contrasts: tuple[str, str], *, pairing: str) -> CohortSplit:
+def split_from_file(
+    path: Path, cases: Sequence[Case], contrasts: tuple[str, str], *, pairing: str, pairs_beside: int = 0
+) -> CohortSplit:
     """Read a split of these cases from a JSON or YAML file as `split_to_json` makes it.
 
     "subject" alone means all of the subject's sessions, or the scan without a session where there is one. Subjects that
-    are not named are left out.
+    are not named are left out. "pairs", the scans that unpaired training has in both contrasts, may be missing.
 
     Raises:
         UserError: the file cannot be read, or is wrong; lists all problems: parts missing or unknown, names that the
             data does not have, a subject in two parts, in both contrasts of unpaired training or without its pair in
-            paired training, and images of the data's own test folders outside the test part.
+            paired training, pairs that are not in both or not of `pairs_beside` subjects, and images of the data's own
+            test folders outside the test part.
     """
     names, problems = _names_by_part(_read(path), contrasts)
     cases_by_part: dict[str, list[Case]] = {}
@@ -45,11 +49,13 @@ def split_from_file(path: Path, cases: Sequence[Case], contrasts: tuple[str, str
         if unknown:
             kind = f"{contrast} image" if contrast else "image"
             problems.append(f"{part}: the data has no {kind} of {_listed(unknown)}")
-    problems += _conflicts(cases_by_part, contrasts, pairing)
+    beside = cases_by_part.pop("pairs", [])
+    problems += _conflicts(cases_by_part, contrasts, pairing, {case.subject for case in beside})
+    problems += _pair_problems(beside, cases_by_part, contrasts, pairs_beside)
     if problems:
         raise UserError("\n  ".join([f"{path}: not a split of this data; correct the file (split.file):", *problems]))
     train = {contrast: tuple(cases_by_part[f"train.{contrast}"]) for contrast in contrasts}
-    return CohortSplit(train, tuple(cases_by_part["validation"]), tuple(cases_by_part["test"]))
+    return CohortSplit(train, tuple(cases_by_part["validation"]), tuple(cases_by_part["test"]), tuple(beside))
 
 
 def _names(cases: Iterable[Case]) -> list[str]:
@@ -81,10 +87,10 @@ def _read(path: Path) -> object:
 def _names_by_part(content: object, contrasts: tuple[str, str]) -> tuple[dict[str, list[str]], list[str]]:
     """Return the names listed in each "train.<contrast>", "validation" and "test", and problems of the file's form."""
     problems: list[str] = []
-    parts = _mapping(content, "", ("train", "validation", "test"), problems)
+    parts = _mapping(content, "", ("train", "validation", "test"), problems, optional=("pairs",))
     train = _mapping(parts["train"], "train.", contrasts, problems) if "train" in parts else {}
     values = {f"train.{contrast}": value for contrast, value in train.items()}
-    values |= {part: parts[part] for part in ("validation", "test") if part in parts}
+    values |= {part: parts[part] for part in ("validation", "test", "pairs") if part in parts}
     names: dict[str, list[str]] = {}
     for part_name, value in values.items():
         if value in ("", None):  # a key with nothing after it
@@ -96,14 +102,18 @@ def _names_by_part(content: object, contrasts: tuple[str, str]) -> tuple[dict[st
     return names, problems
 
 
-def _mapping(value: object, prefix: str, keys: Sequence[str], problems: list[str]) -> dict[str, object]:
-    """Return the value's entries under the required keys; append missing and unknown keys to `problems`."""
+def _mapping(
+    value: object, prefix: str, keys: Sequence[str], problems: list[str], optional: Sequence[str] = ()
+) -> dict[str, object]:
+    """Return the value's entries under required and optional keys; append missing and unknown keys to `problems`."""
     if not isinstance(value, dict):
         problems.append(f"{prefix.rstrip('.') or 'the file'}: must have the keys {', '.join(keys)}")
         return {}
     problems += [f"{prefix}{key}: missing" for key in keys if key not in value]
-    problems += [f"{prefix}{key}: unknown; the keys are {', '.join(keys)}" for key in value if key not in keys]
-    return {key: value[key] for key in keys if key in value}
+    problems += [
+        f"{prefix}{key}: unknown; the keys are {', '.join(keys)}" for key in value if key not in (*keys, *optional)
+    ]
+    return {key: value[key] for key in (*keys, *optional) if key in value}
 
 
 def _cases_by_name(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Case], set[str]]:
@@ -119,7 +129,24 @@ def _cases_by_name(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Ca
     return sorted(matches), unknown
 
 
-def _conflicts(cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], pairing: str) -> list[str]:
+def _pair_problems(
+    beside: Sequence[Case], cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], count: int
+) -> list[str]:
+    """Return what is wrong with the pairs beside unpaired training: their number, or a scan without its partner."""
+    problems, subjects = [], {case.subject for case in beside}
+    if len(subjects) != count:
+        problems.append(f"pairs: has {len(subjects)} subjects, and split.pairs is {count}; make them agree")
+    for contrast in contrasts:
+        trained = {_name(case) for case in cases_by_part.get(f"train.{contrast}", [])}
+        if missing := {_name(case) for case in beside} - trained:
+            problems.append(f"pairs: not in train.{contrast} too: {_listed(missing)}")
+    return problems
+
+
+def _conflicts(
+    cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], pairing: str, paired_subjects: Collection[str]
+) -> list[str]:
+    """Return what is wrong with the parts; unpaired training has `paired_subjects` in both contrasts."""
     empty = [part for part, cases in cases_by_part.items() if "." in part and not cases]
     problems = [f"{part}: empty; training needs both contrasts" for part in empty]
     subjects = {part: {case.subject for case in cases} for part, cases in cases_by_part.items()}
@@ -128,7 +155,7 @@ def _conflicts(cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str],
         shared = subjects[part] & subjects[other]
         if shared and (part, other) != (first, second):
             problems.append(f"{part} and {other}: both have {_listed(shared)}")
-        elif shared and pairing == "unpaired":
+        elif (shared := shared - {*paired_subjects}) and pairing == "unpaired":
             problems.append(f"{part} and {other}: both have {_listed(shared)}, which split.pairing: unpaired forbids")
     if pairing == "paired" and first in cases_by_part and second in cases_by_part:
         for part, other in ((first, second), (second, first)):

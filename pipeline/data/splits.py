@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pipeline.data.case import Case, pairs
 from pipeline.utils.errors import UserError
@@ -11,18 +12,20 @@ from pipeline.utils.errors import UserError
 
 @dataclass(frozen=True)
 class CohortSplit:
-    """Training, validation and test cases; no subject is in two of these parts.
+    """Training, validation and test cases; no subject is in two of these three parts.
 
     Attributes:
-        train: Contrast -> its training cases. Unpaired: no subject is in both. Paired: case i of the first contrast and
-            case i of the second are a pair.
+        train: Contrast -> its training cases. Unpaired: no subject is in both, but those of `pairs`. Paired: case i of
+            the first contrast and case i of the second are a pair.
         validation: Cases of the validation subjects, of both contrasts where they have both.
         test: Cases of the test subjects, likewise.
+        pairs: Training cases whose subjects are in both contrasts though training is unpaired: its pairs.
     """
 
     train: dict[str, tuple[Case, ...]]
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
+    pairs: tuple[Case, ...] = ()
 
 
 def make_split(
@@ -33,6 +36,7 @@ def make_split(
     test: int | float,
     seed: int,
     pairing: str,
+    pairs_beside: int = 0,
 ) -> CohortSplit:
     """Divide the subjects; a function of their names, contrasts and the seed alone.
 
@@ -47,6 +51,7 @@ def make_split(
         seed: Seed of the draw.
         pairing: "unpaired" assigns each training subject to one contrast, in numbers as equal as possible; "paired"
             trains with the subjects that have a pair.
+        pairs_beside: Number of training subjects that unpaired training has in both contrasts, as pairs.
 
     Raises:
         UserError: too few subjects; the message gives the numbers, the need and the keys to change.
@@ -67,13 +72,16 @@ def make_split(
 
     # The remaining subjects train.
     remaining = [case for case in available if case.subject not in chosen["test"] | chosen["validation"]]
+    paired_cases: tuple[Case, ...] = ()
     if pairing == "paired":
         train = _paired_training(remaining, contrasts)
     else:
-        train = _unpaired_training(remaining, contrasts, seed)
+        paired_subjects = _subjects_of_pairs(remaining, contrasts, pairs_beside, seed)
+        train = _unpaired_training(remaining, contrasts, seed, paired_subjects)
+        paired_cases = _cases_of_subjects(sorted(chain(*pairs(remaining, contrasts))), paired_subjects)
     _require_training_subjects(train, available, contrasts, {part: len(chosen[part]) for part in counts}, pairing)
     validation_cases, test_cases = (_cases_of_subjects(cases, chosen[part]) for part in ("validation", "test"))
-    return CohortSplit(train, validation_cases, test_cases)
+    return CohortSplit(train, validation_cases, test_cases, paired_cases)
 
 
 def _cases_of_subjects(cases: Iterable[Case], subjects: Collection[str]) -> tuple[Case, ...]:
@@ -122,14 +130,31 @@ def _paired_training(cases: Sequence[Case], contrasts: tuple[str, str]) -> dict[
     return {contrast: tuple(pair[side] for pair in case_pairs) for side, contrast in enumerate(contrasts)}
 
 
-def _unpaired_training(cases: Sequence[Case], contrasts: tuple[str, str], seed: int) -> dict[str, tuple[Case, ...]]:
-    """Assign each subject to one contrast: those with both so that the contrasts get equal numbers if possible."""
-    first, second = (_subjects(cases, contrast) for contrast in contrasts)
+def _subjects_of_pairs(cases: Sequence[Case], contrasts: tuple[str, str], count: int, seed: int) -> set[str]:
+    """Draw as many subjects among those that have a pair; UserError if there are fewer."""
+    candidates = {first.subject for first, _ in pairs(cases, contrasts)}
+    if count > len(candidates):
+        first, second = contrasts
+        raise UserError(
+            f"split.pairs = {count}: only {len(candidates)} training subjects have {first} and {second} in one "
+            "session; lower split.pairs, split.validation or split.test, or add subjects"
+        )
+    return set(_shuffled(candidates, seed)[:count])
+
+
+def _unpaired_training(
+    cases: Sequence[Case], contrasts: tuple[str, str], seed: int, paired_subjects: Collection[str]
+) -> dict[str, tuple[Case, ...]]:
+    """Assign each subject to one contrast, those with both so that the contrasts get equal numbers if possible.
+
+    The subjects of pairs are in both.
+    """
+    first, second = (_subjects(cases, contrast) - {*paired_subjects} for contrast in contrasts)
     both = _shuffled(first & second, seed)
     to_first = min(max(math.ceil(len(first | second) / 2) - len(first - second), 0), len(both))
     sides = ((first - second) | set(both[:to_first]), (second - first) | set(both[to_first:]))
     return {
-        contrast: _cases_of_subjects((case for case in cases if case.contrast == contrast), side)
+        contrast: _cases_of_subjects((case for case in cases if case.contrast == contrast), side | {*paired_subjects})
         for contrast, side in zip(contrasts, sides, strict=True)
     }
 

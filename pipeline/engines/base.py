@@ -98,6 +98,10 @@ class Engine(ABC):
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """Return the weighted terms of each player's loss, by player and name; only of players that move next."""
 
+    def paired_losses(self, image_a: Tensor, image_b: Tensor) -> Losses:
+        """Return the generators' weighted terms on registered pairs (N, 1, H, W) that come beside unpaired slices."""
+        raise ValueError(f"{type(self).__name__} learns from no pairs beside unpaired slices; set split.pairs to 0")
+
     def set_up(self) -> None:  # noqa: B027
         """Hook at the end of `__init__`, to make what a method has besides networks and optimisers."""
 
@@ -151,9 +155,10 @@ class Engine(ABC):
 
     # ── the step ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def step(self, real_a: Tensor, real_b: Tensor) -> Losses:
+    def step(self, real_a: Tensor, real_b: Tensor, *pair: Tensor) -> Losses:
         """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
 
+        `pair` are two batches more, of registered slices in both contrasts, for `paired_losses`; or there is none.
         If any loss is not a finite number the step is skipped: no weight, optimiser state, average, pooled image or
         count is changed. Random generators, torch's global one too, do advance, and so do the power iterations of
         discriminators with spectral norms. Gradients are not looked at, except by the loss scaler of fp16: where one is
@@ -161,6 +166,8 @@ class Engine(ABC):
         """
         with nullcontext() if self._half_dtype is None else torch.autocast(self.device.type, self._half_dtype):
             losses_by_player = self.losses(real_a, real_b)
+            if pair:
+                losses_by_player[GENERATORS] = {**losses_by_player[GENERATORS], **self.paired_losses(*pair)}
         terms = {name: loss for losses in losses_by_player.values() for name, loss in losses.items()}
         losses = self.world.all_reduce_mean(terms)  # not finite in one process: all processes skip the step
         is_finite = finite(losses)

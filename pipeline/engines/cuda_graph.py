@@ -20,9 +20,9 @@ Step = Callable[[], Losses]
 
 
 class Recording(NamedTuple):
-    """A recorded step: input tensors for the images of both contrasts, output tensors, and what replays it."""
+    """A recorded step: input tensors for the batches of images, output tensors, and what replays it."""
 
-    images: tuple[Tensor, Tensor]
+    images: tuple[Tensor, ...]
     losses: Losses
     replay: Callable[[], None]
 
@@ -51,17 +51,17 @@ class CapturedStep:
         self._step_counts: dict[tuple, int] = {}
         self._recordings: dict[tuple, Recording] = {}
 
-    def __call__(self, real_a: Tensor, real_b: Tensor) -> Losses:
+    def __call__(self, *images: Tensor) -> Losses:
         """See `Engine.step`; the losses are overwritten by the next step."""
-        shapes = real_a.shape, real_b.shape
+        shapes = tuple(image.shape for image in images)
         self._step_counts[shapes] = self._step_counts.get(shapes, 0) + 1
         if self._step_counts[shapes] <= WARM_UP:
-            return self._on_side_stream(lambda: self.engine.step(real_a, real_b), real_a.device)
+            return self._on_side_stream(lambda: self.engine.step(*images), images[0].device)
         if shapes not in self._recordings:
-            self._recordings[shapes] = self._record_step(real_a.clone(), real_b.clone())
+            self._recordings[shapes] = self._record_step(*(image.clone() for image in images))
         recording = self._recordings[shapes]
-        for buffer, real in zip(recording.images, (real_a, real_b), strict=True):
-            buffer.copy_(real, non_blocking=True)
+        for buffer, image in zip(recording.images, images, strict=True):
+            buffer.copy_(image, non_blocking=True)
         recording.replay()
         return recording.losses
 
@@ -76,18 +76,18 @@ class CapturedStep:
         current_stream.wait_stream(self._stream)
         return losses
 
-    def _record_step(self, real_a: Tensor, real_b: Tensor) -> Recording:
+    def _record_step(self, *images: Tensor) -> Recording:
         groups = [group for optimiser in self.engine.optimisers.values() for group in optimiser.param_groups]
         for group in groups:  # torch records no optimiser without this, and warns of any other use
             group["capturable"] = True
         for optimiser in self.engine.optimisers.values():  # else the warm-up's gradients would stay in memory too
             optimiser.zero_grad(set_to_none=True)
         try:
-            losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.random_generators())
+            losses, replay = self._record(lambda: self.engine.step(*images), self.engine.random_generators())
         finally:
             for group in groups:
                 group["capturable"] = False
-        return Recording((real_a, real_b), losses, replay)
+        return Recording(images, losses, replay)
 
 
 def _record_cuda_graph(step: Step, streams: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:

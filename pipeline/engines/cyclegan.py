@@ -16,6 +16,7 @@ class CycleGanOptions(MethodOptions):
     cycle_weight: float  # weight λ of the cycle (equation 3)
     identity_share: float  # weight of the identity loss, as a share of `cycle_weight`; 0: none
     pool_size: int  # number of earlier translations that each discriminator is shown again
+    paired_weight: float  # weight of the L1 loss on pairs, where there are any
 
 
 class CycleGan(Engine):
@@ -61,6 +62,13 @@ class CycleGan(Engine):
             losses["identity_a"] = self.identity_weight * mean_absolute(identity_a[0], real_a)  # F(a) ≈ a
             losses["identity_b"] = self.identity_weight * mean_absolute(identity_b[0], real_b)  # G(b) ≈ b
         return losses, fake_a, fake_b
+
+    def paired_losses(self, image_a: Tensor, image_b: Tensor) -> Losses:
+        """See `Engine.paired_losses`: the L1 loss of pix2pix (Isola et al. 2017, equation 3) in both directions."""
+        return {
+            "paired_G": self.options.paired_weight * mean_absolute(self.G(image_a), image_b),
+            "paired_F": self.options.paired_weight * mean_absolute(self.F(image_b), image_a),
+        }
 
     def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
         """Query a pool with the whole batch's translations, as every process does; return this process's samples."""

@@ -236,7 +236,7 @@ def _split_rows(contrasts: tuple[str, str], prepared: PreparedData) -> list[list
     for contrast in contrasts:
         rows.append(row("train", contrast, split.train[contrast], prepared.statistics[contrast].slices))
     if prepared.pairs:
-        rows.append(row("train", "pairs", (pair.first.case for pair in prepared.pairs), prepared.longest))
+        rows.append(row("train", "pairs", (pair.first.case for pair in prepared.pairs), prepared.paired_slices))
     for name, cases in (("validation", split.validation), ("test", split.test)):
         for contrast in contrasts:
             rows.append(row(name, contrast, (case for case in cases if case.contrast == contrast), "all"))

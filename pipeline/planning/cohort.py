@@ -104,7 +104,7 @@ def split_table(split: CohortSplit, contrasts: Contrasts, estimates: CohortEstim
     rows = []
     for name, cases in _cases_by_subset(split).items():
         groups = {contrast: [case for case in cases if case.contrast == contrast] for contrast in contrasts}
-        if paired or name != "train":
+        if paired or name != "train" or split.pairs:
             groups["pairs"] = first_scans(cases, contrasts)
         for kind, group in groups.items():
             rows.append((name, kind, len(_subjects(group)), len(group), estimates.slices(group)))

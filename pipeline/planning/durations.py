@@ -81,13 +81,16 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
     return int(made), statistics.median(paces) if paces else None
 
 
-def step_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int | None) -> tuple[float, str]:
+def step_pace(
+    build: "Callable[[], Engine]", batch: Sequence[int], threads: int | None, batches: int = 2
+) -> tuple[float, str]:
     """Time a few steps of a throw-away engine; return the seconds per step and the name of its device.
 
     Args:
         build: Function that builds the engine.
         batch: Shape of a batch of one contrast.
         threads: Number of threads; None for all cores.
+        batches: Number of batches in a step: one of each contrast, and two of pairs where there are any beside them.
     """
     import torch
 
@@ -98,7 +101,7 @@ def step_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int 
     try:
         with torch.random.fork_rng():  # its random numbers leave the generators as they are
             engine = build()
-            images = torch.rand(2, images_per_step, *batch[1:], device=engine.device) * 2 - 1
+            images = torch.rand(batches, images_per_step, *batch[1:], device=engine.device) * 2 - 1
             paces: list[float] = []
             began = time.perf_counter()
             while len(paces) < 2 or time.perf_counter() - began < ENOUGH_SECONDS:

@@ -58,7 +58,8 @@ class PreparedData:
         stored: Contrast -> its training cases, as slices in the slice cache.
         statistics: Contrast -> statistics of its training cohort.
         left_out: Training case that could not be used -> reason.
-        pairs: Registered pairs of training cases, for methods that learn from pairs.
+        pairs: Registered pairs of training cases: all of them, for methods that learn from pairs, or those that the
+            split has beside unpaired training.
         coverage: Range of the head that is trained on.
     """
 
@@ -73,9 +74,14 @@ class PreparedData:
     @property
     def longest(self) -> int:
         """Number of training slices: of pairs if training uses them, else of the contrast that has more."""
-        if self.pairs:
-            return sum(pair.first.count for pair in self.pairs)
+        if self.pairs and not self.split.pairs:
+            return self.paired_slices
         return max(statistics.slices for statistics in self.statistics.values())
+
+    @property
+    def paired_slices(self) -> int:
+        """Number of training slices that the registered pairs have."""
+        return sum(pair.first.count for pair in self.pairs)
 
     @property
     def histograms(self) -> dict[str, Sequence[float]]:
@@ -136,7 +142,7 @@ def prepare(
         cache: The slice cache, and how it is filled.
         coverage_mm: Range of the head to train on: "all", "shared" or a length in mm.
         saved_coverage: File with the range of a resumed run; None for a new run.
-        paired: Whether the method learns from registered pairs.
+        paired: Whether the method learns from registered pairs alone.
 
     Raises:
         UserError: no usable image of a contrast, or no usable pair.
@@ -166,17 +172,16 @@ def prepare(
         warn_of_voxels({contrast: [entry.statistics.spacing_mm for entry in side] for contrast, side in uncut.items()})
     statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
     prepared = PreparedData(tuple(cases), split, by_contrast, statistics, left_out, coverage=coverage)
-    return _with_pairs(prepared, settings, cache) if paired else prepared
+    return _with_pairs(prepared, settings, cache) if paired or split.pairs else prepared
 
 
 def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOptions) -> PreparedData:
     """Return prepared data with the registered pairs of its usable training images."""
     # Register the pairs whose two images can be used.
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
-    contrast, partner_contrast = prepared.split.train
-    training_pairs = pairs(
-        [case for side in prepared.split.train.values() for case in side], (contrast, partner_contrast)
-    )
+    split, (contrast, partner_contrast) = prepared.split, prepared.split.train
+    training_cases = split.pairs or [case for side in split.train.values() for case in side]
+    training_pairs = pairs(training_cases, (contrast, partner_contrast))
     usable_pairs = [pair for pair in training_pairs if usable.issuperset(pair)]
     if not usable_pairs:
         raise UserError(
@@ -196,6 +201,8 @@ def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOpti
     failures |= beyond
     if len(stored) < len(training_pairs):
         logger.warning(f"{len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
+    if split.pairs:  # each image of a pair that was left out is still one of its contrast's
+        return replace(prepared, pairs=tuple(stored))
     left_out = {case: reason for pair, reason in failures.items() for case in pair}
     for pair in training_pairs:
         for case, partner in (pair, pair[::-1]):

@@ -59,7 +59,7 @@ def train(
     device: torch.device,
     interruption: Interruption,
     world: World = SINGLE_PROCESS,
-    step: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    step: Callable[..., dict[str, Tensor]] | None = None,
 ) -> None:
     """Train from `position` to the schedule's end.
 
@@ -77,12 +77,12 @@ def train(
     saved_at, loss_monitor = time.monotonic(), LossMonitor(position, schedule.max_bad_steps)
     with callbacks.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
-            for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
+            for images in _batches(slices, schedule, epoch, position, device, world):
                 # Make a step.
                 started = time.monotonic()
                 callbacks.begin(position.step)
                 rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
-                losses = make_step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
+                losses = make_step(*(image.to(device, non_blocking=True) for image in images))
                 position.step += 1
                 # Read the losses: on a GPU only when they are needed, for reading waits for it.
                 loss_monitor.record(losses)
@@ -125,7 +125,7 @@ def _batches(
     position: TrainerState,
     device: torch.device,
     world: World,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, ...]]:
     """Return the remaining batches of an epoch, of each this process's samples."""
     return epoch_batches(
         slices,

@@ -5,6 +5,7 @@ The history is plain data in checkpoints, and sentences made of it:
     {"started_from": {"run", "path", "step", "sha256", "method"}, "extensions": [{"step", "from", "to"}, …]}
 
 `started_from` also has `held_out_seen` if the weights were trained with validation or test subjects: their number.
+`pairs` are the subjects that unpaired training had in both contrasts, as `split.pairs` asked for; absent without them.
 `from` and `to` of an extension are [epochs at the constant learning rate, epochs in which it falls to 0].
 """
 
@@ -62,6 +63,12 @@ class StartingPoint:
             return self
         weights = self.weights.with_overlap(split)
         return replace(self, weights=weights, history={**self.history, "started_from": dict(weights.record)})
+
+    def with_pairs(self, split: CohortSplit) -> "StartingPoint":
+        """Return a copy whose history names the subjects that unpaired training has in both contrasts, if any."""
+        if not split.pairs:
+            return self
+        return replace(self, history={**self.history, "pairs": sorted({case.subject for case in split.pairs})})
 
 
 def find_starting_point(
@@ -211,11 +218,21 @@ def start_text(start: Mapping[str, Any]) -> str:
     return f"{source}: {start['path']}, SHA-256 {start['sha256']}{warning}"
 
 
+def pairs_text(subjects: Sequence[str]) -> str:
+    """Return what pairs unpaired training had beside it; `subjects` may name sessions, "subject/session"."""
+    names = sorted({name.partition("/")[0] for name in subjects})
+    return (
+        f"{len(names)} training subject{'s' if len(names) > 1 else ''} in both contrasts, as pairs: {', '.join(names)}"
+    )
+
+
 def history_texts(history: Mapping[str, Any]) -> dict[str, str]:
     """Return a run's history as sentences by name, for reports and MLflow tags; empty for most runs."""
     texts = {}
     if "started_from" in history:
         texts["started from"] = start_text(history["started_from"])
+    if "pairs" in history:
+        texts["pairs beside"] = pairs_text(history["pairs"])
     if "extensions" in history:
         texts["schedule"] = "; ".join(map(extension_text, history["extensions"]))
     return texts

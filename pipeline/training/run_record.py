@@ -114,6 +114,6 @@ def log_inputs(tracker: Tracker, folder: RunFolder, prepared: PreparedData, sour
         tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
     if prepared.pairs:
         case_names = [case.name for pair in prepared.pairs for case in pair.cases]
-        tracker.log_dataset("pairs", "train", source, case_names, {"slices": prepared.longest})
+        tracker.log_dataset("pairs", "train", source, case_names, {"slices": prepared.paired_slices})
     for subset in ("validation", "test"):
         tracker.log_dataset(subset, subset, source, [case.name for case in getattr(prepared.split, subset)])

@@ -54,8 +54,8 @@ def test_a_method_that_learns_from_pairs_is_shown_pairs(undisturbed):
 
 
 def test_another_method_is_not_shown_pairs_by_a_paired_split(monkeypatch, tmp_path):
-    with watched(paired=False) as batches:
-        signal_at(monkeypatch, signal.SIGTERM, 4)
+    with watched(paired=False) as batches, monkeypatch.context() as patch:
+        signal_at(patch, signal.SIGTERM, 4)
         assert train_phantom(tmp_path / "run", *PAIRED) == 143
     assert min(overlap(*pair) for pair in batches) < 0.8
     assert not any(" and " in name for name in latest(tmp_path / "run")["data"])
@@ -71,3 +71,38 @@ def test_a_paired_run_that_is_killed_ends_bitwise_as_if_nothing_had_been(undistu
     whole, resumed = latest(undisturbed[0]), latest(tmp_path / "run")
     kept = ("engine", "translators", "random", "facts", "split", "data")
     assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
+
+
+# ── a few pairs beside unpaired training ────────────────────────────────────────────────────────────────────
+
+BESIDE = (*QUICK, "split.pairs=1")
+
+
+def test_a_run_with_a_pair_beside_is_shown_it_and_ends_bitwise_the_same_if_it_is_killed(monkeypatch, tmp_path):
+    shown, make_step = [], Engine.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", lambda engine, *images: shown.append(images) or make_step(engine, *images))
+        assert train_phantom(tmp_path / "whole", *BESIDE) == 0
+    assert {len(images) for images in shown} == {4}
+    assert min(overlap(*images[2:]) for images in shown) > 0.9 > 0.8 > min(overlap(*images[:2]) for images in shown)
+    with monkeypatch.context() as patch:
+        signal_at(patch, signal.SIGKILL, 7)
+        assert in_child(lambda: train_phantom(tmp_path / "killed", *BESIDE)) == -signal.SIGKILL
+    assert train_phantom(tmp_path / "killed", *BESIDE) == 0
+    whole, resumed = latest(tmp_path / "whole"), latest(tmp_path / "killed")
+    kept = ("engine", "translators", "random", "facts", "split", "data", "history")
+    assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
+
+    # The subject is named in the split, the data, the history and the configuration's heading.
+    (subject,) = whole["split"]["pairs"]
+    assert all(subject in whole["split"]["train"][contrast] for contrast in ("T1", "T2"))
+    assert whole["history"] == {"pairs": [subject]}
+    assert len([name for name in whole["data"] if " and " in name]) == 1
+    assert f"in both contrasts, as pairs: {subject}" in (tmp_path / "killed" / "config.yaml").read_text()
+
+
+def test_a_run_accepts_no_other_number_of_pairs_later(tmp_path, capsys):
+    assert train_phantom(tmp_path / "run", *QUICK) == 0
+    assert "pairs" not in latest(tmp_path / "run")["split"] and latest(tmp_path / "run")["history"] == {}
+    assert train_phantom(tmp_path / "run", *BESIDE) == 2
+    assert "split.pairs: 0 there, 1 now" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 from finished_runs import BASELINES, SPLIT, bound, finished_run, read_runs
 
 from pipeline.comparison.comparability import require_comparable
+from pipeline.comparison.notes import run_notes
 from pipeline.utils.errors import UserError
 
 
@@ -75,6 +76,17 @@ def test_an_unpaired_method_on_a_paired_split_is_no_rival_of_one_that_saw_half_a
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
     output = refusal(tmp_path, split={**SPLIT, "train": train}, settings={"split": {"pairing": "paired"}})
     assert [line.partition(":")[0] for line in output] == ["training T1 subjects", "training T2 subjects"]
+
+
+def test_pairs_beside_others_change_the_training_subjects_and_that_is_no_reason(tmp_path):
+    beside = {**SPLIT, "train": {"T1": ["t1", "t3"], "T2": ["t2", "t3"]}, "pairs": ["t3"]}
+    runs = read_runs([finished_run(tmp_path, "a"), finished_run(tmp_path, "b", split=beside)])
+    require_comparable(runs)
+    note = "b was shown 1 training subject in both contrasts, as pairs: t3; an unpaired method sees none."
+    assert note in run_notes(runs)
+    other = {**beside, "train": {"T1": ["t3"], "T2": ["t2", "t3"]}}
+    with pytest.raises(UserError, match="training T1 subjects: t1 only"):
+        require_comparable(read_runs([tmp_path / "b", finished_run(tmp_path, "c", split=other)]))
 
 
 def test_a_protocol_in_other_words_is_another_protocol(tmp_path):

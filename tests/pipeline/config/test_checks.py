@@ -101,6 +101,33 @@ def test_what_does_not_fit_is_refused_with_the_reason(sections, line):
     assert refused(**sections) == [line]
 
 
+@pytest.mark.parametrize("kind", ["dualgan", "munit", "unit", "cut", "pix2pix"])
+def test_pairs_beside_unpaired_training_are_for_the_methods_that_admit_them(kind):
+    import torch
+
+    from pipeline.engines.base import Engine
+    from pipeline.engines.builders import build_engine
+
+    split = {"pairs": 2, "pairing": "paired" if kind == "pix2pix" else "unpaired"}
+    sections = {"method": {"type": kind}, "preprocess": {"size": 64}}
+    engine_config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})
+    line, *others = refused(**sections, split=split)
+    assert line == f"split.pairs = 2: must be 0 for method {kind}; pairs beside others are for cyclegan"
+    paired = "split.pairs = 2: must be 0 with split.pairing: paired, where every training subject is a pair"
+    assert others == ([paired] if kind == "pix2pix" else [])
+    with torch.device("meta"):
+        engine = build_engine(engine_config, torch.device("meta"))
+    assert type(engine).paired_losses is Engine.paired_losses
+
+
+def test_pairs_of_pictures_need_names_that_say_so():
+    pictures = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}}
+    assert refused(data=pictures, split={"pairs": 1}) == [
+        "split.pairs = 1: needs data.paired: true, so that equal file names are the same slice"
+    ]
+    assert refused(data=pictures | {"paired": True}, split={"pairs": 1}) == []
+
+
 def test_pictures_are_pairs_only_where_their_names_say_so():
     pictures = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}}
     sections = {"method": {"type": "pix2pix"}, "split": {"pairing": "paired"}}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.loader import SliceBank, UnpairedSlices
+from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.stored_slices import decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
@@ -94,6 +94,22 @@ def test_augmentation_is_drawn_anew_each_epoch_and_alike_for_each_place(tmp_path
         flipped = sum(draw[side] for draw in is_flipped)
         assert 16 < flipped < 48
     assert any(first != second for first, second in is_flipped)
+
+
+# ── pairs beside ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_pairs_beside_leave_the_contrasts_as_they_are_and_have_an_order_of_their_own(tmp_path, slices):
+    stored = store_volumes(tmp_path / "p", [2, 3])
+    pairs = PairedSlices(SliceBank(stored), SliceBank(stored), EVERYTHING, 0, PAIRS_STREAM)
+    plain, beside = slices(), slices()
+    beside.pairs = pairs
+    found, alone = batches(beside, epoch=2), batches(plain, epoch=2)
+    assert equal([batch[:2] for batch in found], alone)
+    assert all(torch.equal(first, second) for _, _, first, second in found)  # both are of one file: augmented alike
+    expected = [plain_batch(stored, [(2, 2 * number), (2, 2 * number + 1)], EVERYTHING, 0, 2) for number in range(6)]
+    assert equal([batch[2:3] for batch in found], [(images,) for images in expected])
+    assert equal(batches(beside, epoch=2, first_batch=4), found[4:])
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -141,3 +141,38 @@ def test_a_missing_file_is_named(tmp_path):
         UserError, match=r"gone\.json: cannot be read \(No such file or directory\); correct split\.file"
     ):
         split_from_file(tmp_path / "gone.json", cohort(), CONTRASTS, pairing="unpaired")
+
+
+# ── pairs beside unpaired training ──────────────────────────────────────────────────────────────────────────
+
+BESIDE = {"train": {"T1": ["s1", "s5"], "T2": ["s2", "s5"]}, "validation": ["s3"], "test": ["s4"], "pairs": ["s5"]}
+
+
+def read_with_pairs(tmp_path, content, count, cases=None):
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(content))
+    return split_from_file(path, cases or cohort(), CONTRASTS, pairing="unpaired", pairs_beside=count)
+
+
+@pytest.mark.parametrize("sessions", [("",), ("ses-1", "ses-2"), ("", "v2")])
+def test_a_saved_split_with_pairs_comes_back_the_same(sessions, tmp_path):
+    cases = [*cohort(9, sessions), Case("s1", "odd", "T1", Path("odd.nii"))]
+    result = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing="unpaired", pairs_beside=5)
+    assert "pairs" not in split_to_json(make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing="unpaired"))
+    assert read_with_pairs(tmp_path, split_to_json(result), 5, cases) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "count", "expected"),
+    [
+        ({}, 0, "pairs: has 1 subjects, and split.pairs is 0; make them agree"),
+        ({"pairs": []}, 0, "train.T1 and train.T2: both have s5, which split.pairing: unpaired forbids"),
+        ({"pairs": ["s5", "s1"]}, 2, "pairs: not in train.T2 too: s1"),
+        ({"pairs": ["s3"]}, 1, "train.T1 and train.T2: both have s5, which split.pairing: unpaired forbids"),
+        ({"pairs": "s5"}, 0, "pairs: must be a list of names"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_named(change, count, expected, tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_with_pairs(tmp_path, BESIDE | change, count)
+    assert expected in [line.strip() for line in str(caught.value).splitlines()[1:]]

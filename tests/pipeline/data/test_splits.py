@@ -169,3 +169,30 @@ def test_too_few_subjects_left_to_train_gives_the_numbers():
 
 def test_a_contrast_without_images_is_told():
     assert refusal(cohort(first=5)).startswith("the data has no T2 image; ")
+
+
+# ── pairs beside unpaired training ──────────────────────────────────────────────────────────────────────────
+
+
+def few_pairs(cases, count, **options):
+    arguments = {"validation": 2, "test": 2, "seed": 0, "pairing": "unpaired"} | options
+    return make_split(cases, CONTRASTS, pairs_beside=count, **arguments)
+
+
+def test_pairs_beside_are_training_subjects_and_alone_in_both_contrasts():
+    cases = [*cohort(both=9, first=2, second=1, sessions=("", "v2")), Case("b1", "odd", "T1", Path("odd.nii"))]
+    whole, plain = few_pairs(cases, 3), few_pairs(cases, 0)
+    first, second = (subjects(whole.train[contrast]) for contrast in CONTRASTS)
+    assert first & second == subjects(whole.pairs) and len(first & second) == 3
+    assert whole.pairs == tuple(
+        sorted(case for case in cases if case.subject in first & second and case.session != "odd")
+    )
+    assert (whole.validation, whole.test) == (plain.validation, plain.test)
+    assert not (first | second) & subjects((*whole.validation, *whole.test))
+    assert abs(len(first) - len(second)) <= 1
+    assert plain.pairs == () and plain == split(cases, validation=2, test=2)
+
+
+def test_more_pairs_than_training_subjects_with_both_are_refused():
+    with pytest.raises(UserError, match=r"^split\.pairs = 6: only 5 training subjects have T1 and T2 in one session"):
+        few_pairs(cohort(both=9, first=3, second=3), 6)

@@ -55,6 +55,30 @@ def test_losses_and_weights_are_those_of_the_paper_written_out(adversarial, iden
     assert_equal_steps(engine, plain, 3)
 
 
+def test_pairs_add_their_weighted_distance_in_both_directions_and_nothing_else():
+    engine, plain = (engine_of(paired_weight=3.0, pool_size=3) for _ in range(2))
+    pair_a, pair_b = batch(9)
+    with torch.no_grad():
+        expected = {
+            "paired_G": 3 * (engine.G(pair_a) - pair_b).abs().mean(),
+            "paired_F": 3 * (engine.F(pair_b) - pair_a).abs().mean(),
+        }
+    losses, without = engine.step(*batch(0), pair_a, pair_b), plain.step(*batch(0))
+    assert losses.keys() == {*without, *expected}
+    assert all(losses[name] == value for name, value in without.items())
+    assert all(losses[name].item() == pytest.approx(value.item()) for name, value in expected.items())
+    changed = differences(engine.state_dict(), plain.state_dict())
+    assert changed and all(name.startswith(("G/", "F/", "optimiser_generators/")) for name in changed)
+    assert differences(engine.state_dict(), engine_of(paired_weight=3.0, pool_size=3).state_dict())
+
+
+def test_a_pair_alone_is_learnt():
+    engine = engine_of(cycle_weight=0.0, identity_share=0.0, paired_weight=100.0, learning_rate=1e-2)
+    pair = batch(1)
+    losses = [engine.step(*batch(0), *pair) for _ in range(30)]
+    assert losses[-1]["paired_G"] < 0.8 * losses[0]["paired_G"] and losses[-1]["paired_F"] < 0.8 * losses[0]["paired_F"]
+
+
 def test_a_generators_passes_are_one_and_identity_is_left_out_where_it_weighs_nothing():
     def slices_seen(**options):
         engine = engine_of(**options)
