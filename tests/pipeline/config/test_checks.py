@@ -109,7 +109,7 @@ def test_pairs_beside_unpaired_training_are_for_the_methods_that_admit_them(kind
     from pipeline.engines.builders import build_engine
 
     split = {"pairs": 2, "pairing": "paired" if kind == "pix2pix" else "unpaired"}
-    sections = {"method": {"type": kind}, "preprocess": {"size": 64}}
+    sections = {"method": {"type": kind}}
     engine_config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})
     line, *others = refused(**sections, split=split)
     assert line == f"split.pairs = 2: must be 0 for method {kind}; pairs beside others are for cyclegan"

@@ -68,7 +68,7 @@ def test_pairs_add_their_weighted_distance_in_both_directions_and_nothing_else()
     assert all(losses[name] == value for name, value in without.items())
     assert all(losses[name].item() == pytest.approx(value.item()) for name, value in expected.items())
     changed = differences(engine.state_dict(), plain.state_dict())
-    assert changed and all(name.startswith(("G/", "F/", "optimiser_generators/")) for name in changed)
+    assert changed and all(name.startswith(("/G/", "/F/", "/optimiser_generators/")) for name in changed)
     assert differences(engine.state_dict(), engine_of(paired_weight=3.0, pool_size=3).state_dict())
 
 
