@@ -23,6 +23,7 @@ UNIT = {
     "generator": {"type": "unit", "width": 2, "downs": 1, "blocks": 2, "shared_blocks": 1},
     "discriminator": MUNIT["discriminator"],
 }
+RAMP = {"weight": 2.0, "ramp_steps": 4}
 DEVICE_METHODS = {  # whose steps need not wait for the host
     "cyclegan": {"pool_size": 3, "depth": 6, "width": 1, "dropout": 0.5},
     "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
@@ -31,6 +32,7 @@ DEVICE_METHODS = {  # whose steps need not wait for the host
     "unit": {**UNIT},
     "pix2pix": {"type": "pix2pix"},
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
+    **{f"cyclegan-{kind}": {"structure": {"type": kind, **RAMP}} for kind in ("mind", "ngf", "lncc")},
 }
 
 

@@ -131,7 +131,21 @@ class Method(Section):
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # 0: evaluate and translate with the raw generators
 
 
-class CycleGan(Method):
+class Structure(Section):
+    """A loss that ties a translation's local structure to its source's; see pipeline/engines/structure.py."""
+
+    type: Literal["none", "mind", "ngf", "lncc"] = "none"
+    weight: Weight = 1.0  # of the loss of each direction
+    ramp_steps: Annotated[Whole, Field(ge=0)] = 0  # over which the weight grows from 0
+
+
+class UnpairedMethod(Method):
+    """Keys of every method that learns without pairs."""
+
+    structure: Structure = Structure()
+
+
+class CycleGan(UnpairedMethod):
     """CycleGAN (Zhu et al. 2017)."""
 
     type: Literal["cyclegan"] = "cyclegan"
@@ -142,7 +156,7 @@ class CycleGan(Method):
     paired_weight: PositiveFloat = 10.0  # of the L1 loss on the pairs that split.pairs asks for
 
 
-class DualGan(Method):
+class DualGan(UnpairedMethod):
     """DualGAN (Yi et al. 2017), by default with least squares and L1 reconstruction."""
 
     type: Literal["dualgan"] = "dualgan"
@@ -153,7 +167,7 @@ class DualGan(Method):
     critic_steps: Positive = 1  # critic updates to one of the generators
 
 
-class Munit(Method):
+class Munit(UnpairedMethod):
     """MUNIT (Huang et al. 2018): content shared, style per contrast."""
 
     type: Literal["munit"] = "munit"
@@ -167,7 +181,7 @@ class Munit(Method):
     translate_with: Literal["mean", "random"] = "mean"  # the training cohort's mean style, or one drawn at random
 
 
-class Unit(Method):
+class Unit(UnpairedMethod):
     """UNIT (Liu et al. 2017): variational auto-encoders with one latent space, weighted as its authors' code has it."""
 
     type: Literal["unit"] = "unit"
@@ -189,7 +203,7 @@ class Pix2Pix(Method):
     l1_weight: PositiveFloat = 100.0
 
 
-class Cut(Method):
+class Cut(UnpairedMethod):
     """CUT (Park et al. 2020): one-sided, patches of the output must resemble their own place in the input."""
 
     type: Literal["cut"] = "cut"

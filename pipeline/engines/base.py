@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.engines.losses import ADVERSARIAL, finite, total
 from pipeline.engines.optimisers import restore_options, update_scaler
 from pipeline.engines.state import ExponentialMovingAverage, Stateful
+from pipeline.engines.structure import StructureOptions, StructureTerm
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
@@ -29,6 +30,7 @@ class MethodOptions:
     discriminator_scale: float  # factor of the discriminators' losses
     ema_decay: float  # decay per step of the generators' moving average; 0: none is kept
     seed: int  # seed of the method's own random numbers
+    structure: StructureOptions | None = None  # the loss between a translation and its source; None: there is none
 
 
 class Engine(ABC):
@@ -74,6 +76,7 @@ class Engine(ABC):
         self.discriminators = nn.ModuleDict(discriminators).to(device)
         self.ema = ExponentialMovingAverage(self.generators, options.ema_decay, device) if options.ema_decay else None
         self.adversarial = ADVERSARIAL[options.adversarial]
+        self.structure = None if options.structure is None else StructureTerm(options.structure, device)
         # Optimisers, their rates, and where they are kept.
         players = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
         self.optimisers = {
@@ -139,6 +142,13 @@ class Engine(ABC):
         on_real, on_fake = zip(*(scale.split([len(real), len(fake)]) for scale in scales), strict=True)
         return self.options.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
+    def structure_loss(self, generator: str, translation: Tensor, source: Tensor) -> Losses:
+        """Return the weighted structure loss of a translation by its name, such as "structure_G"; nothing if none."""
+        if self.structure is None:
+            return {}
+        with self.full_precision():
+            return {f"structure_{generator}": self.structure(translation, source)}
+
     def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
         """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.
 
@@ -186,6 +196,8 @@ class Engine(ABC):
         update_scaler(self.scaler, is_finite)
         if self.ema is not None and GENERATORS in losses_by_player:
             self.ema.update(self.generators, None if self.host_sync else is_finite)
+        if self.structure is not None:
+            self.structure.count_step(is_finite)
         self.on_step_end(is_finite)
         return losses
 
@@ -268,6 +280,7 @@ class Engine(ABC):
     def _stateful_components(self) -> dict[str, Stateful]:
         components: dict[str, Stateful] = {**self.networks(), **self.extra_state(), "scaler": self.scaler}
         components |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
+        components |= {} if self.structure is None else {"structure": self.structure.steps}
         return components if self.ema is None else {**components, "averaged": self.ema.networks}
 
 

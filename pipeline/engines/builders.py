@@ -25,7 +25,8 @@ from networks.unet import UNet
 from networks.unit import LatentAutoEncoder, share_blocks
 from pipeline.config import methods
 from pipeline.config.schema import Config, Training
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, MethodOptions
+from pipeline.engines.structure import StructureOptions
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 CPU = torch.device("cpu")
@@ -36,16 +37,12 @@ def build_engine(config: Config, device: torch.device, world: World = SINGLE_PRO
     method, training = _method_module(config), config.training
     generators = build_generators(config, device)
     discriminators = build_discriminators(config, device)
-    options = {
-        field.name: config.seed if field.name == "seed" else getattr(config.method, field.name)
-        for field in fields(method.OPTIONS)
-    }
     rates = {
         GENERATORS: training.learning_rate,
         DISCRIMINATORS: training.discriminator_learning_rate or training.learning_rate,
     }
     return method.ENGINE(
-        options=method.OPTIONS(**options),
+        options=_options(config, method.OPTIONS),
         generators=generators,
         discriminators=discriminators,
         optimisers={player: partial(_optimiser, rate, training, device) for player, rate in rates.items()},
@@ -64,6 +61,17 @@ def build_translators(config: Config) -> dict[str, nn.Module]:
 def learns_from_pairs(config: Config) -> bool:
     """Return whether the configured method learns from both contrasts of the same slices."""
     return _method_module(config).ENGINE.paired
+
+
+def _options(config: Config, kind: type[MethodOptions]) -> MethodOptions:
+    """Return the options of a method, which have the names of its keys; those that it has no key for are the usual."""
+    values = {
+        field.name: getattr(config.method, field.name) for field in fields(kind) if hasattr(config.method, field.name)
+    }
+    structure = values.pop("structure", None)
+    if structure is not None and structure.type != "none":
+        values["structure"] = StructureOptions(**structure.model_dump())
+    return kind(**values | {"seed": config.seed})
 
 
 def _method_module(config: Config) -> ModuleType:

@@ -48,6 +48,7 @@ class Cut(Engine):
             generators[f"nce_{name}"] = self.options.nce_weight * self._patch_nce(name, source, fake)
             if self.options.identity:
                 generators[f"nce_identity_{name}"] = self.options.nce_weight * self._patch_nce(name, target, identity)
+            generators |= self.structure_loss(name, fake, source)
             discriminators[f"discriminator_{discriminator[-1]}"] = self.discriminator_loss(discriminator, target, fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}
 

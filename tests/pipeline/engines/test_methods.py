@@ -23,6 +23,7 @@ from pipeline.engines.builders import build_engine, build_translators
 
 METHODS = {
     "cyclegan": {"type": "cyclegan", "pool_size": 3},
+    "cyclegan-mind": {"type": "cyclegan", "structure": {"type": "mind"}},
     "cyclegan-bce-no-identity": {"type": "cyclegan", "adversarial": "bce", "identity_share": 0.0},
     "dualgan": {"type": "dualgan"},
     "dualgan-clip": {
@@ -30,11 +31,13 @@ METHODS = {
     },
     "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0, "critic_steps": 3},
     "munit": {**MUNIT},
+    "munit-ngf": {**MUNIT, "structure": {"type": "ngf", "weight": 3.0}},
     "munit-cycle-random": {**MUNIT, "cycle_weight": 10.0, "translate_with": "random"},
     "unit": {**UNIT},
     "pix2pix": {"type": "pix2pix"},
     "pix2pix-regression": {"type": "pix2pix", "adversarial_weight": 0.0},
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
+    "cut-lncc": {"type": "cut", "patches": 20, "head_width": 8, "structure": {"type": "lncc"}},
     "cut-no-identity": {"type": "cut", "patches": 20, "head_width": 8, "identity": False},
 }  # fmt: skip
 NETWORKS = {

@@ -1,0 +1,162 @@
+"""Structure losses: what a translation has to keep of its source, whatever the two contrasts are.
+
+Each compares the neighbourhoods of a translation and of its source, (N, 1, H, W) in [-1, 1], and not their
+intensities: a contrast may be inverted or stretched at no cost, an edge may not be moved. The losses are means over the
+head of each slice, then over slices, and lie in [0, 1]. Air does not count, and the source's own noise, estimated slice
+by slice, is what differences are measured against. Nothing here waits for a GPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from pipeline.engines.state import StepCounter
+
+StructureLoss = Callable[[Tensor, Tensor], Tensor]
+AIR = -0.95  # darker is air, or fluid and bone as dark
+HEAD_MARGIN = 2  # pixels by which the head is enlarged
+LEAST_NOISE = 0.01  # standard deviation; images without noise, such as masked ones, still have rounding and resampling
+GAUSSIAN_MEDIAN = 0.6745  # of |x| with x from N(0, 1)
+MIND_DISTANCE, MIND_WINDOW = 2, 5  # pixels
+LNCC_WINDOW = 9  # pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureOptions:
+    """Which structure loss, and its weight."""
+
+    type: str  # a key of `STRUCTURE_LOSSES`
+    weight: float  # of each direction's term
+    ramp_steps: int  # steps over which the weight grows from 0; 0: it has its full size from the first
+
+
+def mind(translation: Tensor, source: Tensor) -> Tensor:
+    """Mean |MIND(translation) - MIND(source)| (Heinrich et al. 2012; as a loss, Yang et al. 2018, SC-CycleGAN).
+
+    The descriptor of a pixel is exp(-D_r / V) for four neighbours r at 2 pixels: D_r is the squared difference to
+    the neighbour, averaged over 5x5 pixels, and V the mean of D_r (Heinrich's equations 4-7), but no less than what
+    noise makes of it: else descriptors of flat tissue would be those of its noise.
+    """
+    head, noise = head_and_noise(source)
+    floor = 4 * noise.square()  # of a difference of two noisy pixels: 2 σ²
+    with torch.no_grad():
+        expected = _mind(source, floor)
+    return _mean_over_head((_mind(translation, floor) - expected).abs().mean(dim=1, keepdim=True), head)
+
+
+def _mind(image: Tensor, floor: Tensor) -> Tensor:
+    """Return descriptors (N, 4, H - 8, W - 8) of the pixels that are 4 or more from the border."""
+    distance, axes = MIND_DISTANCE, (2, 3)
+    patches = []
+    for axis in axes:
+        length = image.shape[axis] - distance
+        difference = image.narrow(axis, distance, length) - image.narrow(axis, 0, length)
+        other = axes[1] if axis == axes[0] else axes[0]
+        squares = _box_mean(difference.square(), MIND_WINDOW).narrow(other, distance, image.shape[other] - 4 * distance)
+        # The distance to the neighbour behind is that of the neighbour to the one ahead.
+        count = image.shape[axis] - 4 * distance
+        patches += [squares.narrow(axis, start, count) for start in (0, distance)]
+    distances = torch.cat(patches, dim=1)
+    return torch.exp(-distances / torch.maximum(distances.mean(dim=1, keepdim=True), floor))
+
+
+def normalised_gradients(translation: Tensor, source: Tensor) -> Tensor:
+    """Mean 1 - (∇t·∇s)² / (|∇t|²_ε |∇s|²_ε), |∇t|²_ε = |∇t|² + ε² (Haber and Modersitzki 2006, equation 5).
+
+    ε² is what noise makes of |∇s|² (Giraldo Paniagua et al., AdaNGF, learn it): a fixed ε takes noise for edges in one
+    scan and edges for noise in the other. Flat tissue has no direction, costs 1 and has no gradient.
+    """
+    head, noise = head_and_noise(source)
+    (t_x, t_y), (s_x, s_y) = (_central_differences(image) for image in (translation, source))
+    squared_epsilon = noise.square()  # half of a difference of two noisy pixels has σ²/2, in two directions
+    aligned = (t_x * s_x + t_y * s_y).square()
+    lengths = (t_x.square() + t_y.square() + squared_epsilon) * (s_x.square() + s_y.square() + squared_epsilon)
+    return _mean_over_head(1 - aligned / lengths, head)
+
+
+def local_correlation(translation: Tensor, source: Tensor) -> Tensor:
+    """Mean 1 - cov(t, s)² / (var t · var s) over windows of 9x9 pixels, variances no less than the source's noise.
+
+    (`monai.losses.LocalNormalizedCrossCorrelationLoss`, squared too, has no floor by slice and makes tensors on the
+    host, which a CUDA graph cannot record.)
+    """
+    head, noise = head_and_noise(source)
+    t, s = translation, source
+    t_mean, s_mean, products = (_box_mean(image, LNCC_WINDOW) for image in (t, s, t * s))
+    t_squares, s_squares = (_box_mean(image.square(), LNCC_WINDOW) for image in (t, s))
+    floor = noise.square()
+    t_variance, s_variance = (
+        torch.maximum(squares - mean.square(), floor) for squares, mean in ((t_squares, t_mean), (s_squares, s_mean))
+    )
+    return _mean_over_head(1 - (products - t_mean * s_mean).square() / (t_variance * s_variance), head)
+
+
+STRUCTURE_LOSSES: dict[str, StructureLoss] = {
+    "mind": mind,
+    "ngf": normalised_gradients,
+    "lncc": local_correlation,
+}
+
+
+@torch.no_grad()
+def head_and_noise(source: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the head of each slice, (N, 1, H, W) of 0 and 1, and the standard deviation of its noise, (N, 1, 1, 1).
+
+    The noise is the median of |second differences along both axes| inside the head over 6 · 0.6745 (Immerkær 1996, with
+    a median in place of the mean, for edges are few), which polynomials of the first degree and straight edges do not
+    enter.
+    """
+    width = 2 * HEAD_MARGIN + 1
+    head = functional.max_pool2d((source > AIR).to(source.dtype), width, 1, HEAD_MARGIN)
+    response = source.diff(n=2, dim=2).diff(n=2, dim=3).abs()
+    inside = torch.where(head[..., 1:-1, 1:-1] > 0, response, torch.nan)
+    noise = inside.flatten(1).nanmedian(dim=1).values / (6 * GAUSSIAN_MEDIAN)
+    return head, noise.nan_to_num(0.0).clamp(min=LEAST_NOISE)[:, None, None, None]
+
+
+def _mean_over_head(values: Tensor, head: Tensor) -> Tensor:
+    """Return the mean over slices of each slice's mean in its head; `values` may lack a margin."""
+    margin = (head.shape[-1] - values.shape[-1]) // 2
+    weights = head[..., margin : head.shape[-2] - margin, margin : head.shape[-1] - margin]
+    return ((values * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1)).mean()
+
+
+def _box_mean(images: Tensor, width: int) -> Tensor:
+    """Return the means over squares of pixels, (N, C, H, W) → (N, C, H - width + 1, W - width + 1)."""
+    return functional.avg_pool2d(functional.avg_pool2d(images, (width, 1), 1), (1, width), 1)
+
+
+def _central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the slopes along both axes, (N, 1, H - 2, W - 2) each, in intensity a pixel."""
+    rows, columns = image[..., 1:-1], image[..., 1:-1, :]
+    return (rows[..., 2:, :] - rows[..., :-2, :]) / 2, (columns[..., 2:] - columns[..., :-2]) / 2
+
+
+class StructureTerm:
+    """A weighted structure loss, whose weight may grow linearly over the first steps that moved weights.
+
+    Args:
+        options: Which loss, and its weight.
+        device: Device of the images.
+
+    Attributes:
+        steps: Number of steps made.
+    """
+
+    def __init__(self, options: StructureOptions, device: torch.device):
+        self.options, self.steps = options, StepCounter(device)
+
+    def __call__(self, translation: Tensor, source: Tensor) -> Tensor:
+        """Return the weighted loss of the next step, in float32 at least; the source gets no gradients."""
+        dtype = torch.promote_types(translation.dtype, torch.float32)
+        loss = STRUCTURE_LOSSES[self.options.type](translation.to(dtype), source.detach().to(dtype))
+        loss = self.options.weight * loss
+        ramp_steps = self.options.ramp_steps
+        return loss * (self.steps.count / ramp_steps).clamp(max=1).to(dtype) if ramp_steps else loss
+
+    def count_step(self, is_finite: Tensor) -> None:
+        """Count a step, unless it was skipped."""
+        self.steps.count += is_finite.to(self.steps.count.device)
