@@ -148,4 +148,5 @@ def schedule_of(training: Training, slices: int) -> Schedule:
         checkpoint_seconds=60 * training.checkpoint_minutes,
         max_bad_steps=training.max_bad_steps,
         halve_every=training.halve_every,
+        discriminator_warmup=training.discriminator_warmup,
     )

@@ -143,7 +143,7 @@ def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[D
     slices = sum(estimates.slices(side) for side in split.train.values())
     slices += 2 * estimates.slices(_paired_scans(split, config.contrasts, engine.paired))
     averaged = parameter_count(*engine.evaluated_generators().values()) if config.method.ema_decay else 0
-    pools = 2 * getattr(config.method, "pool_size", 0) * preprocess.size**2
+    pools = sum(pool.size for pool in getattr(engine, "pools", {}).values()) * preprocess.size**2
     return disk_needs(
         RunFolder(config.folder),
         preprocess.store,

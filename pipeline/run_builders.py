@@ -15,6 +15,7 @@ from pipeline.data.stored_slices import StoredSlices
 from pipeline.data_builders import find_cases, prepare_data
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.builders import learns_from_pairs
+from pipeline.engines.losses import CHANCE
 from pipeline.evaluation.finish import EvaluationOptions
 from pipeline.inference.model import precision_on
 from pipeline.run_config import save_config
@@ -22,6 +23,7 @@ from pipeline.runs.contrasts import coverage_json
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.runs.prepare import PreparedData
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.discriminator_record import DiscriminatorRecord
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.resume import History, history_texts, new_output_advice
 from pipeline.training.schedule import Schedule
@@ -65,8 +67,23 @@ def build_failure_monitor(
         epochs=schedule.epochs,
         validate_every=schedule.validate_every_epochs,
         pixel_mm=pixel_mm,  # the longer side, of the coarsest training volumes
+        discriminators=_discriminator_record(config),
         tag=tracker.set_tags,
     )
+
+
+def _discriminator_record(config: Config) -> DiscriminatorRecord | None:
+    """Return a record of the discriminators' losses; None for critics, whose losses are no judgements."""
+    chance = CHANCE.get(config.method.adversarial)
+    if chance is None:
+        return None
+    scales = getattr(config.discriminator, "scales", 1)
+    chance_loss = config.method.discriminator_scale * scales * 2 * chance  # of real slices and of translations
+    directions = {
+        f"discriminator_{side}": RunFolder.direction(config.contrasts, target)
+        for side, target in zip("AB", config.contrasts, strict=True)
+    }
+    return DiscriminatorRecord(chance_loss, directions)
 
 
 def build_training_slices(

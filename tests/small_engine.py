@@ -33,6 +33,14 @@ DEVICE_METHODS = {  # whose steps need not wait for the host
     "pix2pix": {"type": "pix2pix"},
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
     **{f"cyclegan-{kind}": {"structure": {"type": kind, **RAMP}} for kind in ("mind", "ngf", "lncc")},
+    "cut-slices-r1": {
+        "type": "cut",
+        "patches": 20,
+        "head_width": 8,
+        "discriminator_slices": 5,
+        "r1_weight": 1.0,
+        "r1_every": 1,
+    },
 }
 
 
@@ -67,6 +75,8 @@ SMALL_GENERATORS = {
 DISCRIMINATOR_KINDS = {
     "patchgan": {"type": "patchgan", "width": 2, "layers": 1},
     "patchgan-spectral": {"type": "patchgan", "width": 2, "layers": 1, "spectral_norm": True},
+    "patchgan-group": {"type": "patchgan", "width": 2, "layers": 1, "norm": "group"},
+    "patchgan-none": {"type": "patchgan", "width": 2, "layers": 1, "norm": "none"},
     "multiscale": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
     "multiscale-spectral": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2, "spectral_norm": True},
 }

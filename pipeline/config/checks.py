@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.methods import ADMIT_PAIRS, PAIRED, SUITABLE_GENERATORS, MonaiGenerator
+from pipeline.config.methods import ADMIT_PAIRS, PAIRED, SUITABLE_GENERATORS, MonaiGenerator, Pix2Pix, UnpairedMethod
 from pipeline.config.schema import Config
 
 
@@ -11,6 +11,7 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _data_conflicts(config)
     yield from _network_conflicts(config)
     yield from _method_conflicts(config)
+    yield from _discriminator_conflicts(config)
     yield from _training_conflicts(config)
     yield from _augmentation_conflicts(config)
 
@@ -123,3 +124,23 @@ def _few_pairs_conflicts(config: Config) -> Iterator[str]:
         yield f"{setting}: must be 0 with split.pairing: paired, where every training subject is a pair"
     if config.data.source == "images" and not config.data.paired:
         yield f"{setting}: needs data.paired: true, so that equal file names are the same slice"
+
+
+def _discriminator_conflicts(config: Config) -> Iterator[str]:
+    method, training = config.method, config.training
+    if isinstance(method, Pix2Pix) and not method.adversarial_weight and training.discriminator_warmup:
+        warmup = f"training.discriminator_warmup = {training.discriminator_warmup}"
+        yield f"{warmup}: must be 0 with method.adversarial_weight 0: there is no discriminator to warm up"
+    if not isinstance(method, UnpairedMethod):
+        return
+    slices, weight = method.discriminator_slices, method.r1_weight
+    if slices is not None and slices <= training.batch_size:
+        rule = f"must be more than training.batch_size = {training.batch_size}, or null for the batch alone"
+        yield f"method.discriminator_slices = {slices}: {rule}"
+    if method.adversarial == "wasserstein" and (slices is not None or weight):
+        name, value = ("r1_weight", weight) if weight else ("discriminator_slices", slices)
+        yield f"method.{name} = {value}: does not go with method.adversarial wasserstein, which has bounds of its own"
+    if weight and training.precision == "fp16":
+        yield "training.precision = 'fp16': does not go with method.r1_weight; use bf16 or float32"
+    if weight and training.cuda_graph and method.r1_every > 1:
+        yield f"method.r1_every = {method.r1_every}: must be 1 with training.cuda_graph, whose steps are alike"

@@ -94,6 +94,7 @@ class PatchGanDiscriminator(Section):
     type: Literal["patchgan"] = "patchgan"
     width: Positive = 64
     layers: Annotated[Whole, Field(ge=1, le=5)] = 3
+    norm: Literal["instance", "group", "none"] = "instance"
     spectral_norm: bool = False
 
 
@@ -143,6 +144,9 @@ class UnpairedMethod(Method):
     """Keys of every method that learns without pairs."""
 
     structure: Structure = Structure()
+    discriminator_slices: Annotated[Whole, Field(ge=2, le=256)] | None = None  # a step, of each kind; None: the batch
+    r1_weight: Weight = 0.0  # γ of the discriminators' R1 penalty
+    r1_every: Positive = 16  # steps of which one has the penalty, with that many times its weight
 
 
 class CycleGan(UnpairedMethod):

@@ -127,6 +127,7 @@ class Training(Section):
     batch_size: Positive = 1
     learning_rate: PositiveFloat = 2e-4
     discriminator_learning_rate: PositiveFloat | None = None  # None: the generators' rate
+    discriminator_warmup: Annotated[Whole, Field(ge=0)] = 0  # first steps in which the discriminators alone move
     optimiser: Literal["adam", "rmsprop"] = "adam"
     beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.5  # of adam
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0

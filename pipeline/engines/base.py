@@ -1,7 +1,7 @@
 """The base of all methods: two players, their optimisers, precision, averaged generators and states."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -84,7 +84,8 @@ class Engine(ABC):
         }
         self.rates = {player: optimiser.param_groups[0]["lr"] for player, optimiser in self.optimisers.items()}
         skips_on_device = all(isinstance(optimiser, torch.optim.Adam) for optimiser in self.optimisers.values())
-        self.requires_host_sync, self.host_sync = self.critic_steps != 1 or not skips_on_device, True
+        same_terms = self.critic_steps == 1 and not self.has_lazy_terms
+        self.requires_host_sync, self.host_sync = not (same_terms and skips_on_device), True
         self._device_rates: dict[str, Tensor] = {}
         if device.type == "cuda" and not self.requires_host_sync:
             self.disable_host_sync()
@@ -119,6 +120,11 @@ class Engine(ABC):
     def critic_steps(self) -> int:
         """Number of the discriminators' updates for each of the generators'."""
         return 1
+
+    @property
+    def has_lazy_terms(self) -> bool:
+        """Whether only some of the steps have all terms, so that Python must count the steps that were not skipped."""
+        return False
 
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:
@@ -210,9 +216,12 @@ class Engine(ABC):
         self.scaler.scale(loss).backward()
         return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows
 
-    def set_learning_rate(self, factor: float) -> dict[str, float]:
-        """Set every optimiser's rate to `factor` times its configured one, and return the rates by player."""
-        rates = {player: self.rates[player] * factor for player in self.optimisers}
+    def set_learning_rate(self, factor: float, *, frozen: Collection[str] = ()) -> dict[str, float]:
+        """Set every optimiser's rate to `factor` times its configured one, and return the rates by player.
+
+        Players that are `frozen` have a rate of 0: their losses are computed, but their weights do not move.
+        """
+        rates = {player: 0.0 if player in frozen else self.rates[player] * factor for player in self.optimisers}
         for player, optimiser in self.optimisers.items():
             device_rate = self._device_rates.get(player)
             optimiser.param_groups[0]["lr"] = rates[player] if device_rate is None else device_rate.fill_(rates[player])
@@ -223,10 +232,10 @@ class Engine(ABC):
 
         Raises:
             ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
-                know whether the step was skipped, because one player moves more often than the other.
+                know whether the step was skipped, because not every step moves both players by the same terms.
         """
         if self.requires_host_sync:
-            raise ValueError("only Adam, moving both players in every step, can do without the host")
+            raise ValueError("only Adam, moving both players by the same terms in every step, can do without the host")
         self._device_rates = {player: torch.tensor(rate, device=self.device) for player, rate in self.rates.items()}
         self.host_sync = False
 

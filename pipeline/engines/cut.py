@@ -8,12 +8,13 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from networks.patch_features import FeatureGenerator
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
 from pipeline.engines.state import RandomState, Stateful
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutOptions(MethodOptions):
+class CutOptions(UnpairedOptions):
     """Options of CUT."""
 
     nce_weight: float  # weight of each PatchNCE term
@@ -22,7 +23,7 @@ class CutOptions(MethodOptions):
     patches: int  # number of positions that are compared in each layer and image
 
 
-class Cut(Engine):
+class Cut(UnpairedEngine):
     """Two independent one-sided translations: G from a to b and F from b to a.
 
     Instead of a cycle, the PatchNCE loss (equations 2 and 3) ties a translation to its source: in the features of the
@@ -35,11 +36,13 @@ class Cut(Engine):
     options: CutOptions
 
     def set_up(self) -> None:
+        super().set_up()
         self.random = RandomState(self.options.seed, self.device)  # for the positions that are compared
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: equation 5, for each direction."""
-        generators, discriminators = {}, {}
+        generators: Losses = {}
+        discriminators: Losses = {}
         for name, discriminator, source, target in (("G", "D_B", real_a, real_b), ("F", "D_A", real_b, real_a)):
             generator = self.generators[name]
             translated = generator(torch.cat([source, target]) if self.options.identity else source)
@@ -49,7 +52,7 @@ class Cut(Engine):
             if self.options.identity:
                 generators[f"nce_identity_{name}"] = self.options.nce_weight * self._patch_nce(name, target, identity)
             generators |= self.structure_loss(name, fake, source)
-            discriminators[f"discriminator_{discriminator[-1]}"] = self.discriminator_loss(discriminator, target, fake)
+            discriminators |= self.discriminator_losses(discriminator[-1], target, fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}
 
     def _patch_nce(self, name: str, source: Tensor, output: Tensor) -> Tensor:
@@ -86,7 +89,7 @@ class Cut(Engine):
             return functional.cross_entropy(similarity.flatten(0, 1), labels.flatten())
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {"random": self.random}
+        return {**super().extra_state(), "random": self.random}
 
 
 def _vectors_at(features: Tensor, positions: Tensor) -> Tensor:

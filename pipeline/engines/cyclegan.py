@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, batched_forward
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, batched_forward
 from pipeline.engines.losses import mean_absolute
-from pipeline.engines.state import ImagePool, Stateful
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class CycleGanOptions(MethodOptions):
+class CycleGanOptions(UnpairedOptions):
     """Options of CycleGAN."""
 
     cycle_weight: float  # weight λ of the cycle (equation 3)
@@ -19,7 +19,7 @@ class CycleGanOptions(MethodOptions):
     paired_weight: float  # weight of the L1 loss on pairs, where there are any
 
 
-class CycleGan(Engine):
+class CycleGan(UnpairedEngine):
     """Two generators, two discriminators and the losses of section 3.
 
     G translates a to b, F translates b to a; D_A judges images of contrast a, D_B of contrast b.
@@ -28,21 +28,24 @@ class CycleGan(Engine):
     options: CycleGanOptions
 
     def set_up(self) -> None:
-        """See `Engine.set_up`: the image pools, and the networks by their names in the paper."""
+        """See `Engine.set_up`: the networks by their names in the paper."""
+        super().set_up()
         self.G, self.F = self.generators["G"], self.generators["F"]
         self.D_A, self.D_B = self.discriminators["D_A"], self.discriminators["D_B"]
         self.cycle_weight = self.options.cycle_weight
         self.identity_weight = self.cycle_weight * self.options.identity_share
-        self.pool_a, self.pool_b = (
-            ImagePool(self.options.pool_size, 2 * self.options.seed + side, self.device) for side in (0, 1)
-        )
+
+    @property
+    def pool_size(self) -> int:
+        """See `UnpairedEngine.pool_size`."""
+        return self.options.pool_size
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         discriminator_losses = {
-            "discriminator_A": self.discriminator_loss("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
-            "discriminator_B": self.discriminator_loss("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
+            **self.discriminator_losses("A", real_a, fake_a),
+            **self.discriminator_losses("B", real_b, fake_b),
         }
         return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
 
@@ -70,18 +73,6 @@ class CycleGan(Engine):
             "paired_G": self.options.paired_weight * mean_absolute(self.G(image_a), image_b),
             "paired_F": self.options.paired_weight * mean_absolute(self.F(image_b), image_a),
         }
-
-    def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
-        """Query a pool with the whole batch's translations, as every process does; return this process's samples."""
-        return self.world.local_shard(pool.query(self.world.all_gather(fake)))
-
-    def on_step_end(self, is_finite: Tensor) -> None:
-        """See `Engine.on_step_end`: the pools store the new images."""
-        self.pool_a.commit(is_finite)
-        self.pool_b.commit(is_finite)
-
-    def extra_state(self) -> dict[str, Stateful]:
-        return {"pool_a": self.pool_a, "pool_b": self.pool_b}
 
 
 ENGINE, OPTIONS = CycleGan, CycleGanOptions

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from networks.cpu_kernels import twice_differentiable
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, batched_forward
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, batched_forward
 from pipeline.engines.losses import mean_absolute, wasserstein
 from pipeline.engines.state import RandomState, Stateful, StepCounter
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualGanOptions(MethodOptions):
+class DualGanOptions(UnpairedOptions):
     """Options of DualGAN."""
 
     reconstruction_weight: float  # weight λ of the L1 reconstruction (equation 2)
@@ -21,7 +22,7 @@ class DualGanOptions(MethodOptions):
     critic_steps: int  # number of the critics' updates for each of the generators'
 
 
-class DualGan(Engine):
+class DualGan(UnpairedEngine):
     """G translates a to b, F translates b to a; the losses of section 3.2 with any adversarial loss.
 
     With `adversarial: wasserstein` the critics move at every step and the generators at each `critic_steps`-th
@@ -33,6 +34,7 @@ class DualGan(Engine):
 
     def set_up(self) -> None:
         """See `Engine.set_up`: the steps counted, and random numbers."""
+        super().set_up()
         # If critics move more often, Python reads the count to know whose turn it is: then it stays on the CPU.
         self.steps = StepCounter(self.device if self.critic_steps == 1 else torch.device("cpu"))
         self.random = RandomState(self.options.seed, self.device)  # for the gradient penalty's positions between images
@@ -66,7 +68,7 @@ class DualGan(Engine):
         return losses, fake_a, fake_b
 
     def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
-        losses = {f"discriminator_{side}": self.discriminator_loss(f"D_{side}", real, fake)}
+        losses = self.discriminator_losses(side, real, fake)
         if self.options.gradient_penalty:
             weight = self.options.discriminator_scale * self.options.gradient_penalty
             losses[f"gradient_penalty_{side}"] = weight * self._gradient_penalty(f"D_{side}", real, fake.detach())
@@ -88,13 +90,14 @@ class DualGan(Engine):
     @torch.no_grad()
     def on_step_end(self, is_finite: Tensor) -> None:
         """See `Engine.on_step_end`: clip the critics (once more, if none moved) and count the step."""
+        super().on_step_end(is_finite)
         self.steps.count += is_finite.to(self.steps.count.device)
         if self.options.clip is not None:
             for weight in self.discriminators.parameters():
                 weight.clamp_(-self.options.clip, self.options.clip)
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {"steps": self.steps, "random": self.random}
+        return {**super().extra_state(), "steps": self.steps, "random": self.random}
 
 
 ENGINE, OPTIONS = DualGan, DualGanOptions

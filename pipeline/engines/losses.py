@@ -1,6 +1,7 @@
 """The losses of adversarial translation, as functions."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,6 +32,7 @@ ADVERSARIAL: dict[str, AdversarialLoss] = {
     "least_squares": least_squares,
     "wasserstein": wasserstein,
 }
+CHANCE = {"bce": math.log(2), "least_squares": 0.25}  # least mean of a scale's logits that do not depend on the image
 
 
 def mean_absolute(prediction: Tensor, target: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from networks.munit import AutoEncoder, StyleTranslator
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, Networks
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, Networks
 from pipeline.engines.losses import mean_absolute
 from pipeline.engines.state import RandomState, Stateful, Styles
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class MunitOptions(MethodOptions):
+class MunitOptions(UnpairedOptions):
     """Options of MUNIT: the weights of section 3.2, and how a volume gets its style."""
 
     adversarial_weight: float  # weight of the generators' adversarial loss
@@ -24,7 +25,7 @@ class MunitOptions(MethodOptions):
     translate_with: Literal["mean", "random"]  # whether to translate with the mean style of training, or a random one
 
 
-class Munit(Engine):
+class Munit(UnpairedEngine):
     """An auto-encoder per contrast, A and B, which split an image into content and style, and a discriminator each.
 
     A translation joins an image's content and a style of the other contrast. In training the style is drawn from
@@ -36,6 +37,7 @@ class Munit(Engine):
 
     def set_up(self) -> None:
         """See `Engine.set_up`: the styles of both contrasts."""
+        super().set_up()
         self.random = RandomState(self.options.seed, self.device)
         self.styles = {
             name: Styles(self.random.normal(autoencoder.style_dim), self.device)
@@ -48,8 +50,8 @@ class Munit(Engine):
         self._real = {"A": real_a, "B": real_b}
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         discriminator_losses = {
-            "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
-            "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
+            **self.discriminator_losses("A", real_a, fake_a),
+            **self.discriminator_losses("B", real_b, fake_b),
         }
         return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
 
@@ -95,12 +97,13 @@ class Munit(Engine):
 
         A style suits only the decoder it was trained with, so the averaged networks encode, if there are any.
         """
+        super().on_step_end(is_finite)
         for name, autoencoder in zip("AB", _autoencoders(self.evaluated_generators()), strict=True):
             style = autoencoder.style_encoder(self._real[name]).mean(dim=0)
             self.styles[name].update(self.world.reduce_mean(style), is_finite)
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {"random": self.random, **self._named_styles()}
+        return {**super().extra_state(), "random": self.random, **self._named_styles()}
 
     def transferable_components(self) -> dict[str, Stateful]:
         """See `Engine`: the mean styles, which a translation needs, are among them."""

@@ -215,8 +215,24 @@ class ImagePool:
         self._pending = batch, slots, is_filling.sum() if count > 1 else is_filling[0]
         return _select(is_exchanged, pool_images, batch)
 
+    def sample(self, batch: Tensor, count: int) -> Tensor:
+        """Return `count` images: `batch` (N, 1, H, W) and stored ones, detached; `commit` then changes the pool.
+
+        Stored images are drawn at random, different ones while there are enough. Where none is, the batch is repeated,
+        so that the shape is always the same.
+        """
+        self.query(batch)  # to choose the new images' slots
+        batch, device = batch.detach(), batch.device
+        if self._slots is None or count == len(batch):
+            return batch
+        is_stored = torch.arange(self.size, device=device) < self._count
+        order = torch.where(is_stored, self.random.uniform(self.size).to(device), 2.0).argsort()  # stored ones first
+        position = torch.arange(count - len(batch), device=device)
+        stored_images = self._slots[order[position % self._count.clamp(min=1)]].to(batch)
+        return torch.cat([batch, torch.where(self._count > 0, stored_images, batch[position % len(batch)])])
+
     def commit(self, is_finite: Tensor) -> None:
-        """Store the new images of the last `query`, unless its step was skipped (`is_finite` () is false).
+        """Store the new images of the last `query` or `sample`, unless its step was skipped (`is_finite` () is false).
 
         Images that are not stored go to the last slot, which is never read.
         """

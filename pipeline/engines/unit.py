@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from networks.unit import LatentAutoEncoder, LatentTranslator
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, Networks
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, Networks
 from pipeline.engines.losses import divergence_from_normal, mean_absolute
 from pipeline.engines.state import RandomState, Stateful
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitOptions(MethodOptions):
+class UnitOptions(UnpairedOptions):
     """Options of UNIT: the weights of section 3, by default those of the authors' code."""
 
     adversarial_weight: float  # weight of the generators' adversarial loss
@@ -22,7 +23,7 @@ class UnitOptions(MethodOptions):
     cycle_kl_weight: float  # weight of the divergence of the translation's latent
 
 
-class Unit(Engine):
+class Unit(UnpairedEngine):
     """A variational auto-encoder per contrast, A and B, and a discriminator each.
 
     The residual blocks next to the latent are the same in both. In training, noise from N(0, 1) is added to the
@@ -37,14 +38,15 @@ class Unit(Engine):
     options: UnitOptions
 
     def set_up(self) -> None:
+        super().set_up()
         self.random = RandomState(self.options.seed, self.device)
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: section 3, "learning"."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         discriminator_losses = {
-            "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
-            "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
+            **self.discriminator_losses("A", real_a, fake_a),
+            **self.discriminator_losses("B", real_b, fake_b),
         }
         return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
 
@@ -78,7 +80,7 @@ class Unit(Engine):
         return mean + self.sample_for_rank(self.random.normal, *mean.shape).to(mean)
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {"random": self.random}
+        return {**super().extra_state(), "random": self.random}
 
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:

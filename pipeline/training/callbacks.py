@@ -67,8 +67,12 @@ def make_callbacks(
     def translators() -> dict[str, nn.Module]:
         return {contrast: engine.translators()[side] for side, contrast in zip("ab", contrasts, strict=True)}
 
+    def log(metrics: Metrics, step: int) -> None:
+        tracker.log_metrics(metrics, step)
+        monitor.record_losses(metrics)
+
     def validate() -> Metrics:
-        metrics = validation.scores(translators())
+        metrics = validation.scores(translators()) | monitor.discriminator_metrics()
         monitor(metrics, position.step // trained.schedule.steps_per_epoch)
         return metrics
 
@@ -95,7 +99,7 @@ def make_callbacks(
     def progress_bar(done: int, total: int) -> ProgressBar:
         return bar(initial=done, total=total, desc="training", unit="step", disable=quiet)
 
-    return Callbacks(log=tracker.log_metrics, validate=validate, sample=sample, save=save, bar=progress_bar)
+    return Callbacks(log=log, validate=validate, sample=sample, save=save, bar=progress_bar)
 
 
 def save_sample(folder: Path, direction: str, epoch: int, panel: Tile) -> Path:

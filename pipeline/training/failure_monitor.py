@@ -16,6 +16,7 @@ from pipeline.data.loader import SliceBank
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.training.discriminator_record import DiscriminatorRecord, check_discriminators
 from pipeline.training.failure_checks import (
     CheckResult,
     Shifts,
@@ -103,6 +104,7 @@ class FailureMonitor:
         epochs: Number of epochs of the whole training.
         validate_every: Epochs from one validation to the next.
         pixel_mm: Side of a pixel in mm.
+        discriminators: Record of the discriminators' losses; None: they are not checked.
         tag: Sets tags of the run; "warnings" holds all of them.
     """
 
@@ -113,18 +115,29 @@ class FailureMonitor:
         epochs: int,
         validate_every: int,
         pixel_mm: float,
+        discriminators: DiscriminatorRecord | None = None,
         tag: Callable[[Mapping[str, str]], object] = lambda tags: None,
     ):
-        self.epochs, self.pixel_mm, self.tag = epochs, pixel_mm, tag
+        self.epochs, self.pixel_mm, self.tag, self.discriminators = epochs, pixel_mm, tag, discriminators
         self.from_epoch = min(epochs, max(2 * validate_every, ceil(EARLY * epochs)))
         self.warnings: Warnings = {}
         self.shift = ""  # the shifts of the latest validation, in a sentence
         self._shifts: dict[int, Shifts] = {}  # of the validations that count, by epoch
         records = read_metrics(metrics_path)[0] if metrics_path.exists() else []
         for record in records:
+            self.record_losses(record)
             if "epoch" in record:
                 self._update_warnings(record, int(record["epoch"]))
         self._reported = {(key, warning.cleared is None) for key, warning in self.warnings.items()}
+
+    def record_losses(self, metrics: Mapping[str, float]) -> None:
+        """Take note of logged metrics of the training."""
+        if self.discriminators is not None:
+            self.discriminators.record(metrics)
+
+    def discriminator_metrics(self) -> dict[str, float]:
+        """Return the discriminators' mean losses, once enough were logged."""
+        return {} if self.discriminators is None else self.discriminators.metrics()
 
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Check the validation after an epoch."""
@@ -156,7 +169,8 @@ class FailureMonitor:
         # A resumed run validates some epochs again.
         self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
         self._shifts[epoch] = shifts_by_direction(metrics)
-        for result in [*check_failures(metrics, self.pixel_mm), *check_shifts(self._shifts, self.epochs)]:
+        results = check_failures(metrics, self.pixel_mm) + check_shifts(self._shifts, self.epochs)
+        for result in results + check_discriminators(metrics):
             key = (result.name, result.direction)
             previous = self.warnings.get(key)
             was_standing = previous is not None and previous.cleared is None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_batches
-from pipeline.engines.base import Engine
+from pipeline.engines.base import GENERATORS, Engine
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.console import ProgressBar
 from pipeline.utils.distributed import SINGLE_PROCESS, World
@@ -81,7 +81,8 @@ def train(
                 # Make a step.
                 started = time.monotonic()
                 callbacks.begin(position.step)
-                rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
+                frozen = (GENERATORS,) if position.step < schedule.discriminator_warmup else ()
+                rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step), frozen=frozen)
                 losses = make_step(*(image.to(device, non_blocking=True) for image in images))
                 position.step += 1
                 # Read the losses: on a GPU only when they are needed, for reading waits for it.

@@ -23,6 +23,7 @@ class Schedule:
     checkpoint_seconds: float
     max_bad_steps: int
     halve_every: int | None = None
+    discriminator_warmup: int = 0  # first steps in which the generators' weights do not move
 
     @property
     def epochs(self) -> int:

@@ -20,7 +20,7 @@ METHODS = {
 
 def draw_alike(plain, engine, count):
     """Have a plain engine's pools draw what the engine's draw for batches of so many images."""
-    for pool, other in zip(plain.pools, (engine.pool_a, engine.pool_b), strict=True):
+    for pool, other in zip(plain.pools, engine.pools.values(), strict=True):
         generator = torch.Generator().set_state(other.generator.get_state())
 
         def draws(generator=generator, size=pool.size):

@@ -64,3 +64,23 @@ def test_a_pair_of_images_is_judged_as_one():
     pair = random_image(1, 2, 64, 64).requires_grad_()
     network(pair).sum().backward()
     assert (pair.grad != 0).any(dim=(0, 2, 3)).all()
+
+
+@pytest.mark.parametrize(("width", "groups"), [(64, 8), (2, 4), (3, 2)])
+def test_group_norms_share_their_statistics_among_channels(width, groups):
+    network = PatchGAN(width, 2, norm="group")
+    assert {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)} == {groups}
+    assert parameters(network) == parameters(PatchGAN(width, 2))
+
+
+def test_without_norm_gain_is_seen_and_features_keep_their_size():
+    torch.manual_seed(0)
+    plain, normed = PatchGAN(16, 4, norm="none"), PatchGAN(16, 4)
+    assert not any(isinstance(module, nn.GroupNorm) for module in plain.modules())
+    assert all(module.bias is not None for module in plain.modules() if isinstance(module, nn.Conv2d))
+    image = random_image(1, 1, 112, 112)
+    assert 0.1 < plain(image).std() < 10
+    (gain, same), change = (network(torch.cat([image, 2 * image])) for network in (plain, normed)), []
+    for logits in (gain, same):
+        change.append(((logits[1] - logits[0]).norm() / logits[0].norm()).item())
+    assert change[0] > 0.5 > change[1]

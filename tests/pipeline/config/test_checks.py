@@ -88,6 +88,31 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
             {"method": {**CRITIC, "gradient_penalty": 10}, "training": {"precision": "fp16"}},
             "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32",
         ),
+        (
+            {"method": {"discriminator_slices": 4}, "training": {"batch_size": 4}},
+            "method.discriminator_slices = 4: must be more than training.batch_size = 4, or null for the batch alone",
+        ),
+        *(
+            (
+                {"method": {**CRITIC, "clip": 0.1, key: value}},
+                f"method.{key} = {value}: does not go with method.adversarial wasserstein, which has bounds of its own",
+            )
+            for key, value in (("discriminator_slices", 8), ("r1_weight", 1.0))
+        ),
+        (
+            {"method": {"r1_weight": 1}, "training": {"precision": "fp16"}},
+            "training.precision = 'fp16': does not go with method.r1_weight; use bf16 or float32",
+        ),
+        (
+            {"method": {"r1_weight": 1}, "training": {"cuda_graph": True}},
+            "method.r1_every = 16: must be 1 with training.cuda_graph, whose steps are alike",
+        ),
+        (
+            {"method": {"type": "pix2pix", "adversarial_weight": 0}, "split": {"pairing": "paired"},
+             "training": {"discriminator_warmup": 9}},
+            "training.discriminator_warmup = 9: must be 0 with method.adversarial_weight 0: there is no discriminator "
+            "to warm up",
+        ),
         *(
             (
                 {"training": {"cuda_graph": True} | training, "method": {**CRITIC, "clip": 0.1} | method},

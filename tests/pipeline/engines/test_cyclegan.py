@@ -109,8 +109,8 @@ def test_the_discriminators_are_shown_what_the_pools_return():
         assert not old or any(torch.equal(for_discriminator, image) for image in earlier)
         earlier.append(for_generator)
         if index == 2:
-            assert torch.equal(engine.pool_a.images, torch.cat(earlier))
-    assert len(engine.pool_a.images) == len(engine.pool_b.images) == 3
+            assert torch.equal(engine.pools["pool_a"].images, torch.cat(earlier))
+    assert len(engine.pools["pool_a"].images) == len(engine.pools["pool_b"].images) == 3
 
 
 # ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────

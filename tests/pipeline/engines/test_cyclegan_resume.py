@@ -91,7 +91,7 @@ def test_the_two_pools_draw_independently_and_otherwise_with_each_seed():
     samples = [
         tuple(pool.random.uniform(4).tolist())
         for seed in range(3)
-        for pool in (lambda engine: (engine.pool_a, engine.pool_b))(engine_of(pool_size=3, seed=seed))
+        for pool in engine_of(pool_size=3, seed=seed).pools.values()
     ]
     assert len(set(samples)) == 6
 

@@ -101,6 +101,35 @@ def test_what_it_returns_carries_no_gradient_and_leaves_the_batch_alone():
         pool.commit(SOUND)
 
 
+def test_a_sample_is_the_batch_and_different_stored_images_or_what_there_is_again():
+    pool, drawn = ImagePool(6, 5, CPU), []
+    for first in range(0, 60, 2):
+        stored = values(pool.images)
+        sample = values(pool.sample(images(first, first + 1), 6))
+        pool.commit(SOUND)
+        assert sample[:2] == [first, first + 1]
+        if first == 0:
+            assert sample[2:] == [0, 1, 0, 1]
+        else:
+            assert set(sample[2:]) <= set(stored) and len(set(sample[2:])) == min(4, len(stored))
+        drawn.append(tuple(sample[2:]))
+    assert drawn[1] in ((0, 1, 0, 1), (1, 0, 1, 0))
+    assert len(values(pool.images)) == 6 and len(set(drawn[10:])) == 20  # in random order, of changing images
+
+
+def test_a_restored_pool_samples_as_if_nothing_had_happened():
+    pool, restored = ImagePool(5, 4, CPU), ImagePool(5, 99, CPU)
+    for number in range(4):
+        pool.sample(images(number), 3)
+        pool.commit(SOUND)
+    restored.load_state_dict(saved(pool))
+    for number in range(100, 120):
+        samples = [values(instance.sample(images(number), 4)) for instance in (pool, restored)]
+        assert samples[0] == samples[1]
+        for instance in (pool, restored):
+            instance.commit(SOUND)
+
+
 @pytest.mark.parametrize("steps_before", [0, 1, 10])
 def test_a_restored_pool_goes_on_as_if_nothing_had_happened(steps_before):
     pool = ImagePool(3, 4, CPU)

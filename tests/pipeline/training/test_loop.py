@@ -42,10 +42,12 @@ class Recorder:
         self.bad, self.scores = set(bad), list(scores)
         self.signals, self.interruption = signals or {}, interruption or Interruption()
         self.batches, self.factors, self.events, self.logged, self.bars = [], [], [], [], []
+        self.frozen = []
 
     # the engine
-    def set_learning_rate(self, factor):
+    def set_learning_rate(self, factor, *, frozen=()):
         self.factors.append(factor)
+        self.frozen.append(frozen)
         return {"generators": 0.2 * factor}
 
     def step(self, real_a, real_b):
@@ -107,6 +109,14 @@ class Recorder:
 
 
 # ── the schedule ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_generators_wait_while_the_discriminators_warm_up_and_a_resumed_run_counts_on(slices):
+    schedule = replace(SCHEDULE, discriminator_warmup=4)
+    waiting = ("generators",)
+    assert Recorder().train(slices, schedule).frozen == [waiting] * 4 + [()] * 8
+    assert Recorder().train(slices, schedule, TrainerState(step=3, epochs=1)).frozen == [waiting] + [()] * 8
+    assert set(Recorder().train(slices).frozen) == {()}
 
 
 def test_the_learning_rate_is_constant_then_falls_to_zero_just_after_the_last_step(slices):

@@ -19,6 +19,8 @@ METHODS = {  # by method, those of its variants that draw, remember or take turn
     "unit": UNIT,
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
     "pix2pix": {"type": "pix2pix"},
+    "cyclegan-slices": {"type": "cyclegan", "discriminator_slices": 6, "r1_weight": 1.0, "r1_every": 2},
+    "dualgan-slices": {"type": "dualgan", "discriminator_slices": 7, "r1_weight": 1.0, "r1_every": 1},
 }
 COUNT, STEPS = 4, 3  # samples of a whole batch
 

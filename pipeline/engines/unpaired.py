@@ -1,0 +1,99 @@
+"""What unpaired methods share: which slices their discriminators are shown, and the penalty that keeps them smooth."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from networks.cpu_kernels import twice_differentiable
+from pipeline.engines.base import Engine, Losses, MethodOptions
+from pipeline.engines.r1_penalty import R1Penalty
+from pipeline.engines.state import ImagePool, Stateful
+
+POOL_SIZE = 50  # images of a pool, as Zhu et al. 2017 have it
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpairedOptions(MethodOptions):
+    """Options of every unpaired method."""
+
+    discriminator_slices: int | None  # real slices, and as many translations, in a discriminator's step; None: a batch
+    r1_weight: float  # weight γ of the discriminators' R1 penalty; 0: none
+    r1_every: int  # number of steps of which one has the penalty, in which it counts as often
+
+
+class UnpairedEngine(Engine):
+    """An engine whose discriminators, "D_A" and "D_B", are shown slices of the step and, if asked for, earlier ones.
+
+    With `discriminator_slices` each contrast has a pool of real slices and one of translations. A discriminator's step
+    then sees the batch and images drawn from the pools, which cost no pass of a generator.
+    """
+
+    options: UnpairedOptions
+
+    def set_up(self) -> None:
+        """See `Engine.set_up`: the pools, by name, and the penalty."""
+        slices, seed = self.options.discriminator_slices, self.options.seed
+        size = self.pool_size if slices is None else max(self.pool_size or POOL_SIZE, slices)
+        kinds = ("pool",) if slices is None else ("pool", "real_pool")
+        self.pools = {
+            f"{kind}_{side}": ImagePool(size, 2 * seed + index, self.device)
+            for kind in kinds
+            for index, side in enumerate("ab")
+            if size is not None
+        }
+        self.r1 = R1Penalty(self.options.r1_every, seed, self.device) if self.options.r1_weight else None
+
+    @property
+    def pool_size(self) -> int | None:
+        """Size of the pools of translations that the method has in any case; None: it has none."""
+        return None
+
+    @property
+    def has_lazy_terms(self) -> bool:
+        """See `Engine`: whether only some of the steps have the penalty."""
+        return bool(self.options.r1_weight) and self.options.r1_every > 1
+
+    def discriminator_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
+        """Return the terms of the discriminator of contrast `side`, "A" or "B", from a batch's images."""
+        pool = f"pool_{side.lower()}"
+        real, fake = self._shown(f"real_{pool}", real), self._shown(pool, fake)
+        losses = {f"discriminator_{side}": self.discriminator_loss(f"D_{side}", real, fake)}
+        if self.r1 is not None and self.r1.is_due:
+            losses[f"r1_{side}"] = self._r1_loss(self.r1, f"D_{side}", real)
+        return losses
+
+    def _shown(self, name: str, images: Tensor) -> Tensor:
+        """Return this process's images (N, 1, H, W), of the batch and a pool, if there is one."""
+        if name not in self.pools:
+            return images
+        pool, batch, slices = self.pools[name], self.world.all_gather(images), self.options.discriminator_slices
+        return self._local_shard(pool.query(batch) if slices is None else pool.sample(batch, slices))
+
+    def _local_shard(self, whole: Tensor) -> Tensor:
+        """Return this process's block, or everything if it cannot be divided evenly; the mean is the same."""
+        return whole if len(whole) % self.world.size else self.world.local_shard(whole)
+
+    def _r1_loss(self, penalty: R1Penalty, discriminator: str, real: Tensor) -> Tensor:
+        """Return γ/2 · E‖∇D(real)‖² for all steps up to the next that has it (Karras et al. 2020, appendix B).
+
+        It is in full precision, for slopes need many digits, and with torch's own convolutions, which can be
+        differentiated twice.
+        """
+        count = self.options.discriminator_slices or self.world.size * len(real)
+
+        def signs(*shape: int) -> Tensor:
+            return self._local_shard(penalty.draw_signs(count, *shape))
+
+        weight = self.options.discriminator_scale * self.options.r1_weight / 2 * self.options.r1_every
+        with self.full_precision(), twice_differentiable():
+            return weight * penalty(self.discriminators[discriminator], real, signs)
+
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `Engine.on_step_end`: the pools store the new images, and the penalty counts the step."""
+        for pool in self.pools.values():
+            pool.commit(is_finite)
+        if self.r1 is not None:
+            self.r1.count(is_finite)
+
+    def extra_state(self) -> dict[str, Stateful]:
+        return {**self.pools, **({} if self.r1 is None else {"r1": self.r1})}

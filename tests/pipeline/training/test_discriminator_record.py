@@ -1,0 +1,80 @@
+import json
+import math
+
+import pytest
+import torch
+
+from pipeline.config.schema import Config
+from pipeline.engines.losses import ADVERSARIAL, CHANCE
+from pipeline.run_builders import _discriminator_record
+from pipeline.training.discriminator_record import LOGGED, DiscriminatorRecord, check_discriminators
+from pipeline.training.failure_monitor import FailureMonitor
+
+DIRECTIONS = {"discriminator_A": "b_to_a", "discriminator_B": "a_to_b"}
+METRIC = "detectors/b_to_a/discriminator_loss"
+
+
+def filled(*losses, chance_loss=0.5):
+    record = DiscriminatorRecord(chance_loss, DIRECTIONS)
+    for loss in losses:
+        record.record({"train/discriminator_A": loss, "train/cycle_a": 9.0})
+    return record
+
+
+def test_the_mean_of_the_latest_logged_losses_is_a_share_of_that_by_chance():
+    assert filled(*[0.4] * (LOGGED - 1)).metrics() == {}
+    record = filled(9.0, *[0.3] * (LOGGED // 2), math.nan, *[0.5] * (LOGGED // 2))
+    assert record.metrics() == {METRIC: pytest.approx(0.8)}  # of D_A alone: D_B's losses were never logged
+
+
+def triggered(value):
+    return {result.name for result in check_discriminators({METRIC: value, "epoch": 3}) if result.triggered}
+
+
+def test_only_chance_and_certainty_trigger():
+    assert [triggered(value) for value in (1.2, 0.96, 0.94, 0.06, 0.04)] == [
+        {"blind_discriminator"}, {"blind_discriminator"}, set(), set(), {"unerring_discriminator"},
+    ]  # fmt: skip
+    assert {result.direction for result in check_discriminators({METRIC: 1.0})} == {"b_to_a"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "chance_loss"),
+    [
+        ({"method": {"adversarial": "bce", "discriminator_scale": 0.5}}, math.log(2)),
+        ({"method": {"adversarial": "least_squares", "discriminator_scale": 0.5}}, 0.25),
+        ({"method": {"type": "munit"}, "discriminator": {"scales": 2}}, 2 * 2 * 0.25),
+        ({"method": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.01}}, None),
+    ],
+)
+def test_chance_is_that_of_the_configured_loss(sections, chance_loss):
+    config = Config.model_validate({"name": "a", "data": {"source": "phantom"}, **sections})
+    record = _discriminator_record(config)
+    assert (record and record.chance_loss) == (chance_loss and pytest.approx(chance_loss))
+    assert record is None or record.directions == {"discriminator_A": "T2_to_T1", "discriminator_B": "T1_to_T2"}
+
+
+def test_chance_is_the_best_that_blind_logits_reach():
+    blind = torch.linspace(-2, 2, 401).double()
+    for name, chance in CHANCE.items():
+        losses = [(ADVERSARIAL[name](logit, True) + ADVERSARIAL[name](logit, False)).item() for logit in blind]
+        assert min(losses) == pytest.approx(2 * chance)
+
+
+def test_the_monitor_warns_of_a_blind_discriminator_and_a_resumed_run_has_its_losses(tmp_path, capsys):
+    lines = [{"step": step, "time": 1.0, "train/discriminator_A": 0.5} for step in range(LOGGED - 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monitor = FailureMonitor(
+        tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0,
+        discriminators=DiscriminatorRecord(0.5, DIRECTIONS),
+    )  # fmt: skip
+    assert monitor.discriminator_metrics() == {}
+    monitor.record_losses({"train/discriminator_A": 0.5})
+    assert monitor.discriminator_metrics() == {METRIC: 1.0}
+    monitor(monitor.discriminator_metrics(), 1)
+    assert monitor.warnings == {}  # the first validation never counts
+    monitor(monitor.discriminator_metrics(), 2)
+    assert capsys.readouterr().err.startswith(
+        "warning: blind discriminator, b → a: 1.00 after epoch 2, above 0.95: the translation is told from real slices "
+        "no better than by chance: it is very good, or its discriminator does not learn; look at the sample pictures; "
+    )
