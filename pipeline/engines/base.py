@@ -291,12 +291,3 @@ class Engine(ABC):
         components |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
         components |= {} if self.structure is None else {"structure": self.structure.steps}
         return components if self.ema is None else {**components, "averaged": self.ema.networks}
-
-
-def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
-    """Return a network's outputs for several batches (N, C, H, W), computed in one pass.
-
-    The outputs are those of separate passes, for norms are per sample. But one pass reads every weight once, and its
-    backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
-    """
-    return network(torch.cat(batches)).split([len(batch) for batch in batches])

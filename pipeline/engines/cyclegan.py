@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, batched_forward
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
 from pipeline.engines.losses import mean_absolute
-from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_forward
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from networks.cpu_kernels import twice_differentiable
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, batched_forward
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
 from pipeline.engines.losses import mean_absolute, wasserstein
 from pipeline.engines.state import RandomState, Stateful, StepCounter
-from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
+from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_forward
 
 
 @dataclass(frozen=True, kw_only=True)

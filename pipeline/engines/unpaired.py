@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from networks.cpu_kernels import twice_differentiable
 from pipeline.engines.base import Engine, Losses, MethodOptions
@@ -97,3 +98,12 @@ class UnpairedEngine(Engine):
 
     def extra_state(self) -> dict[str, Stateful]:
         return {**self.pools, **({} if self.r1 is None else {"r1": self.r1})}
+
+
+def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
+    """Return a network's outputs for several batches (N, C, H, W), computed in one pass.
+
+    The outputs are those of separate passes, for norms are per sample. But one pass reads every weight once, and its
+    backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
+    """
+    return network(torch.cat(batches)).split([len(batch) for batch in batches])
