@@ -59,7 +59,7 @@ NETWORKS = {
 
 
 class MonaiGenerator(nn.Module):
-    """A network of MONAI from one channel to one, whose norms are per image, and tanh.
+    """A network of MONAI to one channel, whose norms are per image, and tanh.
 
     Batch norms, whose statistics mean little at a batch size of 1 and mix real images with translations, become
     instance norms. Initial weights are MONAI's.
@@ -67,6 +67,7 @@ class MonaiGenerator(nn.Module):
     Args:
         network: A key of `NETWORKS`.
         arguments: Arguments of its constructor besides `IMAGE_ARGUMENTS`; others have `NETWORKS`' defaults or MONAI's.
+        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
 
     Attributes:
         stride: Height and width must be multiples of this.
@@ -75,17 +76,19 @@ class MonaiGenerator(nn.Module):
         Exception: what the network's constructor raises for these arguments.
     """
 
-    def __init__(self, network: str, arguments: Mapping[str, Any] | None = None):
+    def __init__(self, network: str, arguments: Mapping[str, Any] | None = None, *, in_channels: int = 1):
         super().__init__()
         kind = NETWORKS[network]
         arguments = {**kind.defaults, **(arguments or {}), **kind.fixed}
         self.name = network
-        self.network = as_group_norms(getattr(nets, network)(**IMAGE_ARGUMENTS, **arguments))
+        self.network = as_group_norms(
+            getattr(nets, network)(**{**IMAGE_ARGUMENTS, "in_channels": in_channels}, **arguments)
+        )
         self.network.set_submodule(kind.last, _FullPrecision(self.network.get_submodule(kind.last)))
         self.stride = kind.stride(arguments)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`.
@@ -107,7 +110,9 @@ class _FullPrecision(nn.Module):
         return in_full_precision(self.layer, features)
 
 
-def argument_problems(network: str, arguments: Mapping[str, Any], size: int) -> Iterator[tuple[str, str]]:
+def argument_problems(
+    network: str, arguments: Mapping[str, Any], size: int, in_channels: int = 1
+) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with the arguments of a network for slices of `size` pixels a side; nothing is computed.
 
     Yields:
@@ -128,11 +133,11 @@ def argument_problems(network: str, arguments: Mapping[str, Any], size: int) -> 
         return
     try:
         with torch.device("meta"):
-            generator = MonaiGenerator(network, arguments)
+            generator = MonaiGenerator(network, arguments, in_channels=in_channels)
             if size % generator.stride:
                 yield "", f"preprocess.size = {size} must be a multiple of {generator.stride} for this {network}"
                 return
-            shape = tuple(generator.eval()(torch.zeros(1, 1, size, size)).shape)
+            shape = tuple(generator.eval()(torch.zeros(1, in_channels, size, size)).shape)
     except Exception as error:  # whatever a constructor or a layer has against them
         yield "", f"{network} does not take them ({' '.join(str(error).split()) or type(error).__name__})"[:300]
         return

@@ -45,13 +45,22 @@ class ResidualConcatGenerator(EncoderDecoder):
         width: Channels of the first layer; they double per halving.
         downs: Number of halvings.
         upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
+        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
     """
 
-    def __init__(self, blocks: int = 6, width: int = 64, downs: int = 2, *, upsampling: Upsampling = "transposed"):
+    def __init__(
+        self,
+        blocks: int = 6,
+        width: int = 64,
+        downs: int = 2,
+        *,
+        upsampling: Upsampling = "transposed",
+        in_channels: int = 1,
+    ):
         levels = [width * 2**level for level in range(downs)]
         block_channels = [levels[-1] + width * block for block in range(blocks + 1)]
         encoder = [
-            *(_down(fine, coarse) for fine, coarse in pairwise([1, *levels])),
+            *(_down(fine, coarse) for fine, coarse in pairwise([in_channels, *levels])),
             *(ConcatBlock(channels, width) for channels in block_channels[:-1]),
         ]
         decoder = [
@@ -63,7 +72,7 @@ class ResidualConcatGenerator(EncoderDecoder):
         ]
         tapped_blocks = {downs + block: block_channels[block + 1] for block in TAPPED_BLOCKS if block < blocks}
         taps = dict(enumerate(levels)) | tapped_blocks
-        super().__init__("a residual-concatenation generator", encoder, decoder, downs, taps)
+        super().__init__("a residual-concatenation generator", encoder, decoder, downs, taps, in_channels)
 
 
 def _down(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -28,6 +28,7 @@ class EncoderDecoder(nn.Module):
         encoder, decoder: The layers; the decoder's last one gives a single channel.
         downs: Number of halvings.
         taps: Number of channels of the encoder's layers that `features` returns, by the layer's index.
+        in_channels: Channels of the image.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.
@@ -35,16 +36,22 @@ class EncoderDecoder(nn.Module):
     """
 
     def __init__(
-        self, name: str, encoder: Iterable[nn.Module], decoder: Iterable[nn.Module], downs: int, taps: Mapping[int, int]
+        self,
+        name: str,
+        encoder: Iterable[nn.Module],
+        decoder: Iterable[nn.Module],
+        downs: int,
+        taps: Mapping[int, int],
+        in_channels: int = 1,
     ):
         super().__init__()
         self.name, self.stride = name, 2**downs
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
-        self.taps, self.feature_channels = [*taps], [1, *taps.values()]
+        self.taps, self.feature_channels = [*taps], [in_channels, *taps.values()]
         initialise_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
@@ -76,20 +83,30 @@ class ResNetGenerator(EncoderDecoder):
         width: Channels of the first layer; they double per halving.
         downs: Number of halvings.
         upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
+        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
     """
 
-    def __init__(self, blocks: int = 9, width: int = 64, downs: int = 2, *, upsampling: Upsampling = "transposed"):
+    def __init__(
+        self,
+        blocks: int = 9,
+        width: int = 64,
+        downs: int = 2,
+        *,
+        upsampling: Upsampling = "transposed",
+        in_channels: int = 1,
+    ):
         halvings = {level: width * 2**level for level in range(1, downs + 1)}
         tapped_blocks = {1 + downs + block: width * 2**downs for block in TAPPED_BLOCKS if block < blocks}
-        encoder, decoder = encoder_layers(width, downs, blocks), decoder_layers(width, downs, 0, upsampling)
-        super().__init__("a ResNet generator", encoder, decoder, downs, halvings | tapped_blocks)
+        encoder = encoder_layers(width, downs, blocks, in_channels)
+        decoder = decoder_layers(width, downs, 0, upsampling)
+        super().__init__("a ResNet generator", encoder, decoder, downs, halvings | tapped_blocks, in_channels)
 
 
-def encoder_layers(width: int, downs: int, blocks: int) -> list[nn.Module]:
+def encoder_layers(width: int, downs: int, blocks: int, in_channels: int = 1) -> list[nn.Module]:
     """Return c7s1, halvings by 3×3 kernels and residual blocks."""
     channels = [width * 2**level for level in range(downs + 1)]
     return [
-        conv_norm_act(reflect_conv(1, width, 7), width),
+        conv_norm_act(reflect_conv(in_channels, width, 7), width),
         *(conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse) for fine, coarse in pairwise(channels)),
         *(ResidualBlock(channels[-1]) for _ in range(blocks)),
     ]

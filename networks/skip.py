@@ -55,17 +55,20 @@ class SkipGenerator(nn.Module):
         width: Channels of the stem; they double per halving up to 4 times this.
         downs: Number of halvings.
         norm: "instance", or "none": layers have offsets instead, and weights are drawn as He et al. (2015) do.
+        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.
         feature_channels: Channels of what `features` returns.
     """
 
-    def __init__(self, blocks: int = 4, width: int = 16, downs: int = 2, *, norm: Norm = "instance"):
+    def __init__(
+        self, blocks: int = 4, width: int = 16, downs: int = 2, *, norm: Norm = "instance", in_channels: int = 1
+    ):
         super().__init__()
         self.stride, bias = 2**downs, norm == "none"
         channels = [width * 2 ** min(level, 2) for level in range(downs + 1)]
-        stem = _layer(reflect_conv(1, width, 5, bias=bias), width, norm)
+        stem = _layer(reflect_conv(in_channels, width, 5, bias=bias), width, norm)
         halvings = (
             _layer(reflect_conv(fine, coarse, 4, 2, bias=bias), coarse, norm) for fine, coarse in pairwise(channels)
         )
@@ -79,7 +82,7 @@ class SkipGenerator(nn.Module):
         self.last = reflect_conv(width, 1, 5, bias=True)
         tapped_blocks = [block for block in TAPPED_BLOCKS if block < blocks]
         self.taps = [*range(1, downs + 1), *(1 + downs + block for block in tapped_blocks)]
-        self.feature_channels = [1, *channels[1:], *(channels[-1] for _ in tapped_blocks)]
+        self.feature_channels = [in_channels, *channels[1:], *(channels[-1] for _ in tapped_blocks)]
         if norm == "none":
             initialise_kaiming(self)
             initialise_normal(self.last, LAST_DEVIATION)
@@ -87,7 +90,7 @@ class SkipGenerator(nn.Module):
             initialise_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.

@@ -68,6 +68,7 @@ class UNet(nn.Module):
         dropout: Probability of dropping an activation.
         attention: Whether an attention gate weights each skip.
         upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
+        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
 
     Attributes:
         stride: Height and width must be multiples of this.
@@ -82,12 +83,13 @@ class UNet(nn.Module):
         *,
         attention: bool = False,
         upsampling: Upsampling = "transposed",
+        in_channels: int = 1,
     ):
         super().__init__()
         self.stride = 2**depth
         channels = [width * 2 ** min(level, 3) for level in range(depth)]
         self.down = nn.ModuleList(
-            _down(1 if level == 0 else channels[level - 1], channels[level], norm=0 < level < depth - 1)
+            _down(in_channels if level == 0 else channels[level - 1], channels[level], norm=0 < level < depth - 1)
             for level in range(depth)
         )
         dropout_levels = min(3, max(0, depth - 5))
@@ -104,14 +106,14 @@ class UNet(nn.Module):
         gates = [AttentionGate(size, size) for size in reversed(channels[:-1]) if attention]
         self.gates = nn.ModuleList(gates)
         self.taps = range(min(4, depth - 1))
-        self.feature_channels = [1, *(channels[level] for level in self.taps)]
+        self.feature_channels = [in_channels, *(channels[level] for level in self.taps)]
         initialise_normal(self)
         for gate in gates:
             nn.init.constant_(gate.weight.get_parameter("bias"), OPEN_GATE_BIAS)
         self.register_load_state_dict_pre_hook(_rename_weights)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`.

@@ -63,7 +63,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     slices = [estimates.slices(side) for side in split.train.values()]
     pairs = estimates.slices(_paired_scans(split, contrasts, engine.paired))
     schedule = schedule_of(config.training, pairs if engine.paired else max(slices))
-    batch = (config.training.batch_size, 1, preprocess.size, preprocess.size)
+    batch = (config.training.batch_size, 2 * preprocess.neighbours + 1, preprocess.size, preprocess.size)
     needs, memory = planned_disk(config, split, engine), training_bytes(engine, batch)
 
     # Print subjects, slices and networks.

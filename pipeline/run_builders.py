@@ -95,14 +95,18 @@ def build_training_slices(
     """
     pair_sides = [[pair.first for pair in prepared.pairs], [pair.second for pair in prepared.pairs]]
     sides: list[Sequence[StoredSlices]] = [] if paired else [prepared.stored[name] for name in config.contrasts]
-    banks = [SliceBank(side) for side in (*sides, *(pair_sides if prepared.pairs else []))]
+    banks = [
+        SliceBank(side, config.preprocess.neighbours) for side in (*sides, *(pair_sides if prepared.pairs else []))
+    ]
     sources = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
     extra = MonaiAugmentation(config.augment.monai) if config.augment.monai else None
     augmentation = Augmentation(**config.augment.model_dump(exclude={"monai"}), extra=extra)
     first, second, *pair_sources = sources
     if paired:
         return PairedSlices(first, second, augmentation, config.seed)
-    pairs = PairedSlices(*pair_sources, augmentation, config.seed, PAIRS_STREAM) if pair_sources else None
+    if not pair_sources:
+        return UnpairedSlices(first, second, augmentation, config.seed)
+    pairs = PairedSlices(pair_sources[0], pair_sources[1], augmentation, config.seed, PAIRS_STREAM)
     return UnpairedSlices(first, second, augmentation, config.seed, pairs)
 
 
@@ -119,6 +123,7 @@ def build_validation(
         scored_in_pairs=bool(held_out),
         reader=reader,
         slices=config.training.validation_slices,
+        neighbours=config.preprocess.neighbours,
         histograms=histograms,
         coverage=prepared.coverage,
         cohorts={name: cohort(SliceBank(prepared.stored[name]), histograms[name]) for name in config.contrasts},

@@ -97,6 +97,7 @@ def config_of(*, depth=3, width=3, dropout=0.0, seed=0, **options):
             "data": {"source": "phantom"},
             "generator": options.pop("generator", {"depth": depth, "width": width, "dropout": dropout}),
             "discriminator": options.pop("discriminator", {"width": 4, "layers": 1}),
+            "preprocess": options.pop("preprocess", {}),
             "method": METHOD | usual | options,
             "training": training,
         }

@@ -30,7 +30,8 @@ class AugmentationParameters:
 class Augmentation:
     """Flips, enlarge-and-crop jitter, quarter turns, brightness and contrast of slices in [-1, 1].
 
-    `extra` comes after the others (`transforms.monai_augmentation`): a function of a slice (1, S, S) and a seed.
+    A slice may have its neighbours beside it, as further channels, which are changed alike. `extra` comes after the
+    others (`transforms.monai_augmentation`): a function of a slice (C, S, S) and a seed.
     """
 
     horizontal_flip: float = 0.0  # probability of a left-right mirror, the first axis of a slice
@@ -55,7 +56,7 @@ class Augmentation:
         )
 
     def apply(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
-        """Return slices (N, 1, S, S), each with its own parameters applied; they stay within [-1, 1]."""
+        """Return slices (N, C, S, S), each with its own parameters applied; they stay within [-1, 1]."""
         enlarged, augmented = enlarge(slices, self.jitter), torch.empty_like(slices)
         for target, image, change in zip(augmented, enlarged, changes, strict=True):
             image = _cropped(image, slices.shape[-1], change)
@@ -78,10 +79,10 @@ class Augmentation:
         source_indices = _source_indices(changes, size, enlarged.shape[-1] - size)
         rows, columns, is_transposed = (on_device(array, slices.device) for array in source_indices)
         is_transposed = is_transposed[:, None, None]
-        batch = torch.arange(len(slices), device=slices.device)[:, None, None]
-        row_index = torch.where(is_transposed, rows[:, None, :], rows[:, :, None])
-        column_index = torch.where(is_transposed, columns[:, :, None], columns[:, None, :])
-        images = enlarged[batch, 0, row_index, column_index][:, None]
+        batch, channel = (torch.arange(length, device=slices.device) for length in slices.shape[:2])
+        row_index = torch.where(is_transposed, rows[:, None, :], rows[:, :, None])[:, None]
+        column_index = torch.where(is_transposed, columns[:, :, None], columns[:, None, :])[:, None]
+        images = enlarged[batch[:, None, None, None], channel[:, None, None], row_index, column_index]
         if not (self.brightness or self.contrast):
             return images
 
@@ -107,13 +108,13 @@ class Augmentation:
         return slices
 
     def _finished(self, image: Tensor, change: AugmentationParameters) -> Tensor:
-        """Return one flipped slice (1, S, S) with everything else that its parameters change."""
+        """Return one flipped slice (C, S, S) with everything else that its parameters change."""
         image = _rotated_and_adjusted(image, change)
         return self.extra(image, change.extra_seed) if self.extra else image
 
 
 def enlarge(slices: Tensor, factor: float) -> Tensor:
-    """Resize slices (N, 1, S, S) to (N, 1, S', S') with S' = round(factor · S), bilinearly."""
+    """Resize slices (N, C, S, S) to (N, C, S', S') with S' = round(factor · S), bilinearly."""
     side = round(slices.shape[-1] * factor)
     if side == slices.shape[-1]:
         return slices
@@ -146,13 +147,13 @@ def _source_indices(
 
 
 def _cropped(image: Tensor, size: int, change: AugmentationParameters) -> Tensor:
-    """Return one slice (1, S', S') cropped to (1, size, size)."""
+    """Return one slice (C, S', S') cropped to (C, size, size)."""
     top, left = (int(start * (image.shape[-1] - size + 1)) for start in change.crop)
     return image[:, top : top + size, left : left + size]
 
 
 def _rotated_and_adjusted(image: Tensor, change: AugmentationParameters) -> Tensor:
-    """Return one flipped slice (1, S, S) rotated, with its brightness and contrast changed."""
+    """Return one flipped slice (C, S, S) rotated, with its brightness and contrast changed."""
     if change.quarter_turns:
         image = torch.rot90(image, change.quarter_turns, (1, 2))
     if change.brightness or change.contrast != 1:

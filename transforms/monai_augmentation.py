@@ -40,7 +40,7 @@ class MonaiAugmentation:
         )
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """Return a slice (1, H, W), transformed with the random draws of a seed (below 2**32)."""
+        """Return a slice (C, H, W), transformed with the random draws of a seed (below 2**32)."""
         self.chain.set_random_state(seed)
         transformed = self.chain({KEY: (image + 1) / 2})[KEY]
         return convert_to_tensor(transformed, track_meta=False).mul(2).sub(1).clamp(-1, 1)

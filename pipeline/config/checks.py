@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.methods import ADMIT_PAIRS, PAIRED, SUITABLE_GENERATORS, MonaiGenerator, Pix2Pix, UnpairedMethod
+from pipeline.config.methods import (
+    ADMIT_PAIRS,
+    NATIVE,
+    PAIRED,
+    SUITABLE_GENERATORS,
+    MonaiGenerator,
+    Pix2Pix,
+    UnpairedMethod,
+)
 from pipeline.config.schema import Config
 
 
@@ -51,6 +59,8 @@ def _data_conflicts(config: Config) -> Iterator[str]:
         yield f"preprocess.coverage_mm = {coverage!r}: is for volumes; use all for data.source: images"
     elif isinstance(coverage, float) and axis == "sagittal":
         yield f"preprocess.coverage_mm = {coverage:g}: must be all or shared for sagittal slices, which have no crown"
+    if config.preprocess.neighbours and config.data.source == "images":
+        yield f"preprocess.neighbours = {config.preprocess.neighbours}: is for volumes; use 0 for data.source: images"
 
 
 def _network_conflicts(config: Config) -> Iterator[str]:
@@ -62,7 +72,7 @@ def _network_conflicts(config: Config) -> Iterator[str]:
         elif depth is not None and size % 2**depth:
             yield _multiple_message(size, "depth", depth)
     elif generator.type == "monai":
-        yield from _argument_conflicts(generator, size)
+        yield from _argument_conflicts(generator, size, 2 * config.preprocess.neighbours + 1)
     elif size % 2**generator.downs:
         yield _multiple_message(size, "downs", generator.downs)
     elif size < 2 ** (generator.downs + 1):
@@ -79,10 +89,10 @@ def _network_conflicts(config: Config) -> Iterator[str]:
         yield f"{levels}: preprocess.size = {size} is too small for it"
 
 
-def _argument_conflicts(generator: MonaiGenerator, size: int) -> Iterator[str]:
+def _argument_conflicts(generator: MonaiGenerator, size: int, channels: int) -> Iterator[str]:
     from networks.monai_networks import argument_problems  # MONAI takes seconds, which other generators do not need
 
-    for name, rule in argument_problems(generator.network, generator.arguments, size):
+    for name, rule in argument_problems(generator.network, generator.arguments, size, channels):
         key, value = (f".{name}", generator.arguments[name]) if name else ("", generator.arguments)
         yield f"generator.arguments{key} = {value!r}: {rule}"
 
@@ -97,6 +107,9 @@ def _method_conflicts(config: Config) -> Iterator[str]:
     suitable = SUITABLE_GENERATORS.get(method.type, SUITABLE_GENERATORS["any other"])
     if generator not in suitable:
         yield f"generator.type = {generator!r}: must be {' or '.join(suitable)} for method {method.type}"
+    if config.preprocess.neighbours and method.type in NATIVE:
+        rule = f"must be 0 for method {method.type}, which takes single slices"
+        yield f"preprocess.neighbours = {config.preprocess.neighbours}: {rule}"
     paired = config.split.pairing == "paired"
     if method.type in PAIRED and not paired:
         yield f"split.pairing = 'unpaired': must be paired for method {method.type}, which learns from registered pairs"

@@ -94,6 +94,7 @@ class Preprocess(Section):
     scaling: Literal["percentiles", "type_range"] = "percentiles"
     percentiles: Percentiles = (0.5, 99.5)
     min_foreground: Share = 0.05
+    neighbours: Annotated[Whole, Field(ge=0, le=2)] = 0  # slices on either side that generators see, too
     coverage_mm: Coverage = "all"  # of the head along `axis`: "shared" is what both contrasts show; or mm from its end
     on_bad_volume: Literal["skip", "stop"] = "skip"
     store: UserPath = Path("data/store")

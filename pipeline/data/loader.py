@@ -24,10 +24,12 @@ class SliceBank:
 
     Each read opens its file anew: that costs less than memory-mapping, whatever the number of volumes, and leaves
     caching to the operating system.
+
+    Each slice comes with `neighbours` slices on either side of it, as channels in their order (`stack_indices`).
     """
 
-    def __init__(self, stored: Sequence[StoredSlices]):
-        self.entries = list(stored)
+    def __init__(self, stored: Sequence[StoredSlices], neighbours: int = 0):
+        self.entries, self.neighbours = list(stored), neighbours
         self.ends = np.cumsum([entry.count for entry in stored])
         self._layouts: dict[int, tuple[int, tuple[int, int]]] = {}
 
@@ -35,16 +37,19 @@ class SliceBank:
         return int(self.ends[-1])
 
     def gather(self, indices: Sequence[int], flips: Sequence[tuple[int, int]] | None = None) -> Tensor:
-        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1]; UserError if a file was changed.
+        """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1]; UserError if a file was changed.
 
-        `flips` are steps along each slice's two axes, 1 or -1: flipping while a slice is converted costs nothing.
+        C is 1, or 2 n + 1 with n neighbours. `flips` are steps along each slice's two axes, 1 or -1: flipping while a
+        slice is converted costs nothing.
         """
         volumes, shape = np.searchsorted(self.ends, indices, side="right").tolist(), self.shape
-        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((len(indices), 1, *shape), dtype=np.float32)
+        stacks = stack_indices(indices, self.ends, self.neighbours)
+        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((*stacks.shape, *shape), dtype=np.float32)
         flips = [(1, 1)] * len(indices) if flips is None else flips
-        for target, volume, index, (rows, columns) in zip(gathered, volumes, indices, flips, strict=True):
-            self._read(volume, int(index - self.ends[volume - 1]) if volume else int(index), stored)
-            decode(stored[::rows, ::columns], out=target[0])
+        for targets, volume, stack, (rows, columns) in zip(gathered, volumes, stacks, flips, strict=True):
+            for target, index in zip(targets, stack, strict=True):
+                self._read(volume, int(index - self.ends[volume - 1]) if volume else int(index), stored)
+                decode(stored[::rows, ::columns], out=target)
         return torch.from_numpy(gathered)
 
     def augmented(
@@ -109,14 +114,28 @@ class SliceSource(Protocol):
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
     ) -> Tensor:
-        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], each with its own augmentation."""
+        """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1], each with its own augmentation.
+
+        C is 1, or 2 n + 1 with n neighbours on either side, which are augmented alike.
+        """
+
+
+def stack_indices(indices: Sequence[int] | np.ndarray, ends: np.ndarray, neighbours: int) -> np.ndarray:
+    """Return the indices (N, 2 n + 1) of slices and of n neighbours on either side, in their order.
+
+    Beyond the ends of a volume its first or last slice is repeated; `ends` are the indices after the volumes' last.
+    """
+    volumes = np.searchsorted(ends, indices, side="right")
+    last, first = ends[volumes] - 1, np.concatenate([[0], ends])[volumes]
+    steps = np.arange(-neighbours, neighbours + 1)
+    return np.clip(np.asarray(indices, dtype=np.int64)[:, None] + steps, first[:, None], last[:, None])
 
 
 class DeviceSliceBank:
     """A `SliceSource` that holds all of a bank's slices in one tensor on a device, and augments them there."""
 
     def __init__(self, bank: SliceBank, device: torch.device):
-        self.ends = bank.ends
+        self.ends, self.neighbours = bank.ends, bank.neighbours
         self.stored = torch.empty((len(bank), *bank.shape), dtype=torch.int16, device=device)  # the bits of uint16
         for number, end in enumerate(bank.ends):
             volume = torch.from_numpy(bank.volume(number).view(np.int16))
@@ -126,10 +145,10 @@ class DeviceSliceBank:
         return len(self.stored)
 
     def gather(self, indices: Sequence[int]) -> Tensor:
-        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], equal to `SliceBank.gather`'s."""
-        levels = self.stored[on_device(np.asarray(indices, dtype=np.int64), self.stored.device)]
+        """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1], equal to `SliceBank.gather`'s."""
+        levels = self.stored[on_device(stack_indices(indices, self.ends, self.neighbours), self.stored.device)]
         values = (levels.to(torch.int32) & 0xFFFF).to(torch.float32)
-        return values.mul_(float(np.float32(2 / LEVELS))).sub_(1)[:, None]
+        return values.mul_(float(np.float32(2 / LEVELS))).sub_(1)
 
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
@@ -211,7 +230,7 @@ class UnpairedSlices:
         return max(len(bank) for bank in self.banks)
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-        """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys, then those of pairs."""
+        """Return the batch (N, C, S, S) of each contrast for the given (epoch, position) keys, then those of pairs."""
         batches = tuple(
             bank.augmented(self.augmentation, sampler.indices(keys), sampler.changes(keys))
             for bank, sampler in zip(self.banks, self.samplers, strict=True)

@@ -16,6 +16,7 @@ from networks.cpu_kernels import accelerate
 from networks.monai_networks import MonaiGenerator
 from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder
+from networks.neighbours import NeighbourGenerator
 from networks.patch_features import FeatureGenerator, PatchFeatureHead
 from networks.patchgan import PatchGAN
 from networks.residual_concat import ResidualConcatGenerator
@@ -108,13 +109,17 @@ def build_discriminators(config: Config, device: torch.device) -> dict[str, nn.M
 
 def build_generator(config: Config, device: torch.device = CPU) -> nn.Module:
     """Return a freshly initialised generator for a device; for `munit` and `unit`, one contrast's auto-encoder."""
-    network = _plain_generator(config)
-    return accelerate(network) if device.type == "cpu" else network
+    network, neighbours = _plain_generator(config), config.preprocess.neighbours
+    if device.type == "cpu":
+        accelerate(network)
+    return NeighbourGenerator(network, neighbours) if neighbours else network
 
 
 def _plain_generator(config: Config) -> nn.Module:
-    settings = config.generator
+    settings, neighbours = config.generator, config.preprocess.neighbours
     arguments = settings.model_dump(exclude={"type", "shared_blocks"})  # named as those of the networks
+    if neighbours:
+        arguments["in_channels"] = 2 * neighbours + 1
     if isinstance(settings, methods.UNetGenerator):
         return UNet(**arguments | {"depth": settings.depth or int(math.log2(config.preprocess.size))})
     if isinstance(settings, methods.MunitGenerator):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from networks.neighbours import middle_slice
 from networks.patch_features import FeatureGenerator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
 from pipeline.engines.state import RandomState, Stateful
@@ -51,6 +52,7 @@ class Cut(UnpairedEngine):
             generators[f"nce_{name}"] = self.options.nce_weight * self._patch_nce(name, source, fake)
             if self.options.identity:
                 generators[f"nce_identity_{name}"] = self.options.nce_weight * self._patch_nce(name, target, identity)
+            source, target = middle_slice(source), middle_slice(target)
             generators |= self.structure_loss(name, fake, source)
             discriminators |= self.discriminator_losses(discriminator[-1], target, fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}

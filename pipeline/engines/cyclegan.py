@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from networks.neighbours import middle_slice
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
 from pipeline.engines.losses import mean_absolute
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_forward
@@ -43,6 +44,7 @@ class CycleGan(UnpairedEngine):
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
+        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
         discriminator_losses = {
             **self.discriminator_losses("A", real_a, fake_a),
             **self.discriminator_losses("B", real_b, fake_b),
@@ -55,6 +57,7 @@ class CycleGan(UnpairedEngine):
         fake_a, *identity_a = batched_forward(self.F, real_b, *identity_input_a)  # F(b), F(a)
         # G(a), G(F(b)), G(b)
         fake_b, cycled_b, *identity_b = batched_forward(self.G, real_a, fake_a, *identity_input_b)
+        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
@@ -69,9 +72,10 @@ class CycleGan(UnpairedEngine):
 
     def paired_losses(self, image_a: Tensor, image_b: Tensor) -> Losses:
         """See `Engine.paired_losses`: the L1 loss of pix2pix (Isola et al. 2017, equation 3) in both directions."""
+        fake_b, fake_a = self.G(image_a), self.F(image_b)
         return {
-            "paired_G": self.options.paired_weight * mean_absolute(self.G(image_a), image_b),
-            "paired_F": self.options.paired_weight * mean_absolute(self.F(image_b), image_a),
+            "paired_G": self.options.paired_weight * mean_absolute(fake_b, middle_slice(image_b)),
+            "paired_F": self.options.paired_weight * mean_absolute(fake_a, middle_slice(image_a)),
         }
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from networks.cpu_kernels import twice_differentiable
+from networks.neighbours import middle_slice
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
 from pipeline.engines.losses import mean_absolute, wasserstein
 from pipeline.engines.state import RandomState, Stateful, StepCounter
@@ -51,6 +52,7 @@ class DualGan(UnpairedEngine):
         else:
             with torch.no_grad():
                 generators, fake_a, fake_b = {}, self.generators["F"](real_b), self.generators["G"](real_a)
+        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
         critics = self._critic_losses("A", real_a, fake_a) | self._critic_losses("B", real_b, fake_b)
         return {**generators, DISCRIMINATORS: critics}
 
@@ -58,6 +60,7 @@ class DualGan(UnpairedEngine):
         G, F, weight = self.generators["G"], self.generators["F"], self.options.reconstruction_weight
         fake_a = F(real_b)
         fake_b, reconstructed_b = batched_forward(G, real_a, fake_a)
+        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),

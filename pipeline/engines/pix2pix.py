@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from networks.neighbours import middle_slice
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
 from pipeline.engines.losses import mean_absolute
 
@@ -32,6 +33,7 @@ class Pix2Pix(Engine):
         generators, discriminators = {}, {}
         for name, discriminator, source, target in (("G", "D_B", real_a, real_b), ("F", "D_A", real_b, real_a)):
             fake = self.generators[name](source)
+            source, target = middle_slice(source), middle_slice(target)
             generators[f"l1_{name}"] = self.options.l1_weight * mean_absolute(fake, target)
             if self.options.adversarial_weight:
                 real_pair, fake_pair = (torch.cat([source, image], dim=1) for image in (target, fake))  # (N, 2, H, W)

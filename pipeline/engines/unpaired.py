@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.cpu_kernels import twice_differentiable
+from networks.neighbours import with_channels
 from pipeline.engines.base import Engine, Losses, MethodOptions
 from pipeline.engines.r1_penalty import R1Penalty
 from pipeline.engines.state import ImagePool, Stateful
@@ -105,5 +106,8 @@ def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
 
     The outputs are those of separate passes, for norms are per sample. But one pass reads every weight once, and its
     backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
+    Beside slices with neighbours (`networks.neighbours`), single slices are repeated.
     """
-    return network(torch.cat(batches)).split([len(batch) for batch in batches])
+    channels = max(batch.shape[1] for batch in batches)
+    images = [with_channels(batch, channels) for batch in batches]
+    return network(torch.cat(images)).split([len(batch) for batch in batches])

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.data.case import other_contrast
 from pipeline.inference.model import TranslationModel
+from pipeline.inference.slice_translator import neighbours_of
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.mlflow_run import RunAccess
 from pipeline.utils.files import atomic_text
@@ -65,6 +66,7 @@ def log_models(
             model.translators[to],
             name=name,
             stride=model.stride,
+            channels=2 * neighbours_of(model.translators[to]) + 1,
             metadata=metadata[to],
             register_as=f"{register_as}-{name}" if register_as else None,
             score=best_score if checkpoint == "best" and math.isfinite(best_score) else None,

@@ -19,7 +19,7 @@ from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.evaluation.evaluate import READ_AHEAD, Translation, read_or_reason
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.slice_translator import translate_slices
+from pipeline.inference.slice_translator import neighbours_of, translate_slices
 from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, uncertainty_features
 from pipeline.inference.uncertainty_calibration import (
     RUN,
@@ -164,7 +164,11 @@ def calibrate(
 
 
 class _SliceSubset:
-    """Some slices of a scan whose real target is known; `inside` (n, h, w) is the head of source and real target."""
+    """Some slices of a scan whose real target is known; `inside` (n, h, w) is the head of source and real target.
+
+    Where the model sees neighbours, `scan` has those of the slices and of their translations, too; `chosen` are the
+    slices' indices in it, `kept` the indices of its slices in the whole scan.
+    """
 
     def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
         common_head = view.source.foreground & view.foreground
@@ -172,25 +176,29 @@ class _SliceSubset:
         self.positions = positions[
             np.unique(np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int))
         ]
-        source = view.source
+        source, reach = view.source, 2 * max(map(neighbours_of, model.translators.values()))
+        around = self.positions[:, None] + np.arange(-reach, reach + 1)
+        self.kept = np.unique(around.clip(0, len(source.slices) - 1))
+        self.chosen = np.searchsorted(self.kept, self.positions)
         self.scan: PreparedScan = replace(
-            source, slices=source.slices[self.positions], foreground=source.foreground[self.positions]
+            source, slices=source.slices[self.kept], foreground=source.foreground[self.kept]
         )
         self.inside, self.real = common_head[self.positions], view.real[self.positions]
         self.model, self.batch_size, self.name = model, batch_size, name
 
     def translated(self, to: str) -> np.ndarray:
-        """Return the slices translated to a contrast, still padded."""
+        """Return the slices of `scan` translated to a contrast, still padded."""
         return self._send(self.model.translators[to], self.scan.slices)
 
     def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
-        """Return the features of translated slices (n, H, W), without padding."""
+        """Return the features of the chosen slices (n, h, w) from what `translated` returned, without padding."""
         cycle, spread = uncertainty_features(self.scan.slices, translated, sources, self._send)
-        return Features(None if cycle is None else self.scan.unpadded(cycle), self.scan.unpadded(spread))
+        unpadded = self.scan.unpadded
+        return Features(None if cycle is None else unpadded(cycle)[self.chosen], unpadded(spread)[self.chosen])
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
-        """Return |G(x) - y|, (n, h, w)."""
-        return np.abs(self.scan.unpadded(translated) - self.real)
+        """Return |G(x) - y| of the chosen slices, (n, h, w)."""
+        return np.abs(self.scan.unpadded(translated)[self.chosen] - self.real)
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
         return translate_slices(
@@ -240,7 +248,7 @@ class UncertaintyScorer:
         subset = _SliceSubset(view, self.model, self.batch_size, str(case.path))
         if not subset.inside.any():
             return
-        translated = translation.slices[subset.positions]
+        translated = translation.slices[subset.kept]
         features = subset.features(translated, uncertainty_sources(self.model, to, self.others))
         expected_map = self.calibrations[to][RUN].expected(features)
         expected, observed = expected_map[subset.inside], subset.errors(translated)[subset.inside]
@@ -279,7 +287,10 @@ class UncertaintyScorer:
 def _example(subset: _SliceSubset, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:
     """Return the slice that shows most of the head, with both errors."""
     index = int(subset.inside.sum(axis=(1, 2)).argmax())
-    stacks = (subset.scan.stack, subset.scan.unpadded(translated), subset.real, subset.errors(translated), expected)
+    source_stack, translated_stack = (
+        subset.scan.unpadded(stack)[subset.chosen] for stack in (subset.scan.slices, translated)
+    )
+    stacks = (source_stack, translated_stack, subset.real, subset.errors(translated), expected)
     inside = subset.inside[index]
     source, translation, real, observed, expected_error = (stack[index] for stack in stacks)
     spacing = subset.scan.spacing_mm[1:]

@@ -45,7 +45,7 @@ class _Form:
     """A network compiled for one shape of batches."""
 
     compiled: Callable[[Tensor], Tensor]
-    input: Tensor  # (B, 1, H, W), into which batches are copied: another kind of tensor would compile anew
+    input: Tensor  # (B, C, H, W), into which batches are copied: another kind of tensor would compile anew
     buffers: tuple[Tensor, ...]  # the network's when it was compiled, which hold a style; weights never change
 
     def serves(self, network: nn.Module) -> bool:
@@ -82,8 +82,8 @@ class CompiledForms:
     _can_compile: bool = True
 
     def __call__(self, network: nn.Module, batch: Tensor) -> Tensor:
-        """Return a network's output for (B, 1, H, W), in that shape; B is at most `batch_size`."""
-        form = self._forms.get((id(network), batch.shape[2:]))
+        """Return a network's output (B, 1, H, W) for (B, C, H, W); B is at most `batch_size`."""
+        form = self._forms.get((id(network), batch.shape[1:]))
         full = len(batch) == self.batch_size
         if form is None and full and self._can_compile and len(self._forms) < MAX_FORMS and _is_deterministic(network):
             form = self._compiled(network, batch)
@@ -106,5 +106,5 @@ class CompiledForms:
             logger.warning(f"the network could not be compiled ({reason}); goes on without, more slowly")
             return None
         form = _Form(run, example, tuple(buffer.clone() for buffer in network.buffers()))
-        self._forms[id(network), batch.shape[2:]] = form
+        self._forms[id(network), batch.shape[1:]] = form
         return form

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
-from pipeline.inference.slice_translator import Forward, forward_eagerly
+from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.utils.errors import UserError
@@ -42,8 +42,8 @@ class TranslationModel:
 
     Attributes:
         contrasts: The two contrasts' names.
-        translators: By target contrast, the network (N, 1, H, W) -> (N, 1, H, W) in [-1, 1], in evaluation mode on
-            `device`; both directions or one.
+        translators: By target contrast, the network (N, C, H, W) -> (N, 1, H, W) in [-1, 1], in evaluation mode on
+            `device`; both directions or one. C is 1, or more where it has `neighbours`.
         settings: How volumes became slices in training.
         statistics: By contrast, statistics of its training cohort.
         stride: The networks take heights and widths that are multiples of this.
@@ -87,6 +87,7 @@ class TranslationModel:
         }
         target = self.statistics[to]
         facts[to] = facts.get(to, {}) | {name: getattr(target, name) for name in ("low", "high", "integer")}
+        neighbours = neighbours_of(self.translators[to])
         return {
             "contrasts": list(self.contrasts),
             "to": to,
@@ -95,6 +96,7 @@ class TranslationModel:
             "stride": self.stride,
             "origin": self.origin,
             "config_hash": self.config_hash,
+            **({"neighbours": neighbours} if neighbours else {}),
         }
 
     def identity(self, to: str) -> str:
@@ -190,6 +192,8 @@ def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
 
     module, metadata = load_translator(address, device)
     content: Mapping[str, Any] = metadata
+    if "neighbours" in content:  # which an exported graph does not know of itself
+        cast(Any, module).neighbours = content["neighbours"]
     try:
         first, second = content["contrasts"]
         return TranslationModel(
@@ -227,7 +231,8 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
     side = -(-size // stride) * stride
     shapes = {name: value.to("meta") for name, value in network.state_dict().items()}  # nothing is computed
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        torch.func.functional_call(network, shapes, torch.zeros(1, 1, side, side, device="meta"))
+        image = torch.zeros(1, 2 * neighbours_of(network) + 1, side, side, device="meta")
+        torch.func.functional_call(network, shapes, image)
     return counter.get_total_flops() >= ENOUGH_WORK
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,8 +37,10 @@ def translate_slices(
     """Return a network's output (N, H, W), float32, for a stack of slices, computed in batches.
 
     Args:
-        slices: (N, H, W) float32 in [-1, 1].
-        network: (B, 1, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
+        slices: (N, H, W) float32 in [-1, 1], in the order of the volume. Where the network has `neighbours`, each goes
+            with so many slices on either side, the first and the last being repeated. Or (N, C, H, W), as the network
+            takes them.
+        network: (B, C, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
         occupied: (N,) bool, the slices that are not empty (`slices_with_content`). Empty ones become -1: networks were
             not trained on them and would make texture in the air.
         batch_size: B, halved with a warning when the memory runs out; the last batch may be smaller.
@@ -49,17 +52,17 @@ def translate_slices(
         UserError: the device's memory is too small for one slice; `OutputNotFinite`: the network made no numbers.
     """
     # Allocate the output; empty slices stay -1.
-    translated = np.full(slices.shape, -1, dtype=np.float32)
+    translated = np.full((len(slices), *slices.shape[-2:]), -1, dtype=np.float32)
     positions = np.flatnonzero(occupied)
     pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
-    output = torch.empty((len(positions), 1, *slices.shape[1:]), pin_memory=pinned)
+    output = torch.empty((len(positions), 1, *slices.shape[-2:]), pin_memory=pinned)
 
     # Run batch after batch, and halve the batch size where the memory runs out.
     requested_batch_size, start = batch_size, 0
     with torch.inference_mode(), _autocast(device, precision):
         while start < len(positions):
             indices = positions[start : start + batch_size]
-            batch = torch.from_numpy(np.ascontiguousarray(slices[indices], dtype=np.float32))[:, None]  # (B, 1, H, W)
+            batch = torch.from_numpy(_with_neighbours(slices, indices, neighbours_of(network)))  # (B, C, H, W)
             if _fits_memory(network, batch, output[start : start + len(indices)], device, run):
                 start += len(indices)
             elif batch_size == 1:
@@ -83,8 +86,21 @@ def translate_slices(
     return translated
 
 
+def neighbours_of(network: nn.Module) -> int:
+    """Return how many slices on either side of a slice a network sees."""
+    return cast(int, getattr(network, "neighbours", 0))
+
+
+def _with_neighbours(slices: np.ndarray, indices: np.ndarray, neighbours: int) -> np.ndarray:
+    """Return the slices at `indices` as (B, C, H, W) float32, with their neighbours from a volume (N, H, W)."""
+    if slices.ndim == 3:
+        stacks = indices[:, None] + np.arange(-neighbours, neighbours + 1)
+        indices = stacks.clip(0, len(slices) - 1)  # (B, C)
+    return np.ascontiguousarray(slices[indices], dtype=np.float32)
+
+
 def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Forward) -> bool:
-    """Write a network's output for (B, 1, H, W) into a tensor; return whether the memory was enough.
+    """Write a network's output for (B, C, H, W) into a tensor; return whether the memory was enough.
 
     Copies from and to pinned memory are asynchronous: the output is complete after the device is synchronised.
     """

@@ -39,6 +39,7 @@ def log_translator(
     *,
     name: str,
     stride: int,
+    channels: int = 1,
     metadata: Mapping[str, object],
     register_as: str | None = None,
     score: float | None = None,
@@ -46,7 +47,7 @@ def log_translator(
     """Log a generator as a model of the tracker's MLflow run; does nothing if MLflow is off or does not answer.
 
     Args:
-        module: (N, 1, H, W) -> (N, 1, H, W) in [-1, 1] for any N, and any H and W that are multiples of `stride`.
+        module: (N, channels, H, W) -> (N, 1, H, W) in [-1, 1] for any N, and H and W that are multiples of `stride`.
             A copy in evaluation mode on the CPU is exported; the module itself stays as it is.
         name: Name of the model within the run, as in `runs:/<run id>/<name>`.
         metadata: Further data for translation, in JSON's types; `load_translator` returns it.
@@ -63,14 +64,16 @@ def log_translator(
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        export_translator(module, path, stride=stride, metadata=metadata)
+        export_translator(module, path, stride=stride, channels=channels, metadata=metadata)
         size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return tracker.call(
             f"the model {name}", lambda run: _upload(run, path, clean_name(name), register_as, score), size_bytes
         )
 
 
-def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: Mapping[str, object]) -> None:
+def export_translator(
+    module: nn.Module, path: Path, *, stride: int, channels: int = 1, metadata: Mapping[str, object]
+) -> None:
     """Write a generator into a new folder as an MLflow model with a dynamic batch, height and width."""
     configure_mlflow()
     import mlflow.pytorch
@@ -79,15 +82,15 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
     from torch.fx.experimental import _config as shapes
 
     side = -(-EXAMPLE_SIDE // stride) * stride
-    plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
+    image, plane = (TensorSpec(np.dtype(np.float32), (-1, count, -1, -1)) for count in (channels, 1))
     # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
     with shapes.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]  # set when imported
         mlflow.pytorch.save_model(
             deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False),
             str(path),
             serialization_format="pt2",
-            signature=ModelSignature(Schema([plane]), Schema([plane])),
-            input_example=np.zeros((2, 1, side, side), np.float32),
+            signature=ModelSignature(Schema([image]), Schema([plane])),
+            input_example=np.zeros((2, channels, side, side), np.float32),
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
             metadata={"translator": FORMAT, "about": json.dumps(dict(metadata))},
         )
@@ -156,7 +159,7 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
         device: Device of the network.
 
     Returns:
-        The network (N, 1, H, W) -> (N, 1, H, W), fixed in evaluation mode (it has no `eval` or `train`), and the
+        The network (N, channels, H, W) -> (N, 1, H, W), fixed in evaluation mode (it has no `eval` or `train`), and the
         metadata. It refuses heights and widths that are not multiples of its stride.
 
     Raises:

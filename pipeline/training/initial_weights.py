@@ -169,10 +169,14 @@ def _misfits(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
 
 def _network_settings(source: Settings, settings: Settings) -> list[tuple[str, object, object]]:
     """Return the settings that may explain different networks: key, their value, our value."""
-    # The size of slices determines a U-Net's depth, unless that is configured.
+    # The size of slices determines a U-Net's depth, unless that is configured; neighbours are channels.
     source_values, own_values = (
-        {**{name: content[name] for name in NETWORK_SECTIONS}, "preprocess": {"size": content["preprocess"]["size"]}}
+        {
+            **{name: content[name] for name in NETWORK_SECTIONS},
+            "preprocess": {"size": preprocess["size"], "neighbours": preprocess.get("neighbours", 0)},
+        }
         for content in (source, settings)
+        for preprocess in (content["preprocess"],)
     )
     return differing_keys(source_values, own_values)
 

@@ -13,14 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from pipeline.data.case import Case
+from pipeline.data.coverage import Coverage, head_slices
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
+from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.data.slice_cache import VERSION as STORE_VERSION
 from pipeline.utils.console import progress
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.files import atomic_write, file_identity, make_folder
 from pipeline.utils.workers import WorkerPool
+from transforms.slices import AXES, well_filled_slices
 
 VERSION = 1  # of entries; to be raised when the same scans give other slices
 PRELOAD = ["transforms.monai_transforms", "pipeline.training.validation"]
@@ -104,3 +108,51 @@ def _entry_path(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path
         return None
     key = hashlib.sha256(json.dumps([*identity, settings], sort_keys=True).encode()).hexdigest()[:24]
     return store / f"{key}-validation.npz"
+
+
+def prepare_scan_slices(
+    reader: PairReader, count: int, neighbours: int, coverage: Coverage, scan: Scan
+) -> list[dict[str, np.ndarray]]:
+    """Return the arrays of `validation.FixedSlices` of a scan, or of both scans of a pair, the first scan first.
+
+    Raises:
+        UserError: the scan or pair cannot be used.
+    """
+    if isinstance(scan, Case):
+        prepared = reader.scan(scan.path)
+        return [_choose_slices(prepared, prepared.foreground, None, count, neighbours, coverage)]
+    views = reader.read(scan)[:2]
+    return [_choose_slices(view.source, view.foreground, view.real, count, neighbours, coverage) for view in views]
+
+
+def _choose_slices(
+    scan: PreparedScan,
+    foreground: np.ndarray,
+    real: np.ndarray | None,
+    count: int,
+    neighbours: int,
+    coverage: Coverage,
+) -> dict[str, np.ndarray]:
+    """Return the arrays of `validation.FixedSlices` of `count` evenly spread slices.
+
+    They are chosen among slices with a fair share of head in the range that is trained on.
+
+    Raises:
+        UserError: there is no such slice.
+    """
+    occupied = well_filled_slices(foreground)
+    occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
+    if len(occupied) == 0:
+        raise UserError(f"{scan.path}: shows nothing of the range trained on, {coverage}")
+    index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
+    arrays = {
+        "source": scan.slices[index],
+        "field_of_view": np.array(scan.field_of_view),
+        "foreground": foreground[index],
+        "head": scan.foreground[index],
+        "pixel_mm": np.delete(voxel_sizes(scan.affine), AXES[scan.axis]),
+    }
+    if neighbours:
+        around = index[:, None] + np.arange(-neighbours, neighbours + 1)
+        arrays["stacks"] = scan.slices[around.clip(0, len(scan.slices) - 1)]  # (K, C, H, W)
+    return arrays if real is None else {**arrays, "real": real[index]}

@@ -9,21 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nibabel.affines import voxel_sizes
 from torch import nn
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices
-from pipeline.data.pairs import PairReader, PreparedScan
+from pipeline.data.coverage import FULL_COVERAGE, Coverage
+from pipeline.data.pairs import PairReader
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, Translated, depth_layers, measure
 from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psnr, ssim
 from pipeline.reporting.panels import SampleRow, sample_panel
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
-from pipeline.training.prepared_slices import prepared_slices
+from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slices
 from pipeline.utils.errors import UserError
-from transforms.slices import AXES, centre_fit, well_filled_slices
+from transforms.slices import centre_fit
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,7 @@ class FixedSlices:
         real: (K, h, w) in [-1, 1], or None without pairs.
         head: (K, h, w) bool, the source's foreground.
         pixel_mm: Height and width of a pixel in mm.
+        stacks: (K, C, H, W), the slices with their neighbours, or None where the networks see none.
     """
 
     label: str
@@ -49,10 +49,11 @@ class FixedSlices:
     real: np.ndarray | None
     head: np.ndarray
     pixel_mm: tuple[float, float]
+    stacks: np.ndarray | None = None
 
     @classmethod
     def from_arrays(cls, label: str, arrays: Mapping[str, np.ndarray]) -> "FixedSlices":
-        """Make an instance from arrays by field name; "real" may be missing."""
+        """Make an instance from arrays by field name; "real" and "stacks" may be missing."""
         return cls(
             label=label,
             source=arrays["source"],
@@ -61,7 +62,13 @@ class FixedSlices:
             real=arrays.get("real"),
             head=arrays["head"],
             pixel_mm=tuple(arrays["pixel_mm"].tolist()),
+            stacks=arrays.get("stacks"),
         )
+
+    @property
+    def input(self) -> np.ndarray:
+        """(K, C, H, W), what the networks take: the slices, with their neighbours where there are any."""
+        return self.source[:, None] if self.stacks is None else self.stacks
 
     @cached_property
     def layers(self) -> np.ndarray:
@@ -83,6 +90,7 @@ class Validation:
             those that need no pairs.
         reader: Reads and registers.
         slices: Number of slices to score in each direction, spread evenly over subjects.
+        neighbours: Number of slices on either side that the networks see, too.
         histograms: Histogram of the training cohort's foreground over [-1, 1], by contrast.
         cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
         coverage: Range of the head that is trained on; slices beyond it are not scored.
@@ -107,6 +115,7 @@ class Validation:
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
+        neighbours: int = 0,
         coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
         store: Path | None = None,
@@ -120,7 +129,8 @@ class Validation:
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
         settings |= {} if store is None else reader.identity()
-        prepare = partial(_prepare_scan, reader, slices_per_scan, coverage)
+        settings |= {"neighbours": neighbours} if neighbours else {}
+        prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
         prepared = prepared_slices(
             scan_pairs or cases, prepare, settings, store=store, processes=processes, quiet=quiet
         )
@@ -152,7 +162,7 @@ class Validation:
             prefix, detector_inputs = f"validation/{direction}", []
             # Translate every scan, and score it against the real target or, without pairs, by its cycle.
             for fixed in fixed_scans:
-                translated = self._translate(fixed.source, translators[target])
+                translated = self._translate(fixed.input, translators[target])
                 detector_inputs.append(_detector_input(fixed, translated))
                 if fixed.real is None:
                     reconstructed = self._translate(translated, translators[self._other(target)])
@@ -203,7 +213,7 @@ class Validation:
 
     def _sample(self, fixed: FixedSlices, index: int, target: str, translators: Mapping[str, nn.Module]) -> SampleRow:
         source = fixed.source[index : index + 1]
-        translated = self._translate(source, translators[target])
+        translated = self._translate(fixed.input[index : index + 1], translators[target])
         reconstructed = None
         if fixed.real is None:
             reconstructed = fixed.unpadded(self._translate(translated, translators[self._other(target)]))[0]
@@ -216,9 +226,10 @@ class Validation:
         )
 
     def _translate(self, slices: np.ndarray, network: nn.Module) -> np.ndarray:
+        """Translate single slices (K, H, W), as translations are, or what a network takes, (K, C, H, W)."""
         with evaluating(network):
             return translate_slices(
-                slices,
+                slices if slices.ndim == 4 else slices[:, None],
                 network,
                 np.ones(len(slices), bool),
                 device=self.device,
@@ -236,45 +247,6 @@ def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray
     """Return PSNR over the foreground of all slices, and the mean of the slices' 2D SSIM there."""
     ssims = [ssim(*arrays[:2], DATA_RANGE, arrays[2]) for arrays in zip(prediction, real, foreground, strict=True)]
     return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(ssims))}
-
-
-def _prepare_scan(
-    reader: PairReader, count: int, coverage: Coverage, scan: Case | tuple[Case, Case]
-) -> list[dict[str, np.ndarray]]:
-    """Return the arrays of `FixedSlices` of a scan, or of both scans of a pair, the first scan first.
-
-    Raises:
-        UserError: the scan or pair cannot be used.
-    """
-    if isinstance(scan, Case):
-        prepared = reader.scan(scan.path)
-        return [_choose_slices(prepared, prepared.foreground, None, count, coverage)]
-    return [_choose_slices(view.source, view.foreground, view.real, count, coverage) for view in reader.read(scan)[:2]]
-
-
-def _choose_slices(
-    scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int, coverage: Coverage
-) -> dict[str, np.ndarray]:
-    """Return the arrays of `FixedSlices` of `count` evenly spread slices.
-
-    They are chosen among slices with a fair share of head in the range that is trained on.
-
-    Raises:
-        UserError: there is no such slice.
-    """
-    occupied = well_filled_slices(foreground)
-    occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
-    if len(occupied) == 0:
-        raise UserError(f"{scan.path}: shows nothing of the range trained on, {coverage}")
-    index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
-    arrays = {
-        "source": scan.slices[index],
-        "field_of_view": np.array(scan.field_of_view),
-        "foreground": foreground[index],
-        "head": scan.foreground[index],
-        "pixel_mm": np.delete(voxel_sizes(scan.affine), AXES[scan.axis]),
-    }
-    return arrays if real is None else {**arrays, "real": real[index]}
 
 
 def _detector_input(fixed: FixedSlices, translation: np.ndarray) -> Translated:

@@ -81,6 +81,20 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
             )
         ),
         (
+            {"method": {"type": "unit"}, "preprocess": {"neighbours": 1}},
+            "preprocess.neighbours = 1: must be 0 for method unit, which takes single slices",
+        ),
+        (
+            {"data": {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}},
+             "preprocess": {"neighbours": 2}},
+            "preprocess.neighbours = 2: is for volumes; use 0 for data.source: images",
+        ),
+        (
+            {"generator": {"type": "monai", "network": "VNet"}, "preprocess": {"neighbours": 1}},
+            "generator.arguments = {}: VNet does not take them "
+            "(out channels should be divisible by in_channels. Got in_channels=3, out_channels=16.)",
+        ),
+        (
             {"method": {"type": "pix2pix"}},
             "split.pairing = 'unpaired': must be paired for method pix2pix, which learns from registered pairs",
         ),

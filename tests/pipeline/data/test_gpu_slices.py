@@ -13,9 +13,10 @@ CPU = torch.device("cpu")
 PLAIN = replace(EVERYTHING, brightness=0.0, contrast=0.0)
 
 
-@pytest.fixture
-def banks(tmp_path):
-    return [SliceBank(store_volumes(tmp_path / name, counts)) for name, counts in (("a", [5, 1, 5]), ("b", [3, 4]))]
+@pytest.fixture(params=[0, 2])
+def banks(tmp_path, request):
+    volumes = (store_volumes(tmp_path / name, counts) for name, counts in (("a", [5, 1, 5]), ("b", [3, 4])))
+    return [SliceBank(stored, neighbours=request.param) for stored in volumes]
 
 
 def test_what_lies_on_the_device_is_what_is_stored(banks):

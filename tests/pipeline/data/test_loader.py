@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import psutil
 import pytest
 import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices
+from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, stack_indices
 from pipeline.data.stored_slices import decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
@@ -197,3 +199,40 @@ def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them(numbered):
     assert all(sorted(result[lap : lap + 4]) == [0, 1, 2, 3] for lap in range(0, 4000, 4))
     assert len(draws._orders) == 2
     assert draws.indices([(0, position) for position in range(8)]) == result[:8]  # what is over can be drawn again
+
+
+# ── neighbours ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_neighbours_stay_within_their_volume():
+    ends = np.array([3, 4, 8])
+    assert stack_indices([0, 1, 2, 3, 4, 7], ends, 1).tolist() == [
+        [0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 5], [6, 7, 7],
+    ]  # fmt: skip
+    assert stack_indices([5, 2], ends, 2).tolist() == [[4, 4, 5, 6, 7], [0, 1, 2, 2, 2]]
+    assert stack_indices([5, 2], ends, 0).tolist() == [[5], [2]]
+
+
+def test_a_slice_comes_with_its_neighbours_and_all_are_changed_alike(tmp_path):
+    stored = store_volumes(tmp_path / "a", [3, 1, 4])
+    single, bank = SliceBank(stored), SliceBank(stored, neighbours=1)
+    indices = [0, 2, 3, 5, 7]
+    stacks = bank.gather(indices)
+    assert stacks.shape == (5, 3, 8, 8)
+    for channel, neighbours in enumerate(stack_indices(indices, bank.ends, 1).T.tolist()):
+        assert torch.equal(stacks[:, channel], single.gather(neighbours)[:, 0])
+
+    geometry = Augmentation(horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5)
+    for augmentation in (geometry, replace(geometry, jitter=1.0)):  # which flips while it reads
+        changes = [augmentation.draw(np.random.default_rng(index)) for index in indices]
+        augmented = bank.augmented(augmentation, indices, changes)
+        for channel, neighbours in enumerate(stack_indices(indices, bank.ends, 1).T.tolist()):
+            expected = single.augmented(augmentation, neighbours, changes)[:, 0]
+            torch.testing.assert_close(augmented[:, channel], expected, rtol=0, atol=1e-6)
+
+
+def test_each_contrast_of_a_batch_has_its_neighbours(tmp_path):
+    banks = [SliceBank(store_volumes(tmp_path / name, [3, 4]), neighbours=2) for name in ("a", "b")]
+    slices = UnpairedSlices(*banks, Augmentation(horizontal_flip=0.5, brightness=0.1, contrast=0.1), seed=0)
+    for side in slices.batch([(0, 0), (0, 1)]):
+        assert side.shape == (2, 5, 8, 8) and side.abs().max() <= 1

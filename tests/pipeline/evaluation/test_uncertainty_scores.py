@@ -10,6 +10,7 @@ from small_run import QUICK, phantom_run
 
 from pipeline.config.load import load_config
 from pipeline.data.case import Case
+from pipeline.data.pairs import PreparedScan, View
 from pipeline.evaluation import uncertainty_scores
 from pipeline.evaluation.uncertainty_scores import (
     calibrate,
@@ -18,12 +19,13 @@ from pipeline.evaluation.uncertainty_scores import (
     rank_correlation,
 )
 from pipeline.inference.model import load_model
-from pipeline.inference.uncertainty import Calibration, Features
+from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources
 from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
 from pipeline.run_config import save_config
 from pipeline.runs.folder import RunFolder
 from pipeline.sync import _send_models
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import PreprocessSettings
 
 
 def test_the_rank_correlation_has_ties_and_is_nan_for_a_constant():
@@ -210,3 +212,35 @@ def test_a_published_model_without_calibration_has_a_remedy_of_its_own(run):
     for uri in ("runs:/abc/T1-to-T2", "models:/phantom-T1-to-T2@best"):
         with pytest.raises(UserError, match=f"^{uri}: was logged without a calibration.*; evaluate its run again"):
             load_uncertainty(uri, load_model(run, "cpu"), "T2")
+
+
+class Smoothing(torch.nn.Module):
+    """The mean of a slice and its neighbours, brightened by a number."""
+
+    neighbours = 1
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, image):
+        return image.expand(-1, 3, -1, -1).mean(dim=1, keepdim=True) + self.by
+
+
+def test_some_slices_have_the_features_that_they_have_in_the_whole_volume(monkeypatch):
+    slices = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 16, 16)).astype(np.float32)
+    head = np.ones((20, 16, 16), bool)
+    scan = PreparedScan(slices, (16, 16), head, np.eye(4), PreprocessSettings("axial", None, 16, False, None))
+    networks = {"T2": Smoothing(0.1), "T1": Smoothing(-0.2)}
+    model = SimpleNamespace(translators=networks, device=torch.device("cpu"), precision="float32")
+    sources = UncertaintySources(networks["T2"], networks["T1"])
+    features = {}
+    for count in (3, 20):
+        monkeypatch.setattr(uncertainty_scores, "SLICES", count)
+        subset = uncertainty_scores._SliceSubset(View(scan, slices, head), model, 4, "a scan")
+        translated = subset.translated("T2")
+        features[count] = (*subset.features(translated, sources), subset.errors(translated), subset.positions)
+    some, (*everything, _) = features[3], features[20]
+    assert some[-1].tolist() == [0, 10, 19]
+    for few, all_slices in zip(some, everything, strict=False):
+        np.testing.assert_allclose(few, all_slices[[0, 10, 19]], atol=1e-6)

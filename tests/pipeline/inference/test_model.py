@@ -6,6 +6,8 @@ import sys
 import types
 from dataclasses import replace
 
+import ixi_like
+import numpy as np
 import pytest
 import torch
 from negative_model import negative_model
@@ -13,12 +15,15 @@ from negative_model import negative_model
 from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.data.statistics import CohortFingerprint, ContrastStatistics
+from pipeline.engines.builders import build_generator
 from pipeline.inference import model as model_module
 from pipeline.inference.model import _statistics, is_large, load_model, precision_on
 from pipeline.inference.model_address import BY_PREFERENCE, checkpoint_at
+from pipeline.inference.translator import translate
 from pipeline.run_config import save_config
 from pipeline.runs.checkpoint import FORMAT, CheckpointFolder
 from pipeline.runs.folder import RunFolder
+from pipeline.tracking.mlflow_models import _load, export_translator
 from pipeline.utils.errors import UserError
 
 CONFIG = Config.model_validate(
@@ -126,6 +131,24 @@ def test_mlflow_addresses_go_to_mlflow(tmp_path, monkeypatch, uri):
     metadata.pop("stride")
     with pytest.raises(UserError, match=r"its metadata is incomplete \('stride'\)"):
         load_model(uri, "cpu")
+
+
+def test_a_published_model_knows_the_neighbours_that_its_network_sees(tmp_path, monkeypatch):
+    config = {**CONFIG.model_dump(mode="json"), "preprocess": {"neighbours": 1}}
+    config |= {"generator": {"type": "resnet", "width": 2, "blocks": 1}}
+    network = build_generator(Config.model_validate(config)).eval()
+    model = replace(negative_model(), translators={"T2": network})
+    metadata = json.loads(json.dumps(model.metadata("T2")))
+    export_translator(network, tmp_path / "model", stride=4, channels=3, metadata=metadata)
+    exported = _load(tmp_path / "model", torch.device("cpu"), "a model")
+    fake = types.SimpleNamespace(load_translator=lambda *_: (exported, metadata))
+    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
+    published = load_model("models:/x@best", "cpu")
+    assert published.metadata("T2") == model.metadata("T2")
+    source = ixi_like.ixi_t2(scale=8)
+    ours, theirs = (translate(source, each, "T2").get_fdata() for each in (model, published))
+    np.testing.assert_allclose(theirs, ours, atol=1e-3 * np.ptp(ours))
+    assert "neighbours" not in negative_model().metadata("T2") and np.ptp(ours) > 0
 
 
 def test_a_published_model_keeps_what_both_cohorts_are_like():

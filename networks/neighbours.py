@@ -1,0 +1,50 @@
+"""Generators that see a slice with its neighbours (2.5D)."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from networks.patch_features import FeatureGenerator
+
+
+class NeighbourGenerator(nn.Module):
+    """A generator of slices from the slice and as many neighbours on either side of it, as channels in their order.
+
+    An image of one channel, which has no neighbours, is repeated in all channels: so a cycle translates a translation
+    back, as public CycleGANs in 2.5D do.
+
+    Args:
+        network: The generator (N, 2 n + 1, H, W) -> (N, 1, H, W).
+        neighbours: The number n of neighbours on either side.
+
+    Attributes:
+        stride: Height and width must be multiples of this.
+    """
+
+    def __init__(self, network: nn.Module, neighbours: int):
+        super().__init__()
+        self.network, self.neighbours = network, neighbours
+        self.stride = cast(int, network.stride)
+        self.feature_channels = getattr(network, "feature_channels", [])  # see `patch_features.FeatureGenerator`
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Translate the middle of (N, 2 n + 1, H, W), or (N, 1, H, W), to (N, 1, H, W); raises as the network does."""
+        return self.network(self._with_neighbours(image))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""
+        return cast(FeatureGenerator, self.network).features(self._with_neighbours(image))
+
+    def _with_neighbours(self, image: Tensor) -> Tensor:
+        return with_channels(image, 2 * self.neighbours + 1)
+
+
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """Return (N, channels, H, W), in which (N, 1, H, W) is repeated."""
+    return image.expand(-1, channels, -1, -1)
+
+
+def middle_slice(image: Tensor) -> Tensor:
+    """Return the slice (N, 1, H, W) of one with its neighbours (N, 2 n + 1, H, W)."""
+    middle = image.shape[1] // 2
+    return image[:, middle : middle + 1]
