@@ -246,6 +246,7 @@ def _split_rows(contrasts: tuple[str, str], prepared: PreparedData) -> list[list
 def _split_subjects(contrasts: tuple[str, str], prepared: PreparedData) -> dict[str, list[str]]:
     split = prepared.split
     splits = {f"training {contrast}": split.train[contrast] for contrast in contrasts}
+    splits |= {"training pairs": split.pairs} if split.pairs else {}
     splits |= {"validation": split.validation, "test": split.test}
     return {name: sorted({case.subject for case in cases}) for name, cases in splits.items()}
 

@@ -215,6 +215,15 @@ def test_a_method_that_learns_from_pairs_is_planned_with_pairs(tmp_path, monkeyp
     assert float(disk[1]) - float(disk[0]) == pytest.approx(2 * 18 * 2 * 64**2 / 2**20, abs=0.1)
 
 
+def test_pairs_beside_unpaired_training_are_planned_with_it(tmp_path, capsys):
+    data = volumes(tmp_path / "data", (8, 8, 8), np.eye(4))
+    plain, beside = (
+        printed(capsys, config(data=data, split={"validation": 1, "test": 1, "pairs": pairs})) for pairs in (0, 2)
+    )
+    counts = [{row[1]: row[2] for row in rows(text) if row[0] == "train"} for text in (plain, beside)]
+    assert counts == [{"T1": "2", "T2": "2"}, {"T1": "3", "T2": "3", "pairs": "2"}]
+
+
 def test_a_damaged_header_is_passed_over_for_the_next_image(tmp_path, capsys):
     for number in range(8):
         write_ixi(tmp_path, f"IXI{number:03d}-Guys-0001", scale=16)

@@ -60,6 +60,18 @@ def test_replayed_steps_are_those_made_one_by_one_and_those_of_an_engine_that_as
         assert own == pytest.approx(others, rel=tolerance, abs=tolerance / 100, nan_ok=True)
 
 
+def test_a_batch_of_pairs_beside_is_replayed_too():
+    plain, captured = make("cyclegan"), make("cyclegan")
+    plain.disable_host_sync()
+    losses = []
+    for make_step in (plain.step, CapturedStep(captured, record)):
+        torch.manual_seed(1)
+        images = [(*batch(index, size=64), *batch(50 + index, size=64)) for index in range(STEPS)]
+        losses.append([{name: loss.item() for name, loss in make_step(*real).items()} for real in images])
+    assert losses[0] == losses[1] and "paired_G" in losses[0][-1]
+    assert differences(saved(plain), saved(captured)) == set()
+
+
 @every_method
 def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
     engine = make(method)
