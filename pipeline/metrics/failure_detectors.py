@@ -1,7 +1,8 @@
-"""Detectors of four failures of unpaired translation, from source, translation and training cohorts alone.
+"""Detectors of failures of unpaired translation, from source, translation and training cohorts.
 
-No detector uses a real target: unpaired data has none. All take slices in [-1, 1] and the head of the *source*. Each
-docstring names what the detector misses; where it cannot decide it returns NaN.
+One alone uses real targets, `unturned_contrast`, and is silent where the validation subjects have none. All take slices
+in [-1, 1] and the head of the *source*. Each docstring names what the detector misses; where it cannot decide it
+returns NaN.
 
 `pipeline.training.failure_checks` has the thresholds.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
+from scipy.stats import spearmanr
 
 from pipeline.metrics.shift import shared_shift, slice_shift
 from pipeline.metrics.similarity import intensity_distance
@@ -47,6 +49,7 @@ class Translated:
         head: (K, h, w) bool, of the source.
         layers: (K, h, w), `depth_layers` of the head.
         pixel_mm: Height and width of a pixel.
+        real: (K, h, w) in [-1, 1], the real target on the source's grid; None without pairs.
     """
 
     source: np.ndarray
@@ -54,6 +57,7 @@ class Translated:
     head: np.ndarray
     layers: np.ndarray
     pixel_mm: tuple[float, float]
+    real: np.ndarray | None = None
 
 
 def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:
@@ -69,9 +73,17 @@ def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict
         "contrast_inversion": profile_agreement(profile, target.profile),
         **spatial_shift(scans),
         "identity_collapse": share_of_change(scans, source.quantiles, target.quantiles),
+        "unturned_contrast": unturned_contrast(scans),
+        **gain(scans, target.quantiles),
         "mode_collapse": diversity(spread(translations), spread(sources), target.spread, source.spread),
     }
     return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def spread_evenly(counts: Sequence[int], number: int) -> list[tuple[int, int]]:
+    """Return (scan, slice) of up to `number` slices, evenly spread over scans with so many slices each."""
+    slices = [(scan, index) for scan, count in enumerate(counts) for index in range(count)]
+    return [slices[position] for position in np.unique(np.linspace(0, len(slices) - 1, number).round().astype(int))]
 
 
 # ── contrast inversion ──────────────────────────────────────────────────────────────────────────────────────
@@ -117,6 +129,25 @@ def profile_agreement(profile: np.ndarray, target: np.ndarray) -> float:
     return float(np.corrcoef(profile[common], target[common])[0, 1])
 
 
+def unturned_contrast(scans: Sequence[Translated]) -> float:
+    """Return how much more a translation is like its source than the real target is, from -2 to 2.
+
+    That is the difference of two rank correlations (Spearman) with the source, over the heads' pixels. A map of
+    intensities that keeps their order has 1 less the real target's, whatever its histogram: what `identity_collapse`
+    takes for a change, and `contrast_inversion` sees only where the contrasts' profiles are opposed. It misses errors
+    that have nothing to do with the source. NaN without real targets, or for constant images.
+    """
+    paired = [(scan, scan.real) for scan in scans if scan.real is not None]
+    if not paired:
+        return float("nan")
+    source = np.concatenate([scan.source[scan.head] for scan, _ in paired])
+    translation = np.concatenate([scan.translation[scan.head] for scan, _ in paired])
+    real = np.concatenate([real[scan.head] for scan, real in paired])
+    if len(source) < 3 or min(map(np.std, (source, translation, real))) < FLAT_SD:
+        return float("nan")
+    return float(spearmanr(source, translation).statistic - spearmanr(source, real).statistic)
+
+
 # ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -137,10 +168,9 @@ def spatial_shift(scans: Sequence[Translated]) -> dict[str, float]:
         further along. NaN where it cannot be measured.
     """
     # Measure the shift in evenly spread slices.
-    slices = [(scan, index) for scan in scans for index in range(len(scan.source))]
-    positions = np.unique(np.linspace(0, len(slices) - 1, SHIFTED_SLICES).round().astype(int))
     shifts, pixels_mm = [], []
-    for scan, index in (slices[position] for position in positions):
+    for number, index in spread_evenly([len(scan.source) for scan in scans], SHIFTED_SLICES):
+        scan = scans[number]
         shift = slice_shift(scan.source[index], scan.translation[index], scan.head[index])
         if shift is not None:
             shifts.append(shift)
@@ -179,6 +209,26 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
     if cohort_distance < ALIKE_DISTANCE or len(values) == 0 or np.std(values) < FLAT_SD:
         return float("nan")
     return float(np.mean(change, dtype=np.float64) / min(cohort_distance, np.std(values, dtype=np.float64) / 2))
+
+
+# ── gain ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def gain(scans: Sequence[Translated], target: np.ndarray) -> dict[str, float]:
+    """Return SD and mean of the translated heads against the target's training cohort.
+
+    It compares distributions, so it needs no pair, and misses every error that keeps mean and SD. Subjects differ too:
+    the mean of a head has an SD of 0.03 (phantom) to 0.13 (adults with tumours) over subjects.
+
+    Returns:
+        "gain", the ratio of the SDs, and "brightness_offset", the difference of the means, of intensities in [-1, 1].
+        NaN without a pixel, and the ratio for a target without contrast.
+    """
+    values = np.concatenate([scan.translation[scan.head] for scan in scans]).astype(np.float64)
+    if len(values) == 0:
+        return {"gain": float("nan"), "brightness_offset": float("nan")}
+    ratio = float(np.std(values) / np.std(target)) if np.std(target) >= FLAT_SD else float("nan")
+    return {"gain": ratio, "brightness_offset": float(np.mean(values) - np.mean(target))}
 
 
 # ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────

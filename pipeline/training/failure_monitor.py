@@ -81,8 +81,11 @@ class TrainingWarning:
     def observation(self) -> str:
         """The value that triggered it, and whether the warning still stands."""
         check, first = self.first.check, self.first
-        side = "below" if check.below else "above"
-        text = f"{first.value:.2f}{check.unit} after epoch {self.epoch}, {side} {first.threshold:g}{check.unit}"
+        side = "below" if first.value < first.threshold else "above"
+        details = f" ({first.details})" if first.details else ""
+        text = (
+            f"{first.value:.2f}{check.unit}{details} after epoch {self.epoch}, {side} {first.threshold:g}{check.unit}"
+        )
         cleared = f"; {self.last.value:.2f}{check.unit}, cleared after epoch {self.cleared}"
         return text if self.cleared is None else text + cleared
 

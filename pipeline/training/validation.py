@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,68 +15,16 @@ from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.pairs import PairReader
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
-from pipeline.metrics.failure_detectors import Cohort, Translated, depth_layers, measure
+from pipeline.metrics.failure_detectors import Cohort, measure
+from pipeline.metrics.hidden_information import hidden_information
 from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psnr, ssim
 from pipeline.reporting.panels import SampleRow, sample_panel
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
+from pipeline.training.fixed_slices import FixedSlices, cycled_with_noise, detector_input
 from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slices
 from pipeline.utils.errors import UserError
-from transforms.slices import centre_fit
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FixedSlices:
-    """The chosen slices of one validation scan.
-
-    Attributes:
-        label: Name of the subject.
-        source: (K, H, W) in [-1, 1], as the network takes them.
-        field_of_view: (h, w) of a slice before padding.
-        foreground: (K, h, w) bool, of the real target, or of the source without pairs.
-        real: (K, h, w) in [-1, 1], or None without pairs.
-        head: (K, h, w) bool, the source's foreground.
-        pixel_mm: Height and width of a pixel in mm.
-        stacks: (K, C, H, W), the slices with their neighbours, or None where the networks see none.
-    """
-
-    label: str
-    source: np.ndarray
-    field_of_view: tuple[int, int]
-    foreground: np.ndarray
-    real: np.ndarray | None
-    head: np.ndarray
-    pixel_mm: tuple[float, float]
-    stacks: np.ndarray | None = None
-
-    @classmethod
-    def from_arrays(cls, label: str, arrays: Mapping[str, np.ndarray]) -> "FixedSlices":
-        """Make an instance from arrays by field name; "real" and "stacks" may be missing."""
-        return cls(
-            label=label,
-            source=arrays["source"],
-            field_of_view=tuple(arrays["field_of_view"].tolist()),
-            foreground=arrays["foreground"],
-            real=arrays.get("real"),
-            head=arrays["head"],
-            pixel_mm=tuple(arrays["pixel_mm"].tolist()),
-            stacks=arrays.get("stacks"),
-        )
-
-    @property
-    def input(self) -> np.ndarray:
-        """(K, C, H, W), what the networks take: the slices, with their neighbours where there are any."""
-        return self.source[:, None] if self.stacks is None else self.stacks
-
-    @cached_property
-    def layers(self) -> np.ndarray:
-        """(K, h, w), `pipeline.metrics.failure_detectors.depth_layers` of the source's head."""
-        return depth_layers(self.head)
-
-    def unpadded(self, slices: np.ndarray) -> np.ndarray:
-        """Return (K, H, W) slices without their padding."""
-        return centre_fit(slices, *self.field_of_view, fill=-1)
 
 
 class Validation:
@@ -159,11 +106,11 @@ class Validation:
         detector_values: dict[str, float] = {}
         for target, fixed_scans in self.by_target.items():
             direction = f"{self._other(target)}_to_{target}"
-            prefix, detector_inputs = f"validation/{direction}", []
+            prefix, translations = f"validation/{direction}", []
             # Translate every scan, and score it against the real target or, without pairs, by its cycle.
             for fixed in fixed_scans:
                 translated = self._translate(fixed.input, translators[target])
-                detector_inputs.append(_detector_input(fixed, translated))
+                translations.append(translated)
                 if fixed.real is None:
                     reconstructed = self._translate(translated, translators[self._other(target)])
                     prediction = fixed.unpadded(translated)[fixed.foreground]
@@ -179,7 +126,11 @@ class Validation:
                     metrics.setdefault(f"{prefix}/{name}", []).append(value)
             # Measure what the failure checks need of a direction.
             if self.cohorts is not None:
+                pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
+                detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
                 values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
+                back = partial(self._translate, network=translators[self._other(target)])
+                values |= hidden_information(cycled_with_noise(pairs_of_slices, back))
                 detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
 
         # Average over subjects, and make one score of both directions.
@@ -247,12 +198,6 @@ def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray
     """Return PSNR over the foreground of all slices, and the mean of the slices' 2D SSIM there."""
     ssims = [ssim(*arrays[:2], DATA_RANGE, arrays[2]) for arrays in zip(prediction, real, foreground, strict=True)]
     return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(ssims))}
-
-
-def _detector_input(fixed: FixedSlices, translation: np.ndarray) -> Translated:
-    """Return a padded translation as input of the detectors."""
-    images = (fixed.unpadded(fixed.source), fixed.unpadded(translation))
-    return Translated(*images, fixed.head, fixed.layers, fixed.pixel_mm)
 
 
 @contextmanager

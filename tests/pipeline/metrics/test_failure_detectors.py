@@ -1,10 +1,22 @@
 """Each detector on a case made to trip it and on those that must not; heads are disks with a ring for scalp."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import shift
+from scipy.stats import rankdata
 
-from pipeline.metrics.failure_detectors import LAYERS, Cohort, Translated, depth_layers, depth_profile, measure, spread
+from pipeline.metrics.failure_detectors import (
+    LAYERS,
+    Cohort,
+    Translated,
+    depth_layers,
+    depth_profile,
+    measure,
+    spread,
+    unturned_contrast,
+)
 from pipeline.training.failure_checks import FAILURE_CHECKS, check_failures
 
 SIZE, SLICES = 48, 10
@@ -62,7 +74,7 @@ def test_the_true_target_trips_nothing_nor_does_a_noisy_one():
     assert triggered(TARGET + np.random.default_rng(5).normal(0, 0.2, TARGET.shape)) == set()
     assert triggered(TARGET) == set() and value("mode_collapse", TARGET) == pytest.approx(1)
     components = {f"shift_{axis}_{unit}" for axis in "xy" for unit in ("px", "mm")}
-    of_more_than_this = {"opposed_shifts", "growing_shift"}
+    of_more_than_this = {"opposed_shifts", "growing_shift", "unturned_contrast", "hidden_information"}
     assert measure([scan(TARGET)], *COHORTS).keys() == FAILURE_CHECKS.keys() - of_more_than_this | components
 
 
@@ -88,7 +100,7 @@ def test_the_profile_is_the_mean_of_each_layer_over_all_slices():
 
 
 def test_an_inverted_target_trips():
-    assert triggered(-TARGET) == {"contrast_inversion"}
+    assert triggered(-TARGET) == {"contrast_inversion", "brightness_offset"}
     assert value("contrast_inversion", -TARGET) == pytest.approx(-value("contrast_inversion", TARGET))
 
 
@@ -110,6 +122,60 @@ def test_a_contrast_without_a_profile_is_not_judged():
     assert value("contrast_inversion", -TARGET, (COHORTS[0], level)) is None
     assert value("contrast_inversion", np.where(HEAD, 0.2, -1)) is None
     assert value("contrast_inversion", np.where(HEAD, -0.1 * TARGET, -1)) is None
+
+
+# ── unturned contrast ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_real(translation, real=TARGET):
+    return replace(scan(translation), real=real)
+
+
+def test_a_contrast_that_keeps_its_sources_order_is_unturned_whatever_its_histogram():
+    matched = SOURCE.copy()
+    matched[HEAD] = np.sort(TARGET[HEAD])[np.argsort(np.argsort(SOURCE[HEAD]))]
+    expected = 1 - np.corrcoef(*(rankdata(image[HEAD]) for image in (SOURCE, TARGET)))[0, 1]
+    for translation in (SOURCE, matched):
+        assert unturned_contrast([with_real(translation)]) == pytest.approx(expected, abs=0.01)  # ties keep no order
+    noisy = TARGET + np.random.default_rng(1).normal(0, 0.2, TARGET.shape).astype(np.float32)
+    assert abs(unturned_contrast([with_real(TARGET)])) < 1e-9 and abs(unturned_contrast([with_real(noisy)])) < 0.2
+
+
+def test_without_a_real_target_or_its_contrast_no_contrast_is_called_unturned():
+    assert np.isnan(unturned_contrast([scan(SOURCE)]))
+    assert np.isnan(unturned_contrast([with_real(SOURCE, np.full_like(SOURCE, 0.3))]))
+
+
+# ── gain ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "names"),
+    [
+        (1, 0, set()), (0.8, 0.1, set()), (1.3, -0.1, set()),
+        (0.6, 0, {"gain"}), (1.5, 0, {"gain"}), (1, 0.3, {"brightness_offset"}), (1, -0.3, {"brightness_offset"}),
+    ],
+)  # fmt: skip
+def test_gain_and_offset_are_measured_and_trip_on_both_sides(factor, offset, names):
+    mean = TARGET[HEAD].mean()
+    changed = np.where(HEAD, factor * (TARGET - mean) + mean + offset, TARGET)
+    assert value("gain", changed) == pytest.approx(factor, rel=0.02)
+    assert value("brightness_offset", changed) == pytest.approx(offset, abs=0.01)
+    assert triggered(changed) & {"gain", "brightness_offset"} == names
+
+
+def test_a_limit_is_named_on_the_side_that_was_passed():
+    def limit(value):
+        (result,) = check_failures({"detectors/a_to_b/gain": value}, 1.0)
+        return result.threshold, result.triggered
+
+    assert (limit(0.5), limit(1.0), limit(2.0)) == ((0.7, True), (1.4, False), (1.4, True))
+
+
+def test_a_target_without_contrast_has_no_gain():
+    flat = Cohort(COHORTS[1].profile, 0.5, np.full(100, 0.2))
+    assert value("gain", TARGET, (COHORTS[0], flat)) is None
+    assert value("brightness_offset", TARGET, (COHORTS[0], flat)) == pytest.approx(TARGET[HEAD].mean() - 0.2, abs=0.01)
 
 
 # ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────

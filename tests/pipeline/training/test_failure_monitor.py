@@ -142,9 +142,11 @@ def test_shifts_that_undo_each_other_warn_though_neither_is_half_a_pixel(tmp_pat
     monitor(shifted((0.4, 0.1), (-0.4, -0.1)), 4)
     (warning,) = monitor.warnings.values()
     assert (warning.title, warning.observation) == (
-        "opposed shifts, a → b → a", "0.41 pixels after epoch 4, above 0.3 pixels",
+        "opposed shifts, a → b → a",
+        "0.82 pixels (in pixels along a slice's two axes: a → b +0.40, +0.10; b → a -0.40, -0.10) after epoch 4, "
+        "above 0.5 pixels",
     )  # fmt: skip
-    assert "the translation is shifted one way, and the way back shifts it back" in capsys.readouterr().err
+    assert "the translation is shifted one way and the way back the other, in sum" in capsys.readouterr().err
     monitor(shifted((0.1, 0.0), (0.0, 0.0)), 5)
     assert monitor.warnings["opposed_shifts", "a_to_b_to_a"].cleared == 5
 
@@ -161,7 +163,9 @@ def test_a_shift_that_grows_warns_before_it_is_half_a_pixel_and_a_resumed_run_kn
             resumed(metrics, epoch)
     warning = monitor.warnings["growing_shift", "a_to_b"]
     assert warning.epoch == 7  # the fifth that counts came after epoch 6, and pointed to 0.29 + 0.19 pixels
-    assert warning.observation == "0.53 pixels after epoch 7, above 0.5 pixels"
+    assert warning.observation == (
+        "0.53 pixels (in pixels along a slice's two axes: now +0.34, +0.00) after epoch 7, above 0.5 pixels"
+    )
     assert set(monitor.warnings) == {("growing_shift", "a_to_b")}
     assert resumed.warnings["growing_shift", "a_to_b"] == warning
 

@@ -7,16 +7,17 @@ from pipeline.training.failure_checks import check_shifts, growing_shift, oppose
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        ((0.7, 0.0), (-0.7, 0.0), 0.7),
-        ((0.7, 0.0), (-0.4, 0.0), 0.4),  # what both have
-        ((-0.3, 0.4), (0.6, -0.8), 0.5),
+        ((0.7, 0.0), (-0.7, 0.0), 1.4),
+        ((0.7, 0.0), (-0.4, 0.0), 1.1),
+        ((0.7, 0.0), (-0.1, 0.0), 0.0),  # the second may be an error of measuring
+        ((-0.3, 0.4), (0.6, -0.8), 1.5),
         ((0.7, 0.0), (0.7, 0.0), 0.0),
         ((0.7, 0.0), (0.0, 0.7), 0.0),
-        ((1.0, 0.0), (-0.5, 0.5), 0.5),  # at 45 degrees: √½ of √½
+        ((1.0, 0.0), (-0.5, 0.5), 1.2071068),  # at 45 degrees: √½ of 1 + √½
         ((0.0, 0.0), (0.0, 0.0), 0.0),
     ],
 )
-def test_opposed_is_what_the_shorter_one_takes_back(first, second, expected):
+def test_opposed_is_the_sum_of_both_as_far_as_they_oppose_each_other(first, second, expected):
     for shift, other in ((first, second), (second, first)):
         assert opposed_shift(np.array(shift), np.array(other)) == pytest.approx(expected)
 

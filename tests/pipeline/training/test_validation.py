@@ -182,16 +182,17 @@ def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
     result = detected(monitored)
     assert monitored == {**plain, **result}
     components = [f"shift_{axis}_{unit}" for axis in "xy" for unit in ("mm", "px")]
-    names = ("contrast_inversion", "identity_collapse", "mode_collapse", *components, "spatial_shift_mm")
-    assert sorted(result) == [
-        f"detectors/{direction}/{name}" for direction in ("T1_to_T2", "T2_to_T1") for name in names
-    ]
+    names = {
+        "brightness_offset", "contrast_inversion", "gain", "hidden_information", "identity_collapse", "mode_collapse",
+        *components, "spatial_shift_mm", "unturned_contrast",
+    }  # fmt: skip
+    assert set(result) == {f"detectors/{direction}/{name}" for direction in ("T1_to_T2", "T2_to_T1") for name in names}
     for direction in ("T1_to_T2", "T2_to_T1"):  # a copy where the contrasts are opposed
         assert result[f"detectors/{direction}/contrast_inversion"] < -0.9
         assert result[f"detectors/{direction}/identity_collapse"] == 0
 
 
-def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
+def test_one_detector_alone_sees_the_real_target_and_none_its_head(pair):
     one, two = fading(falls=True), fading(falls=False)
     less = two.foreground.copy()
     less[:, :4] = False
@@ -202,8 +203,10 @@ def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
     ]
     unpaired = validation(pair, {"one": one, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
     values.append(detected(unpaired.scores(identity())))
+    seeing = [one.pop("detectors/T1_to_T2/unturned_contrast", None) for one in values]
+    assert seeing[0] > 0.5 and seeing[1:] == [None, None]  # of a level target nothing can be said
     forward = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
-    assert len(forward[0]) == 8
+    assert len(forward[0]) == 11
     assert forward[0] == forward[1] == forward[2]
 
 
