@@ -17,14 +17,8 @@ from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.discriminator_record import DiscriminatorRecord, check_discriminators
-from pipeline.training.failure_checks import (
-    CheckResult,
-    Shifts,
-    check_failures,
-    check_shifts,
-    shift_sentence,
-    shifts_by_direction,
-)
+from pipeline.training.failure_checks import CheckResult, check_failures, check_shifts
+from pipeline.training.shifts import Shifts, shift_sentence, shifts_by_direction
 from transforms.intensity import foreground_mask
 from transforms.slices import well_filled_slices
 
