@@ -8,6 +8,7 @@ from pipeline.config.schema import Config, ImagesData, IxiData, NiftiData, Phant
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import PairSettings
 from pipeline.data.pairs import PairReader
+from pipeline.data.regions import RegionFiles
 from pipeline.data.sources.listing import require_fetched
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
@@ -46,6 +47,25 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
             cases = images_cases(data.folder, data.train, data.test, data.paired)
     require_fetched([case for case in cases if case.contrast in config.contrasts])
     return cases
+
+
+def find_regions(config: Config, cases: Sequence[Case]) -> RegionFiles:
+    """Return the label maps and masks of the given cases' scans; a phantom's tissues are made where they are missing.
+
+    Raises:
+        UserError: a pattern matches nothing, or two files fit one scan alike.
+    """
+    data = config.data
+    match data:
+        case PhantomData():
+            from pipeline.data.sources.phantom import phantom_tissues
+
+            return phantom_tissues(cases, data.spacing_mm, data.seed, processes=config.preprocess.processes)
+        case IxiData() | NiftiData() if data.regions:
+            from pipeline.data.sources.region_files import region_files
+
+            return region_files(data.folder, data.regions, cases)
+    return {}
 
 
 def planned_cases(config: Config) -> list[Case]:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
-from pipeline.data_builders import planned_cases, preprocess_settings, schedule_of, split_cases, warn_of_names
+from pipeline.data_builders import (
+    find_regions,
+    planned_cases,
+    preprocess_settings,
+    schedule_of,
+    split_cases,
+    warn_of_names,
+)
 from pipeline.planning.cohort import CohortEstimates, first_scans, split_table, subject_names
 from pipeline.planning.durations import cpu_work_text, step_pace, time_text
 from pipeline.planning.resources import (
@@ -53,6 +60,8 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     cases = planned_cases(config)
     split = split_cases(config, cases, folder.file_in_use(folder.split))
     warn_of_names(config, cases, split, paired=engine.paired)
+    if config.data.source != "phantom":  # whose regions are made
+        find_regions(config, split.test)
     preprocess, native_spacing = config.preprocess, config.preprocess.spacing_mm is None
     if config.data.source not in ("phantom", "images"):
         options = {"paired": engine.paired, "native_spacing": native_spacing}

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, Unpaired
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
-from pipeline.data_builders import find_cases, prepare_data
+from pipeline.data_builders import find_cases, find_regions, prepare_data
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.builders import learns_from_pairs
 from pipeline.engines.losses import CHANCE
@@ -181,6 +182,7 @@ def prepare_run(
         remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
         raise UserError(f"the split has no test subject; {remedy}")
     if save:
+        prepared = replace(prepared, regions=find_regions(config, prepared.split.test))
         save_config(folder, config, [f"{name}: {text}" for name, text in history_texts(history).items()])
         atomic_text(folder.split, json_text(split_to_json(prepared.split)))
         if config.preprocess.coverage_mm != "all":

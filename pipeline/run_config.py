@@ -20,7 +20,7 @@ from pipeline.utils.files import atomic_text
 CHANGEABLE = (
     "output", "device", "threads", "tracking", "evaluation", "training.checkpoint_minutes",
     "training.cuda_graph", "training.slices_on_device",
-    "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
+    "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file", "data.regions",
 )  # fmt: skip
 # Numbers of epochs, which may change although they decide what is learnt: finished training stays, the rest follows the
 # new schedule (`pipeline.training.resume`).

@@ -54,12 +54,17 @@ def setting_differences(first: Settings, second: Settings) -> Iterator[tuple[str
     """Yield (key, first value, second value) of the settings whose difference forbids a comparison."""
     if sorted(first["contrasts"]) != sorted(second["contrasts"]):
         yield "contrasts", list(first["contrasts"]), list(second["contrasts"])
-    data_keys = [name for name in {**first["data"], **second["data"]} if name != "folder"]  # it may have been moved
+    # The folder may have been moved, and a region that only one of the runs measures is left out of the comparison.
+    data_keys = [name for name in {**first["data"], **second["data"]} if name not in ("folder", "regions")]
     for section, names in {"data": data_keys, "preprocess": PREPROCESS, "evaluation": EVALUATION}.items():
         for name in names:
             first_value, second_value = first[section].get(name), second[section].get(name)
             if first_value != second_value:
                 yield f"{section}.{name}", first_value, second_value
+    first_regions, second_regions = (settings["data"].get("regions", {}) for settings in (first, second))
+    for name in first_regions.keys() & second_regions.keys():
+        if first_regions[name] != second_regions[name]:
+            yield f"data.regions.{name}", first_regions[name], second_regions[name]
 
 
 def _differences(first: FinishedRun, run: FinishedRun) -> list[Difference]:

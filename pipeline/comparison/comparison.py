@@ -122,10 +122,11 @@ def save(comparison: "Comparison", csv_path: Path, json_path: Path) -> None:
 
 def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
     """Return one row per figure: what was measured, the figure, its difference to the best run, and the run's costs."""
+    from pipeline.comparison.table import metric_of, region_of
+
     rows = []
     for row in direction.rows:
-        for column in (column for column in direction.columns if column in row.values):
-            region, _, metric = column.partition("/")
+        for column in (column for column in (*direction.columns, *direction.region_columns) if column in row.values):
             value, difference, record = (
                 row.values[column],
                 row.differences.get(column),
@@ -140,8 +141,8 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
                     "method": row.run.method if row.run else "",
                     "protocol": OWN,
                     "unit": "volume",
-                    "region": region,
-                    "metric": metric,
+                    "region": region_of(column),
+                    "metric": metric_of(column),
                     "mean": value.mean,
                     "sd": value.sd,
                     "n": value.n,
@@ -209,17 +210,17 @@ def metrics(comparison: "Comparison") -> dict[str, float]:
     Those of the best run of each direction stand under "model", as MLflow's page for comparing runs expects, those of
     every run under its label besides, and those of the baselines.
     """
+    from pipeline.comparison.table import metric_of, region_of
     from pipeline.evaluation.scores import SummaryRow, metric_name
 
     means = {}
     for direction in comparison.directions:
         for row in direction.rows:
             for column in (column for column in direction.columns if column in row.values):
-                region, _, metric = column.partition("/")
                 value = row.values[column]
                 if not isfinite(value.mean):
                     continue
-                names = (*direction.contrasts, row.label, OWN, "volume", region, metric)
+                names = (*direction.contrasts, row.label, OWN, "volume", region_of(column), metric_of(column))
                 figure = SummaryRow(*names, value.mean, value.sd, value.n)
                 means[metric_name(figure)] = value.mean
                 if row.label == direction.best.label:

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.comparison.runs import FinishedRun
-from pipeline.comparison.table import BASELINE, Comparison, Difference, Direction, Row, metric_of
+from pipeline.comparison.table import BASELINE, Comparison, Difference, Direction, Row, metric_of, region_of
+from pipeline.data.sources.listing import natural_key
 from pipeline.metrics import names
 from pipeline.metrics.names import OWN
 from pipeline.metrics.protocols import Summary
@@ -18,6 +19,7 @@ from pipeline.utils.console import table
 
 NONE = "—"
 TERMINAL_COLUMNS = 6
+CALIBRATED = "calibrated_psnr"  # on the page alone, beside PSNR
 SIGNIFICANT = 0.05
 STATISTICS = (
     "The best run is that with the highest mean PSNR inside the head among those that did not train on pairs. Each "
@@ -37,8 +39,8 @@ def terminal_text(comparison: Comparison) -> str:
 
 
 def _terminal_table(direction: Direction) -> str:
-    columns = direction.columns[:TERMINAL_COLUMNS]
-    headings = [f"{heading(column)} {names.arrow(metric_of(column))}" for column in columns]
+    columns = [column for column in direction.columns if metric_of(column) != CALIBRATED][:TERMINAL_COLUMNS]
+    headings = [_column_title(column) for column in columns]
     body = []
     for row in direction.rows:
         mean, low, high, p = difference_texts(columns[0], row.differences.get(columns[0]))
@@ -105,7 +107,30 @@ def _direction_cells(direction: Direction) -> dict[str, Any]:
         ],
         "reference": direction.best.label,
         "rows": [_row_cells(row, direction) for row in direction.rows],
+        "region_columns": list(dict.fromkeys(_column_title(column) for column in direction.region_columns)),
+        "region_rows": _region_cells(direction),
     }
+
+
+def _region_cells(direction: Direction) -> list[tuple[str, str, str, list[str]]]:
+    """Return region, method, style and figures of each row of the table of regions, the regions in counting order."""
+    regions = dict.fromkeys(region_of(column) for column in direction.region_columns)
+    metrics = list(dict.fromkeys(metric_of(column) for column in direction.region_columns))
+    return [
+        (region, row.label, _style(row, direction), [
+            value_text(column, row.values.get(column)) for column in (f"{region}/{metric}" for metric in metrics)
+        ])
+        for region in sorted(regions, key=natural_key)
+        for row in direction.rows
+    ]  # fmt: skip
+
+
+def _column_title(column: str) -> str:
+    return f"{heading(column)} {names.arrow(metric_of(column))}"
+
+
+def _style(row: Row, direction: Direction) -> str:
+    return "reference" if row.label == direction.best.label else "baseline" if row.kind == BASELINE else ""
 
 
 def _row_cells(row: Row, direction: Direction) -> dict[str, Any]:
@@ -114,7 +139,7 @@ def _row_cells(row: Row, direction: Direction) -> dict[str, Any]:
     return {
         "label": row.label,
         "kind": kind_text(row),
-        "style": "reference" if is_best else "baseline" if row.kind == BASELINE else "",
+        "style": _style(row, direction),
         "figures": [
             (value_text(column, row.values.get(column)), direction.leaders[column] == row.label)
             for column in direction.columns

@@ -78,6 +78,7 @@ class Direction:
     Attributes:
         contrasts: Source and target contrast.
         columns: Columns "region/metric", in the order of display.
+        region_columns: Columns of the regions that the configurations name, which are not tested.
         rows: The runs, then the baselines.
         best: The best run by mean PSNR inside the head, to which all others are compared; a paired bound only if there
             are no other runs.
@@ -89,6 +90,7 @@ class Direction:
     rows: list[Row]
     best: Row
     leaders: Mapping[str, str]
+    region_columns: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,12 @@ class Comparison:
 
 def metric_of(column: str) -> str:
     """Return the metric of a column "region/metric"."""
-    return column.partition("/")[2]
+    return column.rpartition("/")[2]
+
+
+def region_of(column: str) -> str:
+    """Return the region of a column "region/metric"."""
+    return column.rpartition("/")[0]
 
 
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
@@ -136,7 +143,8 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
     rows = [Row(label, runs_by_label.get(label), _summaries(columns)) for label, columns in figures.items()]
     trained = [row for row in rows if row.run]
     shared = set.intersection(*(set(row.values) for row in trained))
-    columns = in_order(column for column in shared if any(not isnan(row.values[column].mean) for row in trained))
+    measured = in_order(column for column in shared if any(not isnan(row.values[column].mean) for row in trained))
+    columns = [column for column in measured if not names.is_named(region_of(column))]
 
     # Find the best run, and compare all others with it.
     unpaired = [row for row in trained if not row.used_pairs]
@@ -149,6 +157,7 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
         [replace(row, differences=differences[row.label]) for row in rows],
         best,
         {column: min(eligible, key=lambda row: row.badness(column)).label for column in columns},
+        [column for column in measured if names.is_named(region_of(column))],
     )
 
 

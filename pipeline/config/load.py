@@ -30,9 +30,47 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, warn: bool = True)
             the nearest valid one.
     """
     path = config_file(path)
+    values, problems = _with_overrides(path, overrides)
+    if isinstance(values.get("seed"), list):
+        problems.append(
+            f"seed = {values.pop('seed')}: must be one number here, as in seed=0; several are for pipeline.run alone"
+        )
+    return _checked(path, values, problems, warn=warn)
+
+
+def load_seeds(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a configuration as `load_config`; where `seed` is a list, one for each seed: NAME-seed-S in OUTPUT/seed-S.
+
+    Raises:
+        UserError: as `load_config`, or the seeds are not two different numbers or more.
+    """
+    path = config_file(path)
+    values, problems = _with_overrides(path, overrides)
+    seeds = values.get("seed")
+    if not isinstance(seeds, list):
+        return [_checked(path, values, problems)]
+    if len(seeds) < 2 or len({repr(seed) for seed in seeds}) < len(seeds):
+        problems.append(f"seed = {seeds}: must be one number, or a list of two different ones or more")
+        seeds = [0]
+    configs = [_checked(path, values | {"seed": seed}, problems) for seed in seeds]
+    return [
+        config.model_copy(
+            update={"name": f"{config.name}-seed-{config.seed}", "output": config.folder / f"seed-{config.seed}"}
+        )
+        for config in configs
+    ]
+
+
+def _with_overrides(path: Path, overrides: Sequence[str]) -> tuple[dict, list[str]]:
+    """Return a file's values with the overrides, and a line for each override that could not be applied."""
     values = read_values(path)
     kinds_first = sorted(overrides, key=lambda text: text.partition("=")[0].rpartition(".")[2] not in KINDS)
-    problems = [problem for text in kinds_first if (problem := _override(values, text))]
+    return values, [problem for text in kinds_first if (problem := _override(values, text))]
+
+
+def _checked(path: Path, values: dict, problems: Sequence[str], *, warn: bool = True) -> Config:
+    """Return the checked configuration; raise UserError with the given problems and all others."""
+    problems = list(problems)
     for section, key in REMOVED_KEYS:
         if warn and isinstance(values.get(section), dict) and key in values[section]:
             logger.warning(f"{path}: {section}.{key} has no effect any more; remove the line")

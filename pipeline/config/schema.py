@@ -15,6 +15,7 @@ from pipeline.config.types import (
     Portion,
     Positive,
     PositiveFloat,
+    RegionName,
     Section,
     Share,
     Subfolder,
@@ -43,6 +44,7 @@ class IxiData(Section):
 
     source: Literal["ixi"]
     folder: UserPath
+    regions: dict[RegionName, str] = Field(default_factory=dict)  # masks or label maps, one pattern each, as for nifti
 
 
 class NiftiData(Section):
@@ -51,6 +53,7 @@ class NiftiData(Section):
     source: Literal["nifti"]
     folder: UserPath
     patterns: dict[str, str]
+    regions: dict[RegionName, str] = Field(default_factory=dict)  # masks or label maps to score within, a pattern each
 
 
 class ImagesData(Section):

@@ -1,5 +1,6 @@
 """Types of configuration values with their rules, and the base class of sections."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.utils.arguments import expanded
 
+OWN_REGIONS = ("image", "foreground", "interior")  # of every evaluation
 SHORTEST_COVERAGE, LONGEST_COVERAGE = 10, 500  # mm of a head
 
 # A validator's message is the rule, worded to follow "must be".
@@ -21,6 +23,12 @@ def _not_a_boolean(value: object) -> object:
 def _name(value: str) -> str:
     if not value or value in (".", "..") or set(value) & set("/\\\0\n\r"):
         raise ValueError("a name, not empty and without / or \\")
+    return value
+
+
+def _region(value: str) -> str:
+    if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", value) or value in OWN_REGIONS:
+        raise ValueError(f"a name of letters, digits, spaces, _ . or -, and none of {', '.join(OWN_REGIONS)}")
     return value
 
 
@@ -75,6 +83,7 @@ Positive = Annotated[Whole, Field(ge=1)]
 PositiveFloat = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Name = Annotated[str, AfterValidator(_name)]
+RegionName = Annotated[str, AfterValidator(_region)]
 UserPath = Annotated[Path, BeforeValidator(_expanded_path)]  # `~` and $NAME replaced
 Subfolder = Annotated[str, AfterValidator(_expanded_text)]
 Portion = Annotated[int | float, PlainValidator(_portion)]

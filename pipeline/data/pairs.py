@@ -15,6 +15,7 @@ from pipeline.data.slice_cache import cache_key
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause, root_cause
 from pipeline.utils.files import atomic_text, file_identity
+from transforms.label_maps import LabelMap
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
@@ -99,6 +100,7 @@ class View:
     source: PreparedScan
     real: np.ndarray  # (N, h, w) float32 in [-1, 1], the target by its own normalisation; -1 beyond its field of view
     foreground: np.ndarray  # (N, h, w) bool, the head in the real target
+    regions: Mapping[str, LabelMap] = field(default_factory=dict)  # labels (N, h, w), by the region's name
 
 
 class PairReader:

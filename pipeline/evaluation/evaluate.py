@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.pairs import PairReader, PreparedScan, write_rigid_transform
+from pipeline.data.regions import Views, with_regions
 from pipeline.evaluation.scores import Baselines, Scores, SubjectScore, Translation, score_pair, score_unpaired
 from pipeline.metrics.baselines import copy_input, fit_lookup, histogram_quantiles, look_up, match_histogram
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP
@@ -46,6 +47,7 @@ def evaluate(
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
     protocols: Sequence[str] = (),
+    regions: Mapping[str, Mapping[str, Path]] | None = None,
     registrations: Path | None = None,
     on_translation: Callable[[Translation], object] | None = None,
     products: Mapping[str, Callable[[Translation], object]] | None = None,
@@ -64,6 +66,7 @@ def evaluate(
         translate: Function of a scan and a target contrast that returns the translated slices (N, H, W) in [-1, 1].
         histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
+        regions: Scan (subject and session) -> region -> its label map, to score within.
         registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
         on_translation: Function that is called with each translation in this process.
         products: Picklable functions that draw or write each translation in the worker that scores it, by name. One
@@ -91,7 +94,7 @@ def evaluate(
     }
     if test_pairs:
         scores.notes += [_add_lookup(baselines, training_pairs, contrasts, reader, workers, quiet)]
-        scores.notes += _without_partner(images)
+        scores.notes += [*_without_partner(images), *_without_region(test_pairs, regions or {})]
         images = images if all_images else []
     else:
         scores.notes.append("no test subject has both contrasts, so there were no pairs to compare with")
@@ -100,13 +103,18 @@ def evaluate(
     threads = 1 if workers.processes > 1 else os.cpu_count() or 1  # worker processes fill the cores by themselves
     with bar(total=len(paired) + len(images), desc="evaluation", unit="image", disable=quiet) as progress_bar:
         scoring = _Scoring(scores, on_translation, products or {}, workers, progress_bar.update)
-        views = workers.imap(read_or_reason, [(reader.read, pair) for pair in test_pairs], READ_AHEAD)
+        files = [(regions or {}).get(pair[0].scan_name, {}) for pair in test_pairs]
+        readings = [
+            (partial(_read_with_regions, reader, own), pair) for own, pair in zip(files, test_pairs, strict=True)
+        ]
+        views = workers.imap(read_or_reason, readings, READ_AHEAD)
         for pair, result in zip(test_pairs, views, strict=True):
             if isinstance(result, str):
                 _leave_out(scores, pair[0].scan_name, result)
                 images += pair if all_images else []  # one of the two may be readable
                 continue
-            *both_views, rigid_transform = result
+            both_views, rigid_transform, notes = result
+            scores.notes += notes
             if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
                 path = registrations / f"{pair[0].scan_name}_{contrasts[0]}-to-{contrasts[1]}.json"
                 write_rigid_transform(path, rigid_transform, [case.path for case in pair])
@@ -143,6 +151,15 @@ def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
         raise
     except UserError as error:
         return str(error)
+
+
+def _read_with_regions(
+    reader: PairReader, files: Mapping[str, Path], pair: Pair
+) -> tuple[Views, np.ndarray, list[str]]:
+    """Return a pair's views with their regions, its rigid transform, and notes on regions that could not be used."""
+    first, second, rigid_transform = reader.read(pair)
+    views, notes = with_regions((first, second), rigid_transform, files)
+    return views, rigid_transform, notes
 
 
 class _Scoring:
@@ -207,6 +224,17 @@ def _without_partner(unpaired: Sequence[Case]) -> list[str]:
     noun, verb = ("scan has", "was") if len(unpaired) == 1 else ("scans have", "were")
     listed = ", ".join([case.name for case in unpaired[:MAX_NAMES]] + ["…"] * (len(unpaired) > MAX_NAMES))
     return [f"{len(unpaired)} test {noun} no partner in the other contrast and {verb} not scored: {listed}"]
+
+
+def _without_region(test_pairs: Sequence[Pair], regions: Mapping[str, Mapping[str, Path]]) -> list[str]:
+    """Return a note for each region that some scans of pairs have no file of."""
+    notes, scans = [], [first.scan_name for first, _ in test_pairs]
+    for name in dict.fromkeys(name for files in regions.values() for name in files):
+        missing = [scan for scan in scans if name not in regions.get(scan, {})]
+        if missing:
+            listed = ", ".join(missing[:MAX_NAMES] + ["…"] * (len(missing) > MAX_NAMES))
+            notes.append(f"no file of the region {name} for {len(missing)} of {len(scans)} test scans: {listed}")
+    return notes
 
 
 def _add_lookup(

@@ -24,7 +24,7 @@ from pipeline.evaluation.translation_writer import (
 from pipeline.evaluation.uncertainty_scores import UncertaintyScorer, calibrate
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.uncertainty_calibration import other_checkpoints
-from pipeline.metrics.names import MODEL
+from pipeline.metrics.names import MODEL, is_named
 from pipeline.reporting.viewer import Viewer, make_viewer
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
@@ -103,6 +103,7 @@ def evaluate_run(
             reader=reader,
             histograms=prepared.histograms,
             protocols=options.protocols,
+            regions=prepared.regions,
             registrations=folder.registration,
             on_translation=scorer.add,
             products=products,
@@ -124,7 +125,8 @@ def final_metrics(scores: Scores) -> dict[str, float]:
     return {
         metric_name(row): row.mean
         for row in scores.summary()
-        if np.isfinite(row.mean) and (row.system == MODEL or (row.unit == "volume" and row.region != "image"))
+        if np.isfinite(row.mean)
+        and (row.system == MODEL or (row.unit == "volume" and row.region != "image" and not is_named(row.region)))
     }
 
 

@@ -12,17 +12,17 @@ from torch import nn
 
 from pipeline import __version__
 from pipeline.data.case import Case
-from pipeline.evaluation.scores import DESCRIPTIONS, MASKED_PSNR, Scores
+from pipeline.data.sources.phantom_anatomy import TISSUES
+from pipeline.evaluation.score_tables import score_tables
+from pipeline.evaluation.scores import MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
-from pipeline.metrics.names import COPY, HISTOGRAM, MODEL, OWN
-from pipeline.metrics.protocols import PUBLISHED
+from pipeline.metrics.names import COPY, HISTOGRAM, MODEL
 from pipeline.reporting.report_page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
     Highlight,
     Picture,
     Report,
-    ScoreTable,
     SubjectResult,
     write_report,
 )
@@ -33,12 +33,7 @@ from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.schedule import TrainerState
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
-REGIONS = {
-    "foreground": "inside the head",
-    "interior": "tissues deep inside the head",
-    "image": "whole image",
-    "both heads": "inside the head of source and real target",
-}
+TISSUE_NOTE = f"the tissues of the phantom, by number: {', '.join(f'{n} {name}' for n, name in enumerate(TISSUES, 1))}"
 CALIBRATION = "calibration curves, and expected beside observed error"
 CALIBRATION_CAPTION = (
     "Left: mean expected against mean observed error in ten equally filled bins, over test subjects (bars: SD); on the "
@@ -109,7 +104,7 @@ def write_run_report(
             )
             for volume in other_volumes[:EMBEDDED_MOSAICS]
         ],
-        scores=_tables(scores),
+        scores=score_tables(scores),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
             warning.title: (warning.observation, warning.first.check.meaning, warning.first.check.advice)
@@ -125,7 +120,7 @@ def write_run_report(
         config_yaml=run.config_yaml,
         provenance=run.provenance,
         next_commands=_next_commands(folder, run),
-        notes=scores.notes,
+        notes=[*scores.notes, *([TISSUE_NOTE] if phantom else [])],
     )
     write_report(folder.report, report)
 
@@ -192,23 +187,6 @@ def _before_and_after(folder: RunFolder, direction: str) -> list[Picture]:
     last = max(frames)
     before = [Picture(frames[0], f"{title}, untrained", "untrained")] if min(frames) == 0 < last else []
     return [*before, Picture(frames[last], f"{title} after {last} epochs", f"after {last} epochs")]
-
-
-def _tables(scores: Scores) -> list[ScoreTable]:
-    """Return a table for each direction, protocol, unit and region; a protocol's first table explains it."""
-    grouped: dict[tuple[str, str, str, str, str], dict[str, dict[str, tuple[float, float, int]]]] = {}
-    for row in scores.summary():
-        key = (row.source, row.target, row.protocol, row.unit, row.region)
-        grouped.setdefault(key, {}).setdefault(row.system, {})[row.metric] = (row.mean, row.sd, row.n)
-    tables, unexplained = [], dict(DESCRIPTIONS)
-    for (source, target, protocol, unit, region), rows in grouped.items():
-        title = f"per {unit}, {REGIONS.get(region, region)}"
-        if protocol in PUBLISHED:
-            title = f"{protocol}, on our slices: {title}"
-        elif protocol != OWN:
-            title = f"{protocol}: {title}"
-        tables.append(ScoreTable(f"{source} → {target}", title, unexplained.pop(protocol, ""), rows))
-    return tables
 
 
 def _best_and_worst(

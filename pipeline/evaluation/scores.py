@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
-from pipeline.metrics.names import HEADINGS, MODEL, mean_and_sd
+from pipeline.metrics.names import HEADINGS, MODEL, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
@@ -87,7 +87,7 @@ def score_pair(
     used = [OWN, *(PUBLISHED[name] for name in protocols)]
     jobs = [(system, protocol) for protocol in used for system in predictions]
     with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
-        target = (view.real, view.foreground, view.source.spacing_mm)
+        target = (view.real, view.foreground, view.source.spacing_mm, view.regions)
         measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
         return [
             SubjectScore(case.scan_name, case.contrast, translation.to, system, protocol.name, values)
@@ -166,7 +166,7 @@ class Scores:
             SummaryRow(*key, unit, region, metric, *summary)
             for key, measured in groups.items()
             for name, summary in _summarised(key[3], measured).items()
-            for unit, region, metric in [name.split("/")]
+            for unit, region, metric in [figure_parts(name)]
         ]
 
     def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:
@@ -189,7 +189,7 @@ class Scores:
         summary = [asdict(row) for row in self.summary()]
         by_subject = [
             {name: value for name, value in asdict(score).items() if name != "measured"}
-            | dict(zip(("unit", "region", "metric"), figure.split("/"), strict=True))
+            | dict(zip(("unit", "region", "metric"), figure_parts(figure), strict=True))
             | {"value": mean}
             for score in self.subjects
             for figure, mean in subject_means(score.measured).items()
@@ -248,9 +248,10 @@ def _title(protocol: str) -> str:
 
 def _is_in_text_table(row: SummaryRow) -> bool:
     """Whether a row stands in the terminal's table: of our own protocol, the masked volume and the mean Dice."""
-    return row.protocol != OWN.name or (
-        row.unit == "volume" and (row.region == "foreground" or (row.region, row.metric) == ("interior", "dice"))
-    )
+    if row.protocol != OWN.name or row.unit != "volume":
+        return row.protocol != OWN.name
+    in_head = row.region == "foreground" and row.metric != "calibrated_psnr"  # for which a terminal is too narrow
+    return in_head or (row.region, row.metric) == ("interior", "dice")
 
 
 def _text_table(rows: list[SummaryRow]) -> str:

@@ -10,6 +10,7 @@ OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`
 
 HEADINGS = {  # in the order of a table's columns
     "psnr": "PSNR [dB]",
+    "calibrated_psnr": "calibrated PSNR [dB]",
     "ssim": "SSIM",
     "mae": "MAE",
     "nrmse": "NRMSE",
@@ -24,9 +25,22 @@ HEADINGS = {  # in the order of a table's columns
     "observed_error": "observed |error|",
     "calibration_error": "calibration error",
 }
-_HIGHER_IS_BETTER = {"psnr", "ssim", "nmi", "dice", "dice_dark", "dice_middle", "dice_bright", "spearman"}
+_TISSUES = {"dice", "dice_dark", "dice_middle", "dice_bright"}
+_HIGHER_IS_BETTER = {"psnr", "calibrated_psnr", "ssim", "nmi", "spearman", *_TISSUES}
 _ONE_IS_BEST = {"slice_ratio"}  # the further from 1, up or down, the worse
-_TWO_DIGITS = {"psnr", "slice_ratio"}
+_TWO_DIGITS = {"psnr", "calibrated_psnr", "slice_ratio"}
+
+
+def figure_parts(figure: str) -> tuple[str, str, str]:
+    """Return unit, region and metric of a figure "unit/region/metric"; a region may hold a "/" (see `is_named`)."""
+    unit, _, column = figure.partition("/")
+    region, _, metric = column.rpartition("/")
+    return unit, region, metric
+
+
+def is_named(region: str) -> bool:
+    """Whether a region is a label of one that the configuration names, "lesion/1", and none of the protocols' own."""
+    return "/" in region
 
 
 def higher_is_better(metric: str) -> bool:

@@ -21,18 +21,20 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from pipeline.metrics import names
+from pipeline.metrics.regions import measure_regions
 from pipeline.metrics.similarity import (
     DATA_RANGE,
-    SSIM_WINDOW,
+    calibrated_psnr,
     mae,
     mean_inside_border,
     nmi,
     nrmse,
+    possible_ssim_map,
     psnr,
     slice_ratio,
-    ssim_map,
 )
 from pipeline.metrics.tissue_dice import interior, tissue_agreement
+from transforms.label_maps import LabelMap
 
 CUBES = (1.0, 1.0, 1.0)  # a spacing
 
@@ -102,28 +104,36 @@ def _summary(values: np.ndarray, ddof: int) -> Summary:
 
 
 def measure_own(
-    prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, spacing_mm: Sequence[float] = CUBES
+    prediction: np.ndarray,
+    real: np.ndarray,
+    foreground: np.ndarray,
+    spacing_mm: Sequence[float] = CUBES,
+    regions: Mapping[str, LabelMap] | None = None,
 ) -> Measured:
     """Measure per volume and per slice, over the whole image and inside the real target's foreground.
 
     Data range 2. Volume SSIM uses a 3D window and is NaN for stacks of fewer than 11 slices. Slices with an empty
-    foreground are left out of all slice figures, those of the whole image too. Of volumes alone: NMI and slice ratio
-    inside the foreground, and the Dice coefficients of tissue classes in the foreground's interior.
+    foreground are left out of all slice figures, those of the whole image too. Of volumes alone: NMI, slice ratio and
+    calibrated PSNR inside the foreground, the Dice coefficients of tissue classes in the foreground's interior, and
+    errors and similarity in each label of `regions` (name -> labels (N, H, W)).
     """
-    measured = _measure_unit("volume", prediction, real, foreground)
+    similarity = possible_ssim_map(prediction, real, DATA_RANGE)
+    measured = _measure_unit("volume", prediction, real, foreground, similarity)
+    measured |= measure_regions(prediction, real, foreground, similarity, regions or {})
     measured |= _measure_structure(prediction, real, foreground, spacing_mm)
     per_slice = [
-        _measure_unit("slice", *images)
+        _measure_unit("slice", *images, possible_ssim_map(*images[:2], DATA_RANGE))
         for images in zip(prediction, real, foreground, strict=True)
         if images[2].any()  # the slice of the foreground
     ]
     return measured | {key: np.concatenate([images[key] for images in per_slice]) for key in _keys(per_slice)}
 
 
-def _measure_unit(unit: str, prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> Measured:
+def _measure_unit(
+    unit: str, prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, similarity: np.ndarray | None
+) -> Measured:
     similarities = {"image": np.nan, "foreground": np.nan}
-    if min(real.shape) >= SSIM_WINDOW:
-        similarity = ssim_map(prediction, real, DATA_RANGE)
+    if similarity is not None:
         similarities = {"image": mean_inside_border(similarity), "foreground": float(similarity[foreground].mean())}
     measured: dict[str, float] = {}
     for region, mask in (("image", None), ("foreground", foreground)):
@@ -142,6 +152,7 @@ def _measure_structure(
     measured = {
         "volume/foreground/nmi": nmi(prediction, real, foreground),
         "volume/foreground/slice_ratio": slice_ratio(prediction, real, foreground),
+        "volume/foreground/calibrated_psnr": calibrated_psnr(prediction, real, DATA_RANGE, foreground),
     }
     tissues = tissue_agreement(prediction, real, interior(foreground, spacing_mm))
     measured |= {f"volume/interior/{metric}": value for metric, value in tissues.items()}

@@ -49,6 +49,24 @@ def psnr(prediction: np.ndarray, real: np.ndarray, data_range: float, mask: np.n
     return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
 
 
+def calibrated_psnr(
+    prediction: np.ndarray, real: np.ndarray, data_range: float, mask: np.ndarray | None = None
+) -> float:
+    """Return the PSNR after the gain and offset of the prediction that suit the real image best.
+
+    With real ≈ a · prediction + b by least squares over the mask, the remaining mean square error is the real
+    variance · (1 - r²), r Pearson's correlation. So it forgives a wrong scale, and an inverted contrast too (a < 0);
+    never lower than `psnr`. A constant prediction is left with the real image's variance. Arguments, errors and inf as
+    in `psnr`.
+    """
+    predicted, actual = (values.astype(np.float64).ravel() for values in _selected(prediction, real, mask))
+    predicted -= predicted.mean()
+    actual -= actual.mean()
+    square = float(predicted @ predicted)
+    gain = float(predicted @ actual) / square if square > 0 else 0.0
+    return psnr(gain * predicted, actual, data_range)
+
+
 def ssim(prediction: np.ndarray, real: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
     """Return the structural similarity of Wang et al. 2004, with its Gaussian window of sigma 1.5.
 
@@ -81,6 +99,11 @@ def ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.
     squares += np.square(mean_y, out=mean_y)
     variances -= squares  # the sum of both images' variances, which is all that SSIM needs
     return _similarity(products, squares, covariance, variances, data_range)
+
+
+def possible_ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.ndarray | None:
+    """Return `ssim_map`; None where an axis is shorter than the window."""
+    return ssim_map(prediction, real, data_range) if min(real.shape) >= SSIM_WINDOW else None
 
 
 def _similarity(

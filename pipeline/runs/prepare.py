@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class PreparedData:
         pairs: Registered pairs of training cases: all of them, for methods that learn from pairs, or those that the
             split has beside unpaired training.
         coverage: Range of the head that is trained on.
+        regions: Test scan -> region -> its label map.
     """
 
     cases: tuple[Case, ...]
@@ -70,6 +71,7 @@ class PreparedData:
     left_out: dict[Case, str]
     pairs: tuple[StoredPair, ...] = ()
     coverage: Coverage = FULL_COVERAGE
+    regions: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:

@@ -111,15 +111,14 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
             scores = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == pair]
             assert {row["system"] for row in scores} == SYSTEMS
     own = {(row["unit"], row["region"], row["metric"]) for row in rows if row["protocol"] == "own"}
-    plain = {
-        (unit, region, metric)
-        for unit in ("slice", "volume")
-        for region in ("image", "foreground")
-        for metric in ("mae", "nrmse", "psnr", "ssim")
-    }
-    structure = {("volume", "foreground", metric) for metric in ("nmi", "slice_ratio")}
+    metrics = ("mae", "nrmse", "psnr", "ssim")
+    regions = ("image", "foreground")
+    plain = {(unit, region, name) for unit in ("slice", "volume") for region in regions for name in metrics}
+    structure = {("volume", "foreground", metric) for metric in ("nmi", "slice_ratio", "calibrated_psnr")}
     tissues = {("volume", "interior", metric) for metric in ("dice", "dice_dark", "dice_middle", "dice_bright")}
-    assert own == plain | structure | tissues
+    labels = {place for place in own if place[1].startswith("tissue/")}  # the phantom's own
+    assert {("volume", f"tissue/{label}", "psnr") for label in ("2", "4", "outside")} <= labels
+    assert own - labels == plain | structure | tissues
     whole = json.loads((folder / "scores.json").read_text())
     assert (whole["paired"], whole["failures"]) == (True, {})
     assert len(whole["summary"]) == len(rows)

@@ -76,11 +76,11 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
 def read_with_warnings(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, SpatialHeader, list[str]]:
     """Read like `read_nifti`, but return what is doubtful, and `image.extra["warnings"]`, instead of warning of it."""
     name = name_of(source)
-    with nibabel_silent(), _naming_errors(name):
+    with nibabel_silent(), naming_errors(name):
         if isinstance(source, SpatialImage):
             image, warnings = source, source.extra.get("warnings", [])
         else:
-            image, warnings = _open(Path(source))
+            image, warnings = open_volume(Path(source))
         shape = volume_shape(image.header, name)
         affine, grid_warnings = affine_mm(image, name)
         array, value_warnings = finite_float32(image, shape, name)
@@ -95,7 +95,7 @@ def name_of(source: str | Path | SpatialImage) -> str:
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open(path: Path) -> tuple[SpatialImage, list[str]]:
+def open_volume(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a file after checking that it is complete; return the image, voxels not yet converted, and warnings."""
     if problem := not_fetched(path):
         raise VolumeError(problem)
@@ -271,7 +271,7 @@ def _is_mgh(start: bytes) -> bool:
 
 
 @contextmanager
-def _naming_errors(name: str) -> Iterator[None]:
+def naming_errors(name: str) -> Iterator[None]:
     """Turn errors of the system, gzip, nibabel and numpy into VolumeErrors of one line that name the file."""
     try:
         yield

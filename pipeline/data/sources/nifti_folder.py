@@ -61,19 +61,20 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
             folder or the files.
     """
     require_folder(folder, "data.folder")
-    files = [name for name in _files_below(folder, frozenset()) if _SUFFIX.search(name)]
-    scans_by_contrast = {contrast: _matching_scans(contrast, pattern, files) for contrast, pattern in patterns.items()}
+    files = volumes_below(folder)
+    keys = {contrast: f"data.patterns.{contrast}" for contrast in patterns}
+    scans_by_contrast = {contrast: matching_scans(keys[contrast], patterns[contrast], files) for contrast in patterns}
 
     # Group the scans by subject and session.
     groups: dict[tuple[str, str], dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
     matched_by: dict[str, str] = {}
     for contrast, scans in scans_by_contrast.items():
-        _check_matches(folder, contrast, patterns[contrast], scans, files)
+        check_matches(folder, keys[contrast], patterns[contrast], scans, files)
         for scan in scans:
             if matched_by.setdefault(scan.relative, contrast) != contrast:
                 raise UserError(
-                    f"{folder / scan.relative}: matched by both data.patterns.{matched_by[scan.relative]} "
-                    f"and data.patterns.{contrast}; make them narrower"
+                    f"{folder / scan.relative}: matched by both {keys[matched_by[scan.relative]]} "
+                    f"and {keys[contrast]}; make them narrower"
                 )
             groups[scan.subject, scan.entities.get("ses", "")][contrast].append(scan)
 
@@ -116,9 +117,14 @@ def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
     return sorted(cases)
 
 
-def _matching_scans(contrast: str, pattern: str, files: Sequence[str]) -> list[Scan]:
+def volumes_below(folder: Path) -> list[str]:
+    """Return the volumes below a folder as relative paths, sorted."""
+    return [name for name in _files_below(folder, frozenset()) if _SUFFIX.search(name)]
+
+
+def matching_scans(key: str, pattern: str, files: Sequence[str]) -> list[Scan]:
     """Return the volumes that a pattern matches; of a volume with two suffixes the one that the pattern spells."""
-    matcher, spelled = _matcher(contrast, pattern), _SUFFIX.search(pattern)
+    matcher, spelled = _matcher(key, pattern), _SUFFIX.search(pattern)
     suffix = spelled[0] if spelled else ""
     scans = [scan for relative in files if (scan := _scan(matcher, relative))]
     exact = {_stem(scan.relative) for scan in scans if suffix and scan.relative.endswith(suffix)}
@@ -170,19 +176,21 @@ _LABELS: tuple[Callable[[Sequence[Scan]], list[Label]], ...] = (
 )
 
 
-def _matcher(contrast: str, pattern: str) -> re.Pattern[str]:
+def _matcher(key: str, pattern: str) -> re.Pattern[str]:
     """Translate a pattern into a regular expression with the group `subject` and one group per wildcard.
 
     A volume's suffix at its end matches each of them, in lower and upper case.
     """
     # Check the use of {subject} and braces.
-    key = f"data.patterns.{contrast}: '{pattern}'"
+    where = f"{key}: '{pattern}'"
     if "{subject}" not in pattern:
-        raise UserError(f"{key} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz")
+        raise UserError(
+            f"{where} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz"
+        )
     if set("{}") & set(pattern.replace("{subject}", "")):
-        raise UserError(f"{key} has a brace that is not {{subject}}; use * for what varies otherwise")
+        raise UserError(f"{where} has a brace that is not {{subject}}; use * for what varies otherwise")
     if re.search(r"\{subject\}\*|\*\{subject\}", pattern):
-        raise UserError(f"{key} leaves open where the subject's name ends; put / or a letter between it and the *")
+        raise UserError(f"{where} leaves open where the subject's name ends; put / or a letter between it and the *")
 
     # Translate the pattern piece by piece.
     name = pattern.removeprefix("./")
@@ -215,8 +223,8 @@ def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:
     return Scan(relative, match["subject"], "/".join(wildcard_texts))
 
 
-def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Scan], files: Sequence[str]) -> None:
-    key = f"data.patterns.{contrast}"
+def check_matches(folder: Path, key: str, pattern: str, scans: Sequence[Scan], files: Sequence[str]) -> None:
+    """Raise UserError for a pattern without a match, and for matches that count a person or a volume twice."""
     if not scans:
         example = f"files there are named like {files[0]}" if files else "it holds no .nii, .nii.gz or .mgz file at all"
         raise UserError(f"{folder}: no volume matches {key} '{pattern}' ({example}); correct {key} or data.folder")

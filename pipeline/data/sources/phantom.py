@@ -1,6 +1,7 @@
 """A cohort of synthetic heads, imaged by MR signal equations: a data source that needs no download."""
 
 import gzip
+import logging
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,10 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_path, make_folder
 from pipeline.utils.workers import run_jobs
 
+logger = logging.getLogger(__name__)
+
 RECIPE = 1  # part of the folder's name: raise it whenever the volumes change
+TISSUE_REGION = "tissue"  # name of the label maps, in files and figures
 HEADER_BYTES = 352
 MAX_PROCESSES = 8  # each holds 0.6 GB at 2 mm and 2 GB at 1 mm
 
@@ -106,6 +110,41 @@ def phantom_cases(
     return all_cases
 
 
+def phantom_tissues(
+    cases: Sequence[Case], spacing_mm: float, seed: int, *, processes: int | None = None
+) -> dict[str, dict[str, Path]]:
+    """Return the tissues of a cohort's cases as label maps, subject -> "tissue" -> file; those missing are made.
+
+    A voxel has the label of the largest fraction, counted from 1 in the order of `TISSUES`, and 0 where air is more.
+    Where the folder cannot be written, as one that is shared, the subjects without a file are left out with a warning.
+    """
+    numbers = {case.subject: int(case.subject.rpartition("-")[2]) for case in cases}
+    paths = {case.subject: case.path.with_name(f"{case.subject}_{TISSUE_REGION}.nii.gz") for case in cases}
+    jobs = {
+        subject: (seed, numbers[subject], spacing_mm, path)
+        for subject, path in paths.items()
+        if not is_whole(path, spacing_mm)
+    }
+    count = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
+    try:
+        reasons = {subject: reason for subject, _, reason in run_jobs(write_tissues, jobs, count) if reason is not None}
+    except UserError as error:
+        reasons = dict.fromkeys(jobs, str(error))
+    if reasons:
+        subject, reason = next(iter(reasons.items()))
+        logger.warning(f"{subject}: its tissues could not be written, so they are not measured: {reason}")
+    return {subject: {TISSUE_REGION: path} for subject, path in paths.items() if subject not in reasons}
+
+
+def write_tissues(seed: int, number: int, spacing_mm: float, path: Path) -> None:
+    """Write one subject's label map of tissues, on the grid of its volumes, as int16 NIfTI."""
+    with threadpool_limits(1):
+        fractions = head_fractions(_generator(seed, number, 0), spacing_mm)
+    tissues = np.stack([fractions[name] for name in TISSUES])
+    labels = np.where(tissues.max(axis=0) > 1 - tissues.sum(axis=0), tissues.argmax(axis=0) + 1, 0)
+    _save(labels.astype(np.int16), spacing_mm, f"tissues, phantom {RECIPE}", path)
+
+
 def planned_phantom(
     folder: Path, contrasts: Sequence[str], *, subjects: int, spacing_mm: float, seed: int
 ) -> dict[int, list[Case]]:
@@ -127,15 +166,20 @@ def write_subject(seed: int, number: int, spacing_mm: float, paths: Mapping[str,
     """Write one subject's volumes, contrast -> path, as int16 NIfTI in scanner space, each complete or not at all."""
     with threadpool_limits(1):  # the workers fill the cores
         volumes = make_subject(seed, number, spacing_mm, list(paths))
-    _, affine = grid(spacing_mm)
     for contrast, path in paths.items():
-        image = nibabel.Nifti1Image(volumes[contrast], affine)
-        image.set_qform(affine, code="scanner")
-        image.set_sform(affine, code="scanner")
-        image.header.set_xyzt_units(xyz="mm")
-        image.header["descrip"] = f"synthetic {contrast}, phantom {RECIPE}".encode()
-        with atomic_path(path) as temporary:
-            nibabel.save(image, temporary)
+        _save(volumes[contrast], spacing_mm, f"synthetic {contrast}, phantom {RECIPE}", path)
+
+
+def _save(volume: np.ndarray, spacing_mm: float, description: str, path: Path) -> None:
+    """Write an int16 volume in scanner space, complete or not at all."""
+    _, affine = grid(spacing_mm)
+    image = nibabel.Nifti1Image(volume, affine)
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    image.header.set_xyzt_units(xyz="mm")
+    image.header["descrip"] = description.encode()
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
 
 
 def is_whole(path: Path, spacing_mm: float) -> bool:
@@ -155,15 +199,20 @@ def make_subject(
 
     A volume depends on seed, number and spacing alone, not on the other contrasts.
     """
-    anatomy_rng, tissue_rng = (np.random.default_rng([seed, number, stream]) for stream in (0, 1))
+    anatomy_rng, tissue_rng = (_generator(seed, number, stream) for stream in (0, 1))
     fractions = head_fractions(anatomy_rng, spacing_mm)
     tissues = {name: individual_tissue(tissue_rng, TISSUE_PARAMETERS[name]) for name in TISSUES}
     volumes = {}
     for contrast in contrasts:
-        contrast_rng = np.random.default_rng([seed, number, 2 + list(SEQUENCES).index(contrast)])
+        contrast_rng = _generator(seed, number, 2 + list(SEQUENCES).index(contrast))
         signals = {name: magnetisation(tissue, SEQUENCES[contrast]) for name, tissue in tissues.items()}
         volumes[contrast] = scan(contrast_rng, fractions, signals, spacing_mm)
     return volumes
+
+
+def _generator(seed: int, number: int, stream: int) -> np.random.Generator:
+    """Return the random numbers of a subject: stream 0 of its anatomy, 1 of its tissues, then one of each contrast."""
+    return np.random.default_rng([seed, number, stream])
 
 
 def scan(

@@ -41,6 +41,16 @@ def test_a_setting_that_changes_what_figures_mean_is_named_with_both_values(tmp_
     assert refusal(tmp_path, settings=settings) == [said]
 
 
+def test_regions_may_be_measured_by_one_run_alone_but_not_by_two_in_other_files(tmp_path):
+    lesion = {"data": {"regions": {"lesion": "{subject}_l.nii"}}}
+    tissue = {"data": {"regions": {"lesion": "{subject}_l.nii", "tissue": "{subject}_t.nii"}}}
+    folders = [finished_run(tmp_path, name, settings=own) for name, own in (("a", {}), ("b", lesion), ("c", tissue))]
+    require_comparable(read_runs(folders))
+    other = {"data": {"regions": {"lesion": "{subject}_other.nii"}}}
+    with pytest.raises(UserError, match=r"data.regions.lesion: '\{subject\}_l.nii' in .*b, '\{subject\}_other.nii' in"):
+        require_comparable(read_runs([folders[1], finished_run(tmp_path, "d", settings=other)]))
+
+
 def test_another_source_of_data_is_named(tmp_path):
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b")]
     config = folders[1] / "config.yaml"

@@ -66,6 +66,41 @@ def test_only_what_remains_after_correction_is_called_better_or_worse(tmp_path, 
     assert page.count('title="worse"') == 18 and page.count('title="better"') == 6
 
 
+REGIONS = {
+    "volume/foreground/calibrated_psnr": 17.25,
+    **{f"volume/tissue/{label}/{metric}": value for label in ("10", "2", "outside") for metric, value in [
+        ("psnr", 21.5), ("mae", 0.125)]},
+}  # fmt: skip
+
+
+def test_regions_have_a_table_of_their_own_without_tests(tmp_path):
+    folders = [finished_run(tmp_path, name, extra=REGIONS) for name in ("a", "b")]
+    compared = compare(read_runs(folders))
+    first = compared.directions[0]
+    assert not any("tissue" in column for column in first.columns)
+    assert first.region_columns[0] == "tissue/10/psnr" and len(first.region_columns) == 6
+    page = render(compared, None)
+    table = page[page.index('id="regions"') :]
+    assert table.index("tissue/2") < table.index("tissue/10") < table.index("tissue/outside")
+    assert "21.50 ± 0.00" in table and "0.125 ± 0.000" in table
+    save(compared, tmp_path / "c.csv", tmp_path / "c.json")
+    rows = [row for row in csv.DictReader((tmp_path / "c.csv").open()) if row["region"] == "tissue/2"]
+    assert {row["metric"] for row in rows} == {"psnr", "mae"} and {row["difference"] for row in rows} == {""}
+    assert not any("tissue" in name for name in metrics(compared))
+
+
+def test_a_run_without_regions_or_calibrated_psnr_can_be_compared_with_one_that_has_them(tmp_path):
+    folders = [finished_run(tmp_path, "old"), finished_run(tmp_path, "new", extra=REGIONS)]
+    page = render(compare(read_runs(folders)), None)
+    assert "tissue/2" not in page and "#regions" not in page
+
+
+def test_calibrated_psnr_stands_beside_psnr_on_the_page_and_not_on_the_terminal(tmp_path):
+    compared = compare(read_runs([finished_run(tmp_path, name, extra=REGIONS) for name in ("a", "b")]))
+    assert compared.directions[0].columns[:2] == ["foreground/psnr", "foreground/calibrated_psnr"]
+    assert "calibrated PSNR [dB] ↑" in render(compared, None) and "calibrated" not in terminal_text(compared)
+
+
 # ── files and terminal ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.load import REMOVED_KEYS, load_config, load_settings
+from pipeline.config.load import REMOVED_KEYS, load_config, load_seeds, load_settings
 from pipeline.config.yaml_file import shipped_configs
 from pipeline.utils.errors import UserError
 
@@ -34,6 +34,23 @@ def errors(tmp_path, *overrides, content=SMALL):
     count = "1 error" if len(rest) == 1 else f"{len(rest)} errors"
     assert first == f"{tmp_path / 'run.yaml'}: {count}"
     return [line.strip() for line in rest]
+
+
+def test_several_seeds_are_a_configuration_each_with_a_name_and_a_folder_of_its_own(tmp_path):
+    path = write(tmp_path, SMALL | {"seed": [4, 0], "output": str(tmp_path / "runs")})
+    configs = load_seeds(path, ["training.epochs=3"])
+    assert [(config.seed, config.name, config.folder.name) for config in configs] == [
+        (4, "small-seed-4", "seed-4"),
+        (0, "small-seed-0", "seed-0"),
+    ]
+    assert all(config.folder.parent == tmp_path / "runs" and config.training.epochs == 3 for config in configs)
+    assert load_seeds(path, ["seed=2"]) == [load_config(path, ["seed=2"])]
+
+
+def test_several_seeds_are_refused_where_one_run_is_meant(tmp_path):
+    assert errors(tmp_path, "seed=[1,2]") == [
+        "seed = [1, 2]: must be one number here, as in seed=0; several are for pipeline.run alone"
+    ]
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────

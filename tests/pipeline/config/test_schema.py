@@ -52,6 +52,14 @@ def test_a_name_that_would_not_make_a_file_name_is_refused(name):
         config(contrasts=[name, "other"])
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "image", "foreground", "interior", " a", "*", "ä/"])
+def test_a_region_has_a_name_that_no_region_of_every_evaluation_has(name):
+    data = {"source": "nifti", "folder": "x", "patterns": {"T1": "{subject}", "T2": "{subject}"}}
+    assert config(data={**data, "regions": {"white matter-2": "{subject}"}}).data.regions
+    with pytest.raises(ValidationError, match="a name of letters, digits, spaces"):
+        config(data={**data, "regions": {name: "{subject}"}})
+
+
 @pytest.mark.parametrize("percentiles", [[5, 5], [99, 1], [-1, 99], [1, 101], [100, 100]])
 def test_percentiles_must_be_in_order_and_in_range(percentiles):
     with pytest.raises(ValidationError):

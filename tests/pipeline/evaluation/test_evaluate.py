@@ -97,6 +97,25 @@ def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_g
         assert 0.3 < min(figures["foreground/slice_ratio"]) < max(figures["foreground/slice_ratio"]) < 3
 
 
+def test_regions_are_measured_for_every_system_in_both_directions_and_missing_ones_noted(cohort, setting, tmp_path):
+    bright = scan("T1") > 350  # white matter
+    path = write_scan(tmp_path / "tissue.nii.gz", np.where(bright, 4, 0).astype(np.uint8), AFFINE)
+    damaged = tmp_path / "lesion.nii.gz"
+    damaged.write_bytes(b"nothing")
+    regions = {"s0": {"tissue": path, "lesion": damaged}}
+    scores = evaluated(subjects(cohort, "s0", "s1"), [], CONTRASTS, invert, regions=regions, **setting)
+    for direction in (CONTRASTS, CONTRASTS[::-1]):
+        for system in (MODEL, COPY, HISTOGRAM):
+            figures = [scores.mean(*direction, system, f"volume/tissue/{label}/psnr") for label in ("4", "outside")]
+            assert len(set(figures)) == 2 and np.isfinite(figures).all()
+    measured = {row.region: row.n for row in scores.summary() if row.system == MODEL}
+    assert measured["tissue/4"] == 1 and measured["foreground"] > 1
+    notes = " ".join(scores.notes)
+    assert "no file of the region tissue for 1 of 2 test scans: s1" in notes
+    assert "the region lesion of one scan was left out" in notes and "lesion.nii.gz" in notes
+    assert "tissue/4" not in scores.text().partition("note:")[0]
+
+
 def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, setting):
     reader = setting["reader"]
     answers = {case.contrast: reader.scan(case.path).slices for case in subjects(cohort, "s0")}

@@ -28,7 +28,8 @@ def score(protocol, *images):
 
 
 STRUCTURE = {
-    *("volume/foreground/nmi", "volume/foreground/slice_ratio", "volume/interior/dice"),
+    *("volume/foreground/nmi", "volume/foreground/slice_ratio", "volume/foreground/calibrated_psnr"),
+    "volume/interior/dice",
     *(f"volume/interior/dice_{tissue}" for tissue in ("dark", "middle", "bright")),
 }
 

@@ -3,7 +3,17 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from pipeline.metrics.similarity import intensity_distance, mae, nmi, nrmse, psnr, slice_ratio, ssim, ssim_map
+from pipeline.metrics.similarity import (
+    calibrated_psnr,
+    intensity_distance,
+    mae,
+    nmi,
+    nrmse,
+    psnr,
+    slice_ratio,
+    ssim,
+    ssim_map,
+)
 
 
 @pytest.fixture
@@ -36,6 +46,24 @@ def test_identical_images_have_infinite_psnr_and_ssim_one(two_slices):
     assert ssim(real, real, 2) == pytest.approx(1)
     assert mae(real, real) == nrmse(real, real) == 0
     assert np.isnan(nrmse(np.ones((3, 3)), np.zeros((3, 3))))  # the real voxels are constant
+
+
+def test_calibrated_psnr_is_that_of_the_best_line_through_the_voxels_of_the_mask(two_slices):
+    prediction, real = two_slices
+    mask = np.zeros(real.shape, bool)
+    mask[3:-2, 4:] = True
+    gain, offset = np.polyfit(prediction[mask], real[mask], 1)
+    expected = psnr(gain * prediction + offset, real, 2, mask)
+    assert calibrated_psnr(prediction, real, 2, mask) == pytest.approx(expected)
+    assert calibrated_psnr(0.3 * prediction - 0.5, real, 2, mask) == pytest.approx(expected)
+    assert expected > psnr(prediction, real, 2, mask)
+
+
+def test_calibrated_psnr_of_a_constant_prediction_is_that_of_the_real_mean():
+    real = np.array([[0.0, 1.0], [0.5, -1.0]])
+    assert calibrated_psnr(np.full((2, 2), 0.7), real, 2) == pytest.approx(10 * np.log10(4 / real.var()))
+    assert calibrated_psnr(np.zeros((2, 2)), np.full((2, 2), 0.5), 2) == float("inf")
+    assert calibrated_psnr(1 - 0.5 * real, real, 2) > 100  # a line that falls
 
 
 def slow_ssim_at(prediction, real, row, column, data_range):

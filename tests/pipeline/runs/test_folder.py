@@ -112,6 +112,12 @@ def test_what_changes_nothing_that_is_learnt_may_change(change, tmp_path):
     open_run_folder(config(tmp_path, **change))
 
 
+def test_regions_to_score_within_may_be_named_later(tmp_path):
+    data = {"source": "nifti", "folder": "x", "patterns": {"T1": "{subject}_1.nii", "T2": "{subject}_2.nii"}}
+    started(tmp_path, data=data)
+    open_run_folder(config(tmp_path, data={**data, "regions": {"lesion": "{subject}_l.nii"}}))
+
+
 @pytest.mark.parametrize(
     "change",
     [

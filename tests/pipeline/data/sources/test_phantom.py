@@ -5,7 +5,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from pipeline.data.sources.phantom import PulseSequence, Tissue, magnetisation, make_subject, phantom_cases, scan
+from pipeline.data.sources.phantom import (
+    PulseSequence,
+    Tissue,
+    magnetisation,
+    make_subject,
+    phantom_cases,
+    phantom_tissues,
+    scan,
+)
 from pipeline.data.sources.phantom_anatomy import TISSUES, deform, grid, head_fractions, smooth_field
 from pipeline.utils.errors import UserError
 
@@ -85,6 +93,31 @@ def test_a_larger_cohort_keeps_the_earlier_subjects(tmp_path):
     small = cohort(tmp_path / "small", subjects=1)
     first = cohort(tmp_path / "large", subjects=2)[:2]
     assert contents(small) == contents(first)
+
+
+def test_tissues_are_label_maps_beside_the_volumes_which_stay_as_they_are(tmp_path):
+    cases = cohort(tmp_path)
+    volumes = contents(cases)
+    regions = phantom_tissues(cases[2:], COARSE_MM, 5, processes=1)
+    assert list(regions) == ["phantom-0002"] and contents(cases) == volumes
+    image = nibabel.load(path := regions["phantom-0002"]["tissue"])
+    fractions = anatomy(5, 2, COARSE_MM)
+    labels = np.asarray(image.dataobj)
+    for number, name in enumerate(TISSUES, 1):
+        others = [1 - sum(fractions.values()), *(fractions[other] for other in TISSUES if other != name)]
+        assert (labels[fractions[name] > np.max(others, axis=0) + 1e-6] == number).all()
+    assert np.unique(labels).tolist()[:5] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(image.affine, nibabel.load(cases[2].path).affine)
+    os.utime(path, ns=(10**18, 10**18))
+    phantom_tissues(cases, COARSE_MM, 5, processes=1)
+    assert path.stat().st_mtime_ns == 10**18 and path.with_name("phantom-0001_tissue.nii.gz").is_file()
+
+
+def test_tissues_that_cannot_be_written_are_a_warning(tmp_path, caplog):
+    cases = cohort(tmp_path)
+    cases[0].path.with_name("phantom-0001_tissue.nii.gz").mkdir()
+    assert list(phantom_tissues(cases, COARSE_MM, 5, processes=1)) == []
+    assert "phantom-0001: its tissues could not be written, so they are not measured" in caplog.text
 
 
 def test_contrasts_that_the_phantom_cannot_make_are_one_clear_line_and_no_file(tmp_path):
