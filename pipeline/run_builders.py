@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.config.methods import UnpairedMethod
 from pipeline.config.schema import Config
 from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.data.pairs import PairReader
@@ -74,12 +75,12 @@ def build_failure_monitor(
 
 
 def _discriminator_record(config: Config) -> DiscriminatorRecord | None:
-    """Return a record of the discriminators' losses; None for critics, whose losses are no judgements."""
-    chance = CHANCE.get(config.method.adversarial)
-    if chance is None:
+    """Return a record of the discriminators' losses for an unpaired method; None for critics, which do not judge."""
+    method = config.method
+    if not isinstance(method, UnpairedMethod) or method.adversarial not in CHANCE:
         return None
     scales = getattr(config.discriminator, "scales", 1)
-    chance_loss = config.method.discriminator_scale * scales * 2 * chance  # of real slices and of translations
+    chance_loss = method.discriminator_scale * scales * 2 * CHANCE[method.adversarial]  # of real and translated slices
     directions = {
         f"discriminator_{side}": RunFolder.direction(config.contrasts, target)
         for side, target in zip("AB", config.contrasts, strict=True)

@@ -56,10 +56,10 @@ class R1Penalty:
         (slope,) = torch.autograd.grad(total(projections), real, create_graph=True)
         return slope.square().sum() / len(real)
 
-    def count(self, is_finite: Tensor) -> None:
-        """Count a step, unless it was skipped (`is_finite` () is false)."""
+    def count_step(self) -> None:
+        """Count a step that was not skipped, which Python knows if steps differ (`Engine.requires_host_sync`)."""
         if self.every > 1:
-            self.steps.count += is_finite.to(self.steps.count.device)
+            self.steps.count += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the random generator and the number of steps."""

@@ -95,7 +95,7 @@ class UnpairedEngine(Engine):
         for pool in self.pools.values():
             pool.commit(is_finite)
         if self.r1 is not None:
-            self.r1.count(is_finite)
+            self.r1.count_step()
 
     def extra_state(self) -> dict[str, Stateful]:
         return {**self.pools, **({} if self.r1 is None else {"r1": self.r1})}

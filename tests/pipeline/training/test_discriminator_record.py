@@ -45,6 +45,7 @@ def test_only_chance_and_certainty_trigger():
         ({"method": {"adversarial": "least_squares", "discriminator_scale": 0.5}}, 0.25),
         ({"method": {"type": "munit"}, "discriminator": {"scales": 2}}, 2 * 2 * 0.25),
         ({"method": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.01}}, None),
+        ({"method": {"type": "pix2pix"}, "split": {"pairing": "paired"}}, None),
     ],
 )
 def test_chance_is_that_of_the_configured_loss(sections, chance_loss):
