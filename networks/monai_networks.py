@@ -87,15 +87,21 @@ class MonaiGenerator(nn.Module):
         self.network.set_submodule(kind.last, _FullPrecision(self.network.get_submodule(kind.last)))
         self.stride = kind.stride(arguments)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
+    def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`.
         """
         require_size(image, f"MONAI's {self.name} of stride {self.stride}", self.stride)
         output = self.network(image)
-        return torch.tanh(output[0] if isinstance(output, list) else output)  # BasicUNetPlusPlus has a list of one
+        output = output[0] if isinstance(output, list) else output  # BasicUNetPlusPlus has a list of one
+        return torch.tanh(output if offset is None else output + offset)
+
+    @property
+    def last(self) -> nn.Module:
+        """The layer that gives the image, before tanh."""
+        return self.network.get_submodule(NETWORKS[self.name].last)
 
 
 class _FullPrecision(nn.Module):

@@ -1,20 +1,24 @@
 """The last layer of a generator, in a precision that keeps all grey levels."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def output_image(features: Tensor, last: nn.Module) -> Tensor:
-    """Return tanh(last(features)), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
+def output_image(features: Tensor, last: Callable[[Tensor], Tensor], offset: Tensor | None = None) -> Tensor:
+    """Return tanh(last(features) + offset), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
 
     Args:
         features: (N, C, h, w), in any floating-point type.
         last: The generator's last convolution, to a single channel.
+        offset: (N, 1, H, W) in single precision, artanh of an image that the generator departs from; None for none.
     """
-    return torch.tanh(in_full_precision(last, features))
+    output = in_full_precision(last, features)
+    return torch.tanh(output if offset is None else output + offset)
 
 
-def in_full_precision(layer: nn.Module, features: Tensor) -> Tensor:
+def in_full_precision(layer: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """Return layer(features), in single precision also where autocast is on.
 
     bf16 has 8 significant bits: 128 numbers between 0.5 and 1, where scans hold 12 bits. So features that autocast made

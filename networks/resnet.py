@@ -50,14 +50,19 @@ class EncoderDecoder(nn.Module):
         self.taps, self.feature_channels = [*taps], [in_channels, *taps.values()]
         initialise_normal(self)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
+    def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
         self._require_size(image)
-        return output_image(self.decoder[:-1](self.encoder(image)), self.decoder[-1])
+        return output_image(self.decoder[:-1](self.encoder(image)), self.last, offset)
+
+    @property
+    def last(self) -> nn.Module:
+        """The layer that gives the image, before tanh."""
+        return self.decoder[-1]
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares: the image, and the outputs of the tapped layers; raises as `forward`."""

@@ -89,8 +89,8 @@ class SkipGenerator(nn.Module):
         else:
             initialise_normal(self)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
+    def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
@@ -104,7 +104,7 @@ class SkipGenerator(nn.Module):
         features = self.blocks(features)
         for up in self.up:
             features = up(features) + skips.pop()
-        return output_image(features, self.last)
+        return output_image(features, self.last, offset)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares: the image, and the outputs of the tapped layers; raises as `forward`."""

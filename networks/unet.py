@@ -112,8 +112,8 @@ class UNet(nn.Module):
             nn.init.constant_(gate.weight.get_parameter("bias"), OPEN_GATE_BIAS)
         self.register_load_state_dict_pre_hook(_rename_weights)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in the same range.
+    def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`.
@@ -130,7 +130,7 @@ class UNet(nn.Module):
             if self.gates:
                 skip = self.gates[index](skip, features)
             features = torch.cat([features, skip], dim=1)
-        return output_image(features, self.last)
+        return output_image(features, self.last, offset)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the image and its encoding at strides 2, 4, 8 and 16, as PatchNCE compares them.

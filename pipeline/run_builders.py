@@ -1,21 +1,26 @@
 """From a configuration to what a run trains and evaluates with: tracker, slices, validation, checks and options."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
+from networks.context_lookup import ContextLookup
 from pipeline.config.methods import UnpairedMethod
 from pipeline.config.schema import Config
 from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
+from pipeline.data.lookup_fit import fit_context_tables, stored_stacks
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
-from pipeline.data_builders import find_cases, find_regions, prepare_data
+from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings
 from pipeline.dry_run import warn_before_the_work
+from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
 from pipeline.engines.losses import CHANCE
 from pipeline.evaluation.finish import EvaluationOptions
@@ -30,11 +35,14 @@ from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.resume import History, history_texts, new_output_advice
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation
+from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 from pipeline.utils.hardware import require_able
 from transforms.augmentation import Augmentation
+from transforms.context_lookup import ContextTable
 from transforms.monai_augmentation import MonaiAugmentation
+from transforms.slice_chain import PreprocessSettings
 from transforms.slices import AXES
 
 logger = logging.getLogger(__name__)
@@ -52,6 +60,43 @@ def open_tracker(config: Config, folder: RunFolder, state: Mapping[str, Any] | N
         tags={"data": config.data.source, "method": config.method.type, "device": str(device)},
         mlflow=config.tracking.mlflow,
     )
+
+
+def set_lookup_tables(config: Config, version: int, prepared: PreparedData, engine: Engine, world: World) -> None:
+    """Give generators the context lookups that they start from; the first process fits them, and others take its.
+
+    Raises:
+        UserError: no lookup can be fitted to the training slices.
+    """
+    if getattr(config.generator, "start", None) != "lookup":
+        return
+    networks = [engine.generators] if engine.ema is None else [engine.generators, engine.ema.networks]
+    translators = [engine.translators_of(dict(players.items())) for players in networks]
+    lookups = {
+        contrast: [part for of in translators for part in of[side].modules() if isinstance(part, ContextLookup)]
+        for contrast, side in zip(config.contrasts, "ab", strict=True)
+    }
+    if world.is_main:
+        for contrast, table in _fitted_tables(prepared, preprocess_settings(config, version)).items():
+            for lookup in lookups[contrast]:
+                lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
+    for lookup in chain.from_iterable(lookups.values()):
+        for buffer in lookup.buffers():
+            buffer.copy_(world.all_gather(buffer[None])[0])
+
+
+def _fitted_tables(prepared: PreparedData, settings: PreprocessSettings) -> dict[str, ContextTable]:
+    """Fit the context lookups to the training slices, and say so."""
+    started, stacks = time.monotonic(), stored_stacks(prepared.stored, settings)
+    try:
+        tables = fit_context_tables(stacks)
+    except ValueError as error:
+        raise UserError(f"generator.start = 'lookup': nothing to start from, for {error}; set it to null") from error
+    fitted = " and ".join(f"{len(side)} {contrast}" for contrast, side in stacks.items())
+    logger.info(
+        f"lookup fitted to {fitted} images without pairs, {time.monotonic() - started:.1f} s; training corrects it"
+    )
+    return tables
 
 
 def build_failure_monitor(

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
+from pipeline.metrics.names import BASELINES, MODEL, OWN
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
@@ -110,7 +110,7 @@ def load_runs(
         raise UserError(f"a comparison needs two runs or more, and was given {folder_text}")
 
     # Runs that share a name, with each other or with a baseline, are labelled by their folders.
-    labels = [MODEL, COPY, HISTOGRAM, LOOKUP, *(run.label for run in runs)]
+    labels = [MODEL, *BASELINES, *(run.label for run in runs)]
     return [run if labels.count(run.label) == 1 else replace(run, label=printable(str(run.folder))) for run in runs]
 
 

@@ -73,6 +73,9 @@ def _network_conflicts(config: Config) -> Iterator[str]:
             yield _multiple_message(size, "depth", depth)
     elif generator.type == "monai":
         yield from _argument_conflicts(generator, size, 2 * config.preprocess.neighbours + 1)
+        if generator.start and generator.network == "UNet" and generator.arguments.get("num_res_units", 2):
+            rule = "MONAI's UNet ends with a residual unit, which cannot begin as none; set num_res_units: 0"
+            yield f"generator.start = {generator.start!r}: {rule} in generator.arguments, or start: null"
     elif size % 2**generator.downs:
         yield _multiple_message(size, "downs", generator.downs)
     elif size < 2 ** (generator.downs + 1):

@@ -9,12 +9,14 @@ from pipeline.config.types import Number, Positive, PositiveFloat, Section, Whol
 # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 UpSampling = Literal["transposed", "nearest"]  # nearest-neighbour and a convolution leaves no checkerboard
+Start = Literal["lookup"] | None  # lookup: a context lookup, fitted without pairs, that the network learns to correct
 
 
 class UNetGenerator(Section):
     """The modified U-Net of the pix2pix and CycleGAN tutorials."""
 
     type: Literal["unet"] = "unet"
+    start: Start = None
     width: Positive = 64
     depth: Annotated[Whole, Field(ge=2, le=10)] | None = None  # None: down to 1×1
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
@@ -26,6 +28,7 @@ class ResNetGenerator(Section):
     """CycleGAN's generator: downsampling, residual blocks, upsampling; nine blocks at 256 pixels, six at 128."""
 
     type: Literal["resnet"] = "resnet"
+    start: Start = None
     width: Positive = 64
     downs: Annotated[Whole, Field(ge=1, le=6)] = 2
     blocks: Positive = 9
@@ -36,6 +39,7 @@ class ResidualConcatGenerator(Section):
     """Downsampling, blocks whose output is concatenated with their input, upsampling."""
 
     type: Literal["residual_concat"] = "residual_concat"
+    start: Start = None
     width: Positive = 64
     downs: Annotated[Whole, Field(ge=1, le=6)] = 2
     blocks: Positive = 6
@@ -46,6 +50,7 @@ class SkipGenerator(Section):
     """Few halvings, scaled residual blocks, doublings to which the encoder's features are added: keeps detail."""
 
     type: Literal["skip"] = "skip"
+    start: Start = None
     width: Positive = 16
     downs: Annotated[Whole, Field(ge=1, le=6)] = 2
     blocks: Positive = 4
@@ -61,6 +66,7 @@ class MonaiGenerator(Section):
     """A network of monai.networks.nets with tanh at its end; with any method but cut, munit and unit."""
 
     type: Literal["monai"] = "monai"
+    start: Start = None
     network: MonaiNetwork = "AttentionUnet"
     arguments: dict[str, Any] = Field(default_factory=dict)  # of its constructor; not the images' channels
 

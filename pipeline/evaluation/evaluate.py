@@ -19,11 +19,19 @@ from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.pairs import PairReader, PreparedScan, write_rigid_transform
 from pipeline.data.regions import Views, with_regions
 from pipeline.evaluation.scores import Baselines, Scores, SubjectScore, Translation, score_pair, score_unpaired
-from pipeline.metrics.baselines import copy_input, fit_lookup, histogram_quantiles, look_up, match_histogram
-from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP
+from pipeline.metrics.baselines import (
+    copy_input,
+    fit_lookup,
+    histogram_quantiles,
+    look_up,
+    look_up_in_context,
+    match_histogram,
+)
+from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, LOOKUP
 from pipeline.utils.console import bar, progress
 from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
+from transforms.context_lookup import ContextTable
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +54,7 @@ def evaluate(
     *,
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
+    context_tables: Mapping[str, ContextTable] | None = None,
     protocols: Sequence[str] = (),
     regions: Mapping[str, Mapping[str, Path]] | None = None,
     registrations: Path | None = None,
@@ -65,6 +74,7 @@ def evaluate(
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
         translate: Function of a scan and a target contrast that returns the translated slices (N, H, W) in [-1, 1].
         histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
+        context_tables: The context lookup by target contrast, fitted without pairs; None leaves that baseline out.
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
         regions: Scan (subject and session) -> region -> its label map, to score within.
         registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
@@ -92,6 +102,8 @@ def evaluate(
         contrast: {COPY: copy_input, HISTOGRAM: partial(match_histogram, target_quantiles=quantiles[contrast])}
         for contrast in contrasts
     }
+    for contrast, table in (context_tables or {}).items():
+        baselines[contrast][CONTEXT] = partial(look_up_in_context, table=table)
     if test_pairs:
         scores.notes += [_add_lookup(baselines, training_pairs, contrasts, reader, workers, quiet)]
         scores.notes += [*_without_partner(images), *_without_region(test_pairs, regions or {})]

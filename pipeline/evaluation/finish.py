@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import pairs
+from pipeline.data.lookup_fit import fit_context_tables, stored_stacks
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import PRELOAD, evaluate
 from pipeline.evaluation.logged_models import log_models
@@ -94,6 +95,12 @@ def evaluate_run(
             if calibrations:
                 scorer = UncertaintyScorer(model, others, calibrations, options.batch_size)
 
+        # Fit the baseline that needs no pairs.
+        try:
+            context_tables, fit = fit_context_tables(stored_stacks(prepared.stored, model.settings)), ""
+        except ValueError as error:
+            context_tables, fit = {}, f"there is no context lookup: {error}"
+
         # Score the test subjects beside baselines, which are fitted to the training subjects' pairs.
         scores, made = evaluate(
             prepared.split.test,
@@ -102,6 +109,7 @@ def evaluate_run(
             lambda scan, to: translate_scan(scan, to, model, options.batch_size, str(scan.path)),
             reader=reader,
             histograms=prepared.histograms,
+            context_tables=context_tables,
             protocols=options.protocols,
             regions=prepared.regions,
             registrations=folder.registration,
@@ -112,6 +120,7 @@ def evaluate_run(
             quiet=options.quiet,
         )
         scores.subjects += scorer.scores
+        scores.notes += [fit] if fit else []
         scores.notes += [f"the uncertainty was not calibrated: {reason}"] if reason else []
         shown = subjects_to_view(prepared.split.test, scores, model.contrasts, made["viewer"]) if viewed else []
         viewer = make_viewer(shown)

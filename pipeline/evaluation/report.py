@@ -16,7 +16,7 @@ from pipeline.data.sources.phantom_anatomy import TISSUES
 from pipeline.evaluation.score_tables import score_tables
 from pipeline.evaluation.scores import MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
-from pipeline.metrics.names import COPY, HISTOGRAM, MODEL
+from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, MODEL
 from pipeline.reporting.report_page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
@@ -142,7 +142,7 @@ def provenance(seed: int, position: TrainerState, networks: Mapping[str, nn.Modu
 
 
 def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
-    """Return a sentence that compares the model with the better of copy and histogram matching, by direction."""
+    """Return a sentence that compares the model with the best baseline without pairs, by direction."""
     if not scores.paired:
         return "No test subject has both contrasts: these figures cannot say whether a translation is right."
     sentences = []
@@ -153,10 +153,11 @@ def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
 
 
 def _against_baseline(scores: Scores, source: str, target: str, figure: str) -> tuple[float, float, str]:
-    """Return the model's mean, what it has more than the better of copy and histogram matching, and that one's name."""
-    means = {name: scores.mean(source, target, name, figure) for name in (MODEL, COPY, HISTOGRAM)}
-    better = max((COPY, HISTOGRAM), key=means.__getitem__)
-    return means[MODEL], means[MODEL] - means[better], better
+    """Return the model's mean, what it has more than the best baseline without pairs, and that one's name."""
+    model = scores.mean(source, target, MODEL, figure)
+    means = {name: scores.mean(source, target, name, figure) for name in (COPY, HISTOGRAM, CONTEXT)}
+    best = max(means, key=lambda name: means[name] if means[name] == means[name] else float("-inf"))  # NaN: none
+    return model, model - means[best], best
 
 
 def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
@@ -167,7 +168,7 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
         highlights.append(Highlight(f"{psnr:.1f} dB", label, f"{gain:+.1f} dB over {better}"))
         ssim, gain, _ = _against_baseline(scores, source, target, "volume/foreground/ssim")
         if not np.isnan(ssim):  # a picture is too thin for an SSIM of volumes
-            note = f"{gain:+.2f} over the better of copy and {HISTOGRAM}"
+            note = f"{gain:+.2f} over the best baseline without pairs"
             highlights.append(Highlight(f"{ssim:.2f}", f"{source} → {target}, masked SSIM", note))
     return highlights
 

@@ -1,4 +1,4 @@
-"""Baselines that a translation must beat: the input itself, histogram matching, and an intensity lookup table.
+"""Baselines that a translation must beat: the input itself, histogram matching, and two lookup tables.
 
 All take a source stack (N, H, W) in [-1, 1] and its foreground, a bool mask of that shape, and return the prediction
 in the same form. None of them sees the test subject's own target.
@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
+
+from transforms.context_lookup import ContextTable
 
 BACKGROUND = -1.0
 QUANTILES = 2048
@@ -41,6 +43,11 @@ def look_up(source: np.ndarray, foreground: np.ndarray, *, table: tuple[np.ndarr
     """Predict E[target | source intensity] from a table of `fit_lookup`, linear between levels; background: -1."""
     looked_up = np.interp(source, *table).astype(source.dtype)
     return np.where(foreground, looked_up, source.dtype.type(BACKGROUND))
+
+
+def look_up_in_context(source: np.ndarray, foreground: np.ndarray, *, table: ContextTable) -> np.ndarray:
+    """Look intensities and their surroundings up in a table that was fitted without pairs; background: -1."""
+    return np.where(foreground, table.look_up(source), np.float32(BACKGROUND)).astype(source.dtype, copy=False)
 
 
 def fit_lookup(

@@ -5,7 +5,9 @@ Nothing heavy is imported here, so that checks of scores need not import what me
 
 from math import isfinite, isnan
 
-MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"  # systems; all but the first baselines
+MODEL = "model"  # systems are this and the baselines
+COPY, HISTOGRAM, CONTEXT, LOOKUP = "copy", "histogram matching", "context lookup", "lookup"
+BASELINES = COPY, HISTOGRAM, CONTEXT, LOOKUP  # the last alone is fitted on pairs
 OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`
 
 HEADINGS = {  # in the order of a table's columns

@@ -140,7 +140,7 @@ def test_paired_pictures_with_test_folders_are_compared_slice_by_slice(place, ca
     assert split["test"] == ["test-Image #1", "test-Image #2"]
     assert not set(split["train"]["T1"]) & set(split["train"]["T2"])
     rows = list(csv.DictReader((folder / "scores.csv").open()))
-    assert {row["system"] for row in rows} == {"model", "copy", "histogram matching", "lookup"}
+    assert {row["system"] for row in rows} == {"model", "copy", "histogram matching", "context lookup", "lookup"}
     assert {int(row["n"]) for row in rows if (row["unit"], row["metric"]) == ("volume", "psnr")} == {2}
     assert ">nan<" not in (folder / "report.html").read_text()
     assert len(list((folder / "translated").glob("*.png"))) == 4

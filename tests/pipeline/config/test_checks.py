@@ -39,6 +39,11 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
             "generator.arguments.chanels = [8, 16]: not an argument of UNet; the nearest is channels",
         ),
         (
+            {"generator": {"type": "monai", "network": "UNet", "start": "lookup"}},
+            "generator.start = 'lookup': MONAI's UNet ends with a residual unit, which cannot begin as none; set "
+            "num_res_units: 0 in generator.arguments, or start: null",
+        ),
+        (
             {"generator": {"type": "monai", "network": "BasicUNet"}, "preprocess": {"size": 72}},
             "generator.arguments = {}: preprocess.size = 72 must be a multiple of 16 for this BasicUNet",
         ),

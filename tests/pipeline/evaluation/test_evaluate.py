@@ -11,10 +11,11 @@ import pipeline.data.pairs as pairs_module
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
+from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN
 from pipeline.metrics.tissue_dice import interior, tissue_agreement
 from pipeline.utils.errors import UserError
+from transforms.context_lookup import LEVELS, ContextTable
 from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
@@ -76,6 +77,17 @@ def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beat
     assert scores.mean("T2", "T1", LOOKUP, MASKED_PSNR) > 27  # 24.8 for a table of the other direction
     assert {score.subject for score in scores.subjects} == {"s0", "s1"}
     assert "fitted on 1 training pairs" in " ".join(scores.notes)
+
+
+def test_the_context_lookup_is_scored_where_it_was_fitted_with_and_without_pairs(cohort, setting):
+    values = np.broadcast_to(np.linspace(1, -1, LEVELS[0])[:, None, None], LEVELS)
+    setting["context_tables"] = {contrast: ContextTable(values, (1.0, 3.0)) for contrast in CONTRASTS}
+    scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
+    for direction in (CONTRASTS, CONTRASTS[::-1]):
+        psnr = {system: scores.mean(*direction, system, MASKED_PSNR) for system in (COPY, CONTEXT)}
+        assert psnr[CONTEXT] > psnr[COPY] + 5
+    unpaired = evaluated(subjects(cohort, "s0")[:1], [], CONTRASTS, invert, **setting)
+    assert {score.system for score in unpaired.subjects} == {MODEL, COPY, HISTOGRAM, CONTEXT}
 
 
 def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_grid(cohort, setting):

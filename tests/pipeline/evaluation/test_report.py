@@ -100,7 +100,7 @@ def test_the_page_has_the_figures_the_split_the_costs_and_what_was_left_out(tmp_
     assert "c: c_T1.nii.gz: damaged; not evaluated" in text
     assert "easier than real data" not in text
     assert "easier than real data" in page(tmp_path / "phantom", scores(), source="phantom")
-    for phrase in ("13.0 dB", "+3.0 dB over histogram matching", "0.60", "+0.10 over the better of copy", "321"):
+    for phrase in ("13.0 dB", "+3.0 dB over histogram matching", "0.60", "+0.10 over the best baseline", "321"):
         assert phrase in text
     for phrase in ("1,000 (2 skipped)", "1.0 min (60 ms a step)", "G 100", "a note", "train T1", "after 3 epochs"):
         assert phrase in text

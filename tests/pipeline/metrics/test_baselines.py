@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.baselines import fit_lookup, histogram_quantiles, look_up, match_histogram
+from pipeline.metrics.baselines import (
+    fit_lookup,
+    histogram_quantiles,
+    look_up,
+    look_up_in_context,
+    match_histogram,
+)
+from transforms.context_lookup import LEVELS, ContextTable
 
 
 def histogram(voxels):
@@ -29,6 +36,14 @@ def test_quantiles_keep_the_voxels_clipped_to_the_ends():
     quantiles = histogram_quantiles([10, 0, 0, 0, 0, 0, 0, 30])
     assert np.mean(quantiles > 0.7) == pytest.approx(0.75, abs=0.01)
     assert np.mean(quantiles < -0.7) == pytest.approx(0.25, abs=0.01)
+
+
+def test_the_context_lookup_reads_its_table_and_leaves_background_black(source):
+    stack, foreground = source
+    inverted = ContextTable(np.broadcast_to(np.linspace(1, -1, 12)[:, None, None], LEVELS), (1.0, 3.0))
+    found = look_up_in_context(stack, foreground, table=inverted)
+    assert found.dtype == np.float32 and np.all(found[~foreground] == -1)
+    np.testing.assert_allclose(found[foreground], -stack[foreground], atol=1e-6)
 
 
 def test_histogram_matching_gives_the_cohorts_distribution_and_keeps_the_order(source):

@@ -1,0 +1,128 @@
+"""The lookup in torch against the one in numpy, and generators that start from it."""
+
+import numpy as np
+import pytest
+import torch
+from network_probes import assert_exports, assert_same_one_by_one, random_image
+from scipy.ndimage import gaussian_filter
+from small_engine import SMALL_GENERATORS, config_of
+
+from networks import context_lookup
+from networks.context_lookup import ContextLookup, LookupStart
+from networks.residual_concat import ResidualConcatGenerator
+from networks.resnet import ResNetGenerator
+from networks.unet import UNet
+from pipeline.engines.builders import build_generator
+from transforms.context_lookup import LEVELS, ContextTable, blurred
+
+BLUR = (1.5, 4.0)
+
+
+def random_table(seed=0):
+    values = np.random.default_rng(seed).uniform(-0.9, 0.9, LEVELS).astype(np.float32)
+    return ContextTable(values, BLUR)
+
+
+def with_table(module):
+    table = random_table()
+    lookup = module.lookup if isinstance(module, LookupStart) else module
+    lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
+    return module
+
+
+def smooth_image(*shape):
+    """Random slices in [-1, 1] with large and small structures, and some air."""
+    noise = np.random.default_rng(1).standard_normal(shape)
+    image = sum(gaussian_filter(noise, (0, 0, sd, sd)) * sd for sd in (1, 6))
+    return torch.from_numpy(np.clip(2 * image, -1, 1)).float()
+
+
+def test_levels_are_those_of_the_fit():
+    assert context_lookup.LEVELS == LEVELS
+
+
+def test_blurring_is_a_gaussian_with_air_beyond_the_border():
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 30, 41)).astype(np.float32)
+    expected = gaussian_filter(slices, (0, 2.5, 2.5), mode="constant", cval=-1.0, truncate=8)
+    np.testing.assert_allclose(blurred(slices, 2.5), expected, atol=1e-5)
+    np.testing.assert_allclose(blurred(slices, 2.5, step=3), expected[:, ::3, ::3], atol=1e-5)
+
+
+def test_the_network_computes_what_the_table_holds():
+    image, table = smooth_image(2, 1, 40, 56), random_table()
+    found = with_table(ContextLookup())(image)
+    np.testing.assert_allclose(found[:, 0].numpy(), table.look_up(image[:, 0].numpy()), atol=1e-5)
+
+
+def test_a_table_of_its_own_intensities_changes_nothing():
+    lookup = ContextLookup()
+    lookup.set_table(torch.linspace(-1, 1, LEVELS[0])[:, None, None].expand(LEVELS), BLUR)
+    image = smooth_image(1, 1, 32, 32)
+    torch.testing.assert_close(lookup(image), image, rtol=0, atol=1e-6)
+
+
+def test_gradients_reach_the_image():
+    lookup = with_table(ContextLookup()).double()
+    image = (0.8 * smooth_image(1, 1, 6, 7).double()).requires_grad_()
+    assert torch.autograd.gradcheck(lookup, image, eps=1e-7, atol=1e-4)
+
+
+def test_half_precision_does_not_round_it():
+    image, lookup = smooth_image(1, 1, 32, 32), with_table(ContextLookup())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = lookup(image)
+    torch.testing.assert_close(found, lookup(image), rtol=0, atol=0)
+
+
+GENERATORS = {
+    "unet": lambda: UNet(3, 4),
+    "resnet": lambda: ResNetGenerator(1, 4),
+    "residual_concat": lambda: ResidualConcatGenerator(2, 4),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(SMALL_GENERATORS.keys() - {"munit", "unit", "monai-UNet"}))
+def test_an_untrained_generator_is_the_lookup_and_learns(kind):
+    torch.manual_seed(0)
+    network = with_table(build_generator(config_of(generator=SMALL_GENERATORS[kind] | {"start": "lookup"})))
+    image = smooth_image(1, 1, 2 * max(16, network.stride), 2 * max(16, network.stride))
+    started = network(image)
+    torch.testing.assert_close(started, network.lookup(image), rtol=0, atol=1e-6)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        (network(image) - image).square().mean().backward()
+        optimiser.step()
+    assert (network(image) - started).abs().max() > 1e-4
+    still = [name for name, weight in network.named_parameters() if weight.grad is None]
+    assert not still or kind.startswith("monai")
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_it_exports_for_any_size(kind):
+    torch.manual_seed(0)
+    network = with_table(LookupStart(GENERATORS[kind]()))
+    for weight in network.parameters():  # the last layer too
+        torch.nn.init.normal_(weight, 0, 0.05)
+    assert_exports(network)
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one():
+    assert_same_one_by_one(with_table(LookupStart(UNet(3, 4))), (3, 1, 16, 24))
+
+
+def test_a_generator_with_neighbours_starts_from_the_middle_slices_lookup():
+    section = SMALL_GENERATORS["skip"] | {"start": "lookup"}
+    network = build_generator(config_of(generator=section, preprocess={"neighbours": 1}))
+    assert network.neighbours == 1
+    with_table(network.network)
+    image = smooth_image(1, 3, 32, 32)
+    torch.testing.assert_close(network(image), network.network.lookup(image[:, 1:2]), rtol=0, atol=1e-6)
+
+
+def test_features_are_the_networks():
+    network = UNet(3, 4)
+    start, image = LookupStart(network), random_image(1, 1, 16, 16)
+    assert start.feature_channels == network.feature_channels and start.stride == 8
+    for own, features in zip(start.features(image), network.features(image), strict=True):
+        torch.testing.assert_close(own, features)

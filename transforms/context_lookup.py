@@ -1,0 +1,69 @@
+"""Tables from an intensity and its surroundings to an intensity: where a voxel lies in them, and what they hold there.
+
+An intensity alone does not tell fluid, bone and air, which are all dark in T1. The intensity blurred in the slice does:
+bright tissue lies around fluid, on one side of bone, and not around air. A table holds values at the corners of a grid
+over (intensity, narrow blur, wide blur), linear between them; `networks.context_lookup` computes the same in torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+BLUR_MM = (6.0, 16.0)  # standard deviations of the Gaussians
+LEVELS = (12, 6, 6)  # entries of a table along the intensity and each blurred intensity, evenly spaced over [-1, 1]
+
+
+@dataclass(frozen=True)
+class ContextTable:
+    """A table from intensity and blurred intensities to intensity.
+
+    Attributes:
+        values: `LEVELS`, float32; results are clipped to [-1, 1].
+        blur_pixels: Standard deviations of the Gaussians within the slice, in pixels.
+    """
+
+    values: np.ndarray
+    blur_pixels: tuple[float, ...]
+
+    def look_up(self, slices: np.ndarray) -> np.ndarray:
+        """Map slices (N, H, W) in [-1, 1] to the same shape and range, float32."""
+        found = np.empty(slices.shape, np.float32)
+        for index in range(len(slices)):  # slice by slice, to stay in a core's cache
+            corner_units = np.stack(table_coordinates(slices[index : index + 1], self.blur_pixels))
+            found[index] = map_coordinates(self.values, corner_units, order=1, mode="nearest")[0]
+        return np.clip(found, -1, 1, out=found)
+
+
+def table_coordinates(slices: np.ndarray, blur_pixels: Sequence[float], step: int = 1) -> list[np.ndarray]:
+    """Return where voxels of slices (N, H, W) in [-1, 1] lie in a table, in units of its corners, axis by axis.
+
+    Args:
+        step: Distance of the rows and columns that are returned; all are blurred.
+
+    Returns:
+        An array (N, ⌈H / step⌉, ⌈W / step⌉) in [0, number of levels - 1] for each axis of the table.
+    """
+    channels = [slices[:, ::step, ::step], *(blurred(slices, sd, step) for sd in blur_pixels)]
+    return [
+        (np.clip(channel, -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
+        for channel, levels in zip(channels, LEVELS, strict=True)
+    ]
+
+
+def blurred(slices: np.ndarray, sd_pixels: float, step: int = 1) -> np.ndarray:
+    """Return slices (N, H, W) blurred by a Gaussian within the slice, with -1 beyond the border; `step` as above."""
+    rows, columns = (gaussian_matrix(length, sd_pixels)[::step] for length in slices.shape[1:])
+    return rows @ (slices + np.float32(1)) @ columns.T - np.float32(1)
+
+
+def gaussian_matrix(length: int, sd: float) -> np.ndarray:
+    """Return (length, length) float32 whose product with a line of values that is 0 beyond its ends blurs it.
+
+    The Gaussian's sum over all whole numbers is sd · √(2π) · (1 + 2 exp(-2 π² sd²) + …), by Poisson's summation: so the
+    weights do not depend on the line's length.
+    """
+    distance = np.subtract.outer(np.arange(length), np.arange(length)) / sd
+    total = sd * np.sqrt(2 * np.pi) * (1 + 2 * np.exp(-2 * (np.pi * sd) ** 2))
+    return (np.exp(-(distance**2) / 2) / total).astype(np.float32)
