@@ -13,7 +13,8 @@ from networks.neighbours import middle_slice
 from networks.output import in_full_precision
 from networks.patch_features import FeatureGenerator
 
-LEVELS = (12, 6, 6)  # entries of a table along the intensity and each blurred intensity, evenly spaced over [-1, 1]
+LEVELS = (13, 6, 6)  # entries of a table along the intensity and each blurred intensity
+AIR_WIDTH = 0.02  # of the first interval of the intensity; the others are even
 _STRIDES = [math.prod(LEVELS[axis + 1 :]) for axis in range(len(LEVELS))]
 CORNERS = [
     sum(map(math.prod, zip(offsets, _STRIDES, strict=True))) for offsets in product((0, 1), repeat=len(LEVELS))
@@ -53,8 +54,13 @@ class ContextLookup(nn.Module):
     def _look_up(self, image: Tensor) -> Tensor:
         channels = [image, *(_blurred(image, sd) for sd in self.blur_pixels.to(image.dtype).unbind())]
         first, shares = torch.zeros_like(image, dtype=torch.long), []
-        for channel, levels in zip(channels, LEVELS, strict=True):
-            units = (channel.clamp(-1, 1) + 1) * ((levels - 1) / 2)
+        for axis, (channel, levels) in enumerate(zip(channels, LEVELS, strict=True)):
+            above = channel.clamp(-1, 1) + 1
+            if axis:
+                units = above * ((levels - 1) / 2)
+            else:
+                even = 1 + (above - AIR_WIDTH) * ((levels - 2) / (2 - AIR_WIDTH))
+                units = torch.where(above < AIR_WIDTH, above / AIR_WIDTH, even)
             below = units.detach().floor().clamp(max=levels - 2)
             first = first * levels + below.long()
             shares.append(units - below)

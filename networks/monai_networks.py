@@ -12,7 +12,7 @@ from monai.networks import nets
 from torch import Tensor, nn
 
 from networks.blocks import as_group_norms, require_size
-from networks.output import in_full_precision
+from networks.output import in_full_precision, with_offset
 
 IMAGE_ARGUMENTS = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}  # arguments that every network gets
 
@@ -96,7 +96,7 @@ class MonaiGenerator(nn.Module):
         require_size(image, f"MONAI's {self.name} of stride {self.stride}", self.stride)
         output = self.network(image)
         output = output[0] if isinstance(output, list) else output  # BasicUNetPlusPlus has a list of one
-        return torch.tanh(output if offset is None else output + offset)
+        return with_offset(output, offset)
 
     @property
     def last(self) -> nn.Module:

@@ -5,17 +5,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+CORRECTION = 0.1  # factor of a generator's output before tanh where it corrects an image
+
 
 def output_image(features: Tensor, last: Callable[[Tensor], Tensor], offset: Tensor | None = None) -> Tensor:
-    """Return tanh(last(features) + offset), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
+    """Return tanh(last(features)), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
 
     Args:
         features: (N, C, h, w), in any floating-point type.
         last: The generator's last convolution, to a single channel.
-        offset: (N, 1, H, W) in single precision, artanh of an image that the generator departs from; None for none.
+        offset: (N, 1, H, W) in single precision, artanh of an image that is corrected (`with_offset`); None for none.
     """
     output = in_full_precision(last, features)
-    return torch.tanh(output if offset is None else output + offset)
+    return with_offset(output, offset)
+
+
+def with_offset(output: Tensor, offset: Tensor | None) -> Tensor:
+    """Return tanh(output), or tanh(offset + a tenth of the output), so that first steps do not spoil the start."""
+    return torch.tanh(output if offset is None else offset + CORRECTION * output)
 
 
 def in_full_precision(layer: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:

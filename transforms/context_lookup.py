@@ -12,7 +12,8 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 BLUR_MM = (6.0, 16.0)  # standard deviations of the Gaussians
-LEVELS = (12, 6, 6)  # entries of a table along the intensity and each blurred intensity, evenly spaced over [-1, 1]
+LEVELS = (13, 6, 6)  # entries of a table along the intensity and each blurred intensity
+AIR_WIDTH = 0.02  # of the first interval of the intensity, which keeps air apart from dark tissue; others are even
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,18 @@ def table_coordinates(slices: np.ndarray, blur_pixels: Sequence[float], step: in
     Returns:
         An array (N, ⌈H / step⌉, ⌈W / step⌉) in [0, number of levels - 1] for each axis of the table.
     """
-    channels = [slices[:, ::step, ::step], *(blurred(slices, sd, step) for sd in blur_pixels)]
-    return [
-        (np.clip(channel, -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
-        for channel, levels in zip(channels, LEVELS, strict=True)
+    knots = intensity_knots()
+    intensity = np.interp(slices[:, ::step, ::step], knots, np.arange(LEVELS[0])).astype(np.float32)
+    surroundings = [
+        (np.clip(blurred(slices, sd, step), -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
+        for sd, levels in zip(blur_pixels, LEVELS[1:], strict=True)
     ]
+    return [intensity, *surroundings]
+
+
+def intensity_knots() -> np.ndarray:
+    """Return the intensities of a table's entries along its first axis, rising from -1 to 1."""
+    return np.concatenate([[-1.0], np.linspace(-1 + AIR_WIDTH, 1, LEVELS[0] - 1)])
 
 
 def blurred(slices: np.ndarray, sd_pixels: float, step: int = 1) -> np.ndarray:

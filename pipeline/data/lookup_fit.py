@@ -6,7 +6,8 @@ for a table f from contrast x to contrast y
     E[f(x) | place] = E[y | place],
 
 with means over the training subjects of either contrast. f is linear in its table's values: this is least squares, with
-a penalty on second differences that fills what no voxel determines.
+a penalty on second differences that fills what no voxel determines. Air, which both contrasts show as -1, is known
+without a mean. Heads are scaled to one size along each axis, for a child's brain is not an adult's.
 """
 
 import math
@@ -16,11 +17,12 @@ from functools import reduce
 from itertools import product
 
 import numpy as np
-from scipy.ndimage import center_of_mass, gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.sparse import csr_array
 
 from pipeline.data.loader import SliceBank
 from pipeline.data.stored_slices import StoredCase, decode
-from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, table_coordinates
+from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots, table_coordinates
 from transforms.intensity import foreground_mask
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import AXES
@@ -28,9 +30,11 @@ from transforms.slices import AXES
 CELL_MM = 6.0
 CELL_BLUR, CELL_MARGIN = 0.7, 3  # cells: means are blurred by so much, for heads differ, and reach so far
 SAMPLE_MM = 2.0  # voxels are thinned out to about this distance
-MIN_HEAD_SHARE = 0.05  # of the heads, in a cell that counts: some cells of air do, or a table would not know air
+MIN_HEAD_SHARE = 0.05  # of the heads, in a cell that counts
 MAX_HEADS, MAX_SLICES = 20, 2000  # of a contrast: so many heads, or more where they have fewer slices (pictures)
 ROUGHNESS_WEIGHT = 0.3  # of the squared second differences; the error on held-out subjects chose no better ones
+AIR_WEIGHT = 1.0  # of the mean square over air voxels, against that over cells
+AIR_STRIDE = 3  # every how many of them count
 RIDGE = 1e-3  # weight of the squared values, for where second differences leave a table undetermined
 
 
@@ -136,30 +140,51 @@ def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, 
     """
     everything = [stack for side in stacks.values() for stack in side]
     blur_pixels = tuple(sd / float(np.median([np.mean(stack.pixel_mm) for stack in everything])) for sd in BLUR_MM)
-    cell_mm = tuple(max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3))
-    placed = {contrast: [_place(stack, cell_mm) for stack in side] for contrast, side in stacks.items()}
+    cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
+    heads = {contrast: [_find_head(stack) for stack in side] for contrast, side in stacks.items()}
+    size_mm = np.mean([head.size_mm for side in heads.values() for head in side], axis=0)
+    placed = {contrast: [_place(head, size_mm, cell_mm) for head in side] for contrast, side in heads.items()}
     grid, counted = _head_cells(placed)
     means = {contrast: _cell_means(side, grid, counted, blur_pixels) for contrast, side in placed.items()}
     first, second = stacks
     return {
-        target: ContextTable(_fit(means[source], means[target]), blur_pixels)
+        target: ContextTable(_fit(means[source], means[target], _air_squares(placed[source], blur_pixels)), blur_pixels)
         for source, target in ((first, second), (second, first))
     }
 
 
-def _place(stack: SliceStack, cell_mm: Sequence[float]) -> _PlacedStack:
-    """Find the head in a stack, and the cells of its voxels, from the head's centre of mass."""
+@dataclass(frozen=True)
+class _Head:
+    """The head in a stack's thinned voxels: its mask (n, h, w), and voxel positions, middle and size by axis in mm."""
+
+    stack: SliceStack
+    mask: np.ndarray
+    axes_mm: tuple[np.ndarray, ...]
+    middle_mm: np.ndarray
+    size_mm: np.ndarray  # standard deviation of its voxels' positions; at least a voxel
+
+
+def _find_head(stack: SliceStack) -> _Head:
     slice_step, pixel_step = stack.steps
     voxels = stack.read()[::slice_step, ::pixel_step, ::pixel_step]
-    head = foreground_mask(voxels) if voxels.min() < voxels.max() else np.zeros(voxels.shape, dtype=bool)
-    rows, columns = (np.arange(n) * pixel_step * mm for n, mm in zip(head.shape[1:], stack.pixel_mm, strict=True))
+    mask = foreground_mask(voxels) if voxels.min() < voxels.max() else np.zeros(voxels.shape, dtype=bool)
+    rows, columns = (np.arange(n) * pixel_step * mm for n, mm in zip(mask.shape[1:], stack.pixel_mm, strict=True))
     axes_mm = (stack.positions_mm[::slice_step], rows, columns)
-    centre = center_of_mass(head) if head.any() else [(n - 1) / 2 for n in head.shape]
+    indices = np.nonzero(mask if mask.any() else np.ones_like(mask))
+    positions = [axis[index] for axis, index in zip(axes_mm, indices, strict=True)]
+    middle_mm = np.array([position.mean() for position in positions])
+    size_mm = np.array([position.std() for position in positions])
+    return _Head(stack, mask, axes_mm, middle_mm, np.maximum(size_mm, stack.sample_mm))
+
+
+def _place(head: _Head, size_mm: np.ndarray, cell_mm: np.ndarray) -> _PlacedStack:
+    """Return a stack with the cells of its voxels, its head moved to the middle and scaled by axis to a size in mm."""
+    scales = np.divide(size_mm, head.size_mm, out=np.ones(3), where=head.size_mm > 0)
     cells = tuple(
-        np.floor((axis - np.interp(middle, np.arange(len(axis)), axis)) / cell + 0.5).astype(int)
-        for axis, middle, cell in zip(axes_mm, centre, cell_mm, strict=True)
+        np.floor((axis - middle) * scale / cell + 0.5).astype(int)
+        for axis, middle, scale, cell in zip(head.axes_mm, head.middle_mm, scales, cell_mm, strict=True)
     )
-    return _PlacedStack(stack, head, cells)
+    return _PlacedStack(head.stack, head.mask, cells)
 
 
 def _head_cells(placed: Mapping[str, Sequence[_PlacedStack]]) -> tuple[_Grid, np.ndarray]:
@@ -198,33 +223,59 @@ def _cell_means(
     placed: Sequence[_PlacedStack], grid: _Grid, counted: np.ndarray, blur_pixels: Sequence[float]
 ) -> np.ndarray:
     """Return the mean weight of every entry of a table in each cell that counts, (cells, entries) float32."""
-    entries = math.prod(LEVELS)
-    sums, volume = np.zeros(math.prod(grid.shape) * entries, np.float32), np.zeros(grid.shape, np.float32)
+    cells = math.prod(grid.shape)
+    sums, volume = np.zeros((cells, math.prod(LEVELS)), np.float32), np.zeros(grid.shape, np.float32)
     for stack in placed:
         number, inside = grid.cell_of_voxels(stack)
-        cells, voxel_mm3 = number[inside], np.float32(math.prod(stack.stack.sample_mm))
-        coordinates = [axis[inside] for axis in stack.coordinates(blur_pixels)]
-        below = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, LEVELS, strict=True)]
-        share = [axis - corner for axis, corner in zip(coordinates, below, strict=True)]
-        for offsets in product((0, 1), repeat=len(LEVELS)):  # the corners about each voxel
-            entry = np.ravel_multi_index(
-                [corner + offset for corner, offset in zip(below, offsets, strict=True)], LEVELS
-            )
-            factors = (part if offset else 1 - part for part, offset in zip(share, offsets, strict=True))
-            weight = reduce(np.multiply, factors, voxel_mm3).astype(np.float32)
-            np.add.at(sums, cells * entries + entry, weight)
-        volume += voxel_mm3 * np.bincount(cells, minlength=volume.size).reshape(grid.shape).astype(np.float32)
-    sums = gaussian_filter(sums.reshape(*grid.shape, -1), (CELL_BLUR,) * 3 + (0,), mode="constant")
+        cell, voxel_mm3 = number[inside], np.float32(math.prod(stack.stack.sample_mm) or 1)
+        weights = _entry_weights([axis[inside] for axis in stack.coordinates(blur_pixels)])
+        gather = csr_array((np.full(len(cell), voxel_mm3), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
+        sums += (gather @ weights).toarray()
+        volume += voxel_mm3 * np.bincount(cell, minlength=cells).reshape(grid.shape).astype(np.float32)
+    blurred_sums = gaussian_filter(sums.reshape(*grid.shape, -1), (CELL_BLUR,) * 3 + (0,), mode="constant")
     volume = gaussian_filter(volume, CELL_BLUR, mode="constant")
-    return sums[counted] / np.maximum(volume[counted], 1e-3 * volume.max())[:, None]
+    return blurred_sums[counted] / np.maximum(volume[counted], 1e-3 * volume.max())[:, None]
 
 
-def _fit(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the values of a table (`LEVELS`) from the cell means (cells, entries) of the source and the target."""
-    corners = np.linspace(-1, 1, LEVELS[0], dtype=np.float32)
-    expected = target @ np.broadcast_to(corners[:, None, None], LEVELS).ravel()  # E[y | place] by the table y -> y
-    scale = 1000 / len(expected)
-    squares, products = (np.float64(scale) * (source.T @ side) for side in (source, expected))
+def _entry_weights(coordinates: Sequence[np.ndarray]) -> csr_array:
+    """Return the weight of every entry of a table for voxels (n,) at coordinates, (n, entries): eight are not 0."""
+    below = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, LEVELS, strict=True)]
+    share = [axis - corner for axis, corner in zip(coordinates, below, strict=True)]
+    entries, weights = [], []
+    for offsets in product((0, 1), repeat=len(LEVELS)):  # the corners about each voxel
+        corners = [corner + offset for corner, offset in zip(below, offsets, strict=True)]
+        entries.append(np.ravel_multi_index(corners, LEVELS))
+        weights.append(reduce(np.multiply, (p if o else 1 - p for p, o in zip(share, offsets, strict=True))))
+    voxels = np.tile(np.arange(len(coordinates[0])), len(entries))
+    indices = (voxels, np.concatenate(entries))
+    return csr_array((np.concatenate(weights), indices), shape=(len(coordinates[0]), math.prod(LEVELS)))
+
+
+def _air_squares(placed: Sequence[_PlacedStack], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over air voxels of weights times weights (entries, entries), and of weights (entries,)."""
+    entries = math.prod(LEVELS)
+    squares, sums, count = np.zeros((entries, entries)), np.zeros(entries), 0
+    for stack in placed:
+        air = ~binary_dilation(stack.head)
+        weights = _entry_weights([axis[air][::AIR_STRIDE] for axis in stack.coordinates(blur_pixels)])
+        squares += (weights.T @ weights).toarray()
+        sums += weights.sum(axis=0)
+        count += weights.shape[0]
+    return squares / max(1, count), sums / max(1, count)
+
+
+def _fit(source: np.ndarray, target: np.ndarray, air: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the values of a table (`LEVELS`).
+
+    Args:
+        source, target: Cell means (cells, entries) of the two contrasts.
+        air: `_air_squares` of the source.
+    """
+    knots = intensity_knots().astype(np.float32)
+    expected = target @ np.broadcast_to(knots[:, None, None], LEVELS).ravel()  # E[y | place] by the table y -> y
+    scale, (air_squares, air_sums) = 1000 / len(expected), air
+    squares = np.float64(scale) * (source.T @ source) + 1000 * AIR_WEIGHT * air_squares
+    products = np.float64(scale) * (source.T @ expected) - 1000 * AIR_WEIGHT * air_sums
     penalty = ROUGHNESS_WEIGHT * _roughness() + RIDGE * np.eye(len(squares))
     return np.linalg.solve(squares + penalty, products).reshape(LEVELS).astype(np.float32)
 

@@ -15,7 +15,7 @@ from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN
 from pipeline.metrics.tissue_dice import interior, tissue_agreement
 from pipeline.utils.errors import UserError
-from transforms.context_lookup import LEVELS, ContextTable
+from transforms.context_lookup import LEVELS, ContextTable, intensity_knots
 from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
@@ -80,7 +80,7 @@ def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beat
 
 
 def test_the_context_lookup_is_scored_where_it_was_fitted_with_and_without_pairs(cohort, setting):
-    values = np.broadcast_to(np.linspace(1, -1, LEVELS[0])[:, None, None], LEVELS)
+    values = np.broadcast_to(-intensity_knots()[:, None, None], LEVELS)
     setting["context_tables"] = {contrast: ContextTable(values, (1.0, 3.0)) for contrast in CONTRASTS}
     scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
     for direction in (CONTRASTS, CONTRASTS[::-1]):

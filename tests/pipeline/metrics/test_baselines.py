@@ -8,7 +8,7 @@ from pipeline.metrics.baselines import (
     look_up_in_context,
     match_histogram,
 )
-from transforms.context_lookup import LEVELS, ContextTable
+from transforms.context_lookup import LEVELS, ContextTable, intensity_knots
 
 
 def histogram(voxels):
@@ -40,7 +40,7 @@ def test_quantiles_keep_the_voxels_clipped_to_the_ends():
 
 def test_the_context_lookup_reads_its_table_and_leaves_background_black(source):
     stack, foreground = source
-    inverted = ContextTable(np.broadcast_to(np.linspace(1, -1, 12)[:, None, None], LEVELS), (1.0, 3.0))
+    inverted = ContextTable(np.broadcast_to(-intensity_knots()[:, None, None], LEVELS), (1.0, 3.0))
     found = look_up_in_context(stack, foreground, table=inverted)
     assert found.dtype == np.float32 and np.all(found[~foreground] == -1)
     np.testing.assert_allclose(found[foreground], -stack[foreground], atol=1e-6)
