@@ -102,6 +102,11 @@ class LookupStart(nn.Module):
         return cast(FeatureGenerator, self.network).features(image)
 
 
+def lookup_of(generator: nn.Module) -> ContextLookup:
+    """Return the lookup that a generator starts from; StopIteration where it starts from none."""
+    return next(module for module in generator.modules() if isinstance(module, ContextLookup))
+
+
 def _blurred(image: Tensor, sd: Tensor) -> Tensor:
     """Return images (N, 1, H, W) blurred by a Gaussian of `sd` () pixels, with -1 beyond the border."""
     rows, columns = (_gaussian_matrix(length, sd) for length in image.shape[-2:])

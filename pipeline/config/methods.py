@@ -150,6 +150,7 @@ class UnpairedMethod(Method):
     """Keys of every method that learns without pairs."""
 
     structure: Structure = Structure()
+    lookup_weight: Weight = 0.0  # of the L1 distance to the lookup that generators start from
     discriminator_slices: Annotated[Whole, Field(ge=2, le=256)] | None = None  # a step, of each kind; None: the batch
     r1_weight: Weight = 0.0  # γ of the discriminators' R1 penalty
     r1_every: Positive = 16  # steps of which one has the penalty, with that many times its weight

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.engines.losses import ADVERSARIAL, finite, total
+from networks.context_lookup import lookup_of
+from pipeline.engines.losses import ADVERSARIAL, finite, mean_absolute, total
 from pipeline.engines.optimisers import restore_options, update_scaler
 from pipeline.engines.state import ExponentialMovingAverage, Stateful
 from pipeline.engines.structure import StructureOptions, StructureTerm
@@ -31,6 +32,7 @@ class MethodOptions:
     ema_decay: float  # decay per step of the generators' moving average; 0: none is kept
     seed: int  # seed of the method's own random numbers
     structure: StructureOptions | None = None  # the loss between a translation and its source; None: there is none
+    lookup_weight: float = 0.0  # weight of the L1 distance between a translation and the lookup that it starts from
 
 
 class Engine(ABC):
@@ -148,12 +150,17 @@ class Engine(ABC):
         on_real, on_fake = zip(*(scale.split([len(real), len(fake)]) for scale in scales), strict=True)
         return self.options.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
-    def structure_loss(self, generator: str, translation: Tensor, source: Tensor) -> Losses:
-        """Return the weighted structure loss of a translation by its name, such as "structure_G"; nothing if none."""
-        if self.structure is None:
-            return {}
+    def source_losses(self, generator: str, translation: Tensor, source: Tensor) -> Losses:
+        """Return the weighted terms that tie a translation to its source, by name, such as "structure_G"; or none."""
+        losses = {}
         with self.full_precision():
-            return {f"structure_{generator}": self.structure(translation, source)}
+            if self.structure is not None:
+                losses[f"structure_{generator}"] = self.structure(translation, source)
+            if self.options.lookup_weight:
+                with torch.no_grad():
+                    expected = lookup_of(self.generators[generator])(source)
+                losses[f"lookup_{generator}"] = self.options.lookup_weight * mean_absolute(translation, expected)
+        return losses
 
     def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
         """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.

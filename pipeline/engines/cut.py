@@ -53,7 +53,7 @@ class Cut(UnpairedEngine):
             if self.options.identity:
                 generators[f"nce_identity_{name}"] = self.options.nce_weight * self._patch_nce(name, target, identity)
             source, target = middle_slice(source), middle_slice(target)
-            generators |= self.structure_loss(name, fake, source)
+            generators |= self.source_losses(name, fake, source)
             discriminators |= self.discriminator_losses(discriminator[-1], target, fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}
 

@@ -67,7 +67,7 @@ class CycleGan(UnpairedEngine):
         if self.identity_weight:
             losses["identity_a"] = self.identity_weight * mean_absolute(identity_a[0], real_a)  # F(a) ≈ a
             losses["identity_b"] = self.identity_weight * mean_absolute(identity_b[0], real_b)  # G(b) ≈ b
-        losses |= self.structure_loss("G", fake_b, real_a) | self.structure_loss("F", fake_a, real_b)
+        losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
     def paired_losses(self, image_a: Tensor, image_b: Tensor) -> Losses:

@@ -67,7 +67,7 @@ class DualGan(UnpairedEngine):
             "reconstruction_a": weight * mean_absolute(F(fake_b), real_a),
             "reconstruction_b": weight * mean_absolute(reconstructed_b, real_b),
         }
-        losses |= self.structure_loss("G", fake_b, real_a) | self.structure_loss("F", fake_a, real_b)
+        losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
     def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
