@@ -96,7 +96,10 @@ def _with_neighbours(slices: np.ndarray, indices: np.ndarray, neighbours: int) -
     if slices.ndim == 3:
         stacks = indices[:, None] + np.arange(-neighbours, neighbours + 1)
         indices = stacks.clip(0, len(slices) - 1)  # (B, C)
-    return np.ascontiguousarray(slices[indices], dtype=np.float32)
+    chosen = slices[indices]
+    batch = np.empty(chosen.shape, dtype=np.float32)  # with its usual strides, by which torch chooses kernels
+    batch[...] = chosen
+    return batch
 
 
 def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Forward) -> bool:
