@@ -287,5 +287,8 @@ def _roughness() -> np.ndarray:
         factors = [np.eye(levels) for levels in LEVELS]
         differences = np.diff(factors[axis], 2, axis=0)
         factors[axis] = differences.T @ differences
-        total += reduce(np.kron, factors)
+        form: np.ndarray = np.ones((1, 1))
+        for factor in factors:
+            form = np.kron(form, factor)
+        total += form
     return total
