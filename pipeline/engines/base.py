@@ -179,10 +179,9 @@ class Engine(ABC):
     # ── the step ────────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, real_a: Tensor, real_b: Tensor, *pair: Tensor) -> Losses:
-        """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
+        """Make one step on a batch of each contrast, (N, C, H, W) in [-1, 1], and return the losses, detached.
 
-        With neighbours, (N, 2 n + 1, H, W): generators see them, and all losses are of the middle slices.
-        `pair` are two batches more, of registered slices in both contrasts, for `paired_losses`; or there is none.
+        Losses are of the middle channels. `pair` are two batches of registered slices for `paired_losses`, or none.
         If any loss is not a finite number the step is skipped: no weight, optimiser state, average, pooled image or
         count is changed. Random generators, torch's global one too, do advance, and so do the power iterations of
         discriminators with spectral norms. Gradients are not looked at, except by the loss scaler of fp16: where one is
