@@ -107,7 +107,7 @@ def _multiple_message(size: int, key: str, halvings: int) -> str:
 
 def _method_conflicts(config: Config) -> Iterator[str]:
     method, generator = config.method, config.generator.type
-    if getattr(method, "lookup_weight", 0) and not getattr(config.generator, "start", None):
+    if isinstance(method, UnpairedMethod) and method.lookup_weight and not getattr(config.generator, "start", None):
         yield f"method.lookup_weight = {method.lookup_weight:g}: needs generator.start: lookup; or set it to 0"
     suitable = SUITABLE_GENERATORS.get(method.type, SUITABLE_GENERATORS["any other"])
     if generator not in suitable:
