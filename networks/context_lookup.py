@@ -61,7 +61,7 @@ class ContextLookup(nn.Module):
             else:
                 even = 1 + (above - AIR_WIDTH) * ((levels - 2) / (2 - AIR_WIDTH))
                 units = torch.where(above < AIR_WIDTH, above / AIR_WIDTH, even)
-            below = units.detach().floor().clamp(max=levels - 2)
+            below = units.detach().nan_to_num(0.0).floor().clamp(max=levels - 2)  # NaN is no index; its share stays NaN
             first = first * levels + below.long()
             shares.append(units - below)
         entries = self.table.flatten().to(image.dtype)

@@ -126,3 +126,10 @@ def test_features_are_the_networks():
     assert start.feature_channels == network.feature_channels and start.stride == 8
     for own, features in zip(start.features(image), network.features(image), strict=True):
         torch.testing.assert_close(own, features)
+
+
+def test_an_image_that_is_no_number_gives_none_and_does_not_fail():
+    image = smooth_image(2, 1, 16, 16)
+    image[1, 0, 5, 5] = torch.nan
+    output = with_table(ContextLookup())(image)
+    assert output[0].isfinite().all() and output[1, 0, 5, 5].isnan()
