@@ -73,7 +73,7 @@ class ContextLookup(nn.Module):
 
 
 class LookupStart(nn.Module):
-    """A generator that corrects a context lookup: x -> tanh(artanh(lookup(x)) + what the network has before tanh).
+    """A generator that corrects a context lookup: x -> tanh(artanh(lookup(x)) + a tenth of the network before tanh).
 
     The network's last layer begins at zero, so that before the first step this is the lookup (within `LARGEST`).
 

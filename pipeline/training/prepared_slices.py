@@ -113,7 +113,7 @@ def _entry_path(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path
 def prepare_scan_slices(
     reader: PairReader, count: int, neighbours: int, coverage: Coverage, scan: Scan
 ) -> list[dict[str, np.ndarray]]:
-    """Return the arrays of `validation.FixedSlices` of a scan, or of both scans of a pair, the first scan first.
+    """Return the arrays of `fixed_slices.FixedSlices` of a scan, or of both scans of a pair, the first scan first.
 
     Raises:
         UserError: the scan or pair cannot be used.
