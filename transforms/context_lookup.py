@@ -30,11 +30,11 @@ class ContextTable:
 
     def look_up(self, slices: np.ndarray) -> np.ndarray:
         """Map slices (N, H, W) in [-1, 1] to the same shape and range, float32."""
-        found = np.empty(slices.shape, np.float32)
+        looked_up = np.empty(slices.shape, np.float32)
         for index in range(len(slices)):  # slice by slice, to stay in a core's cache
             corner_units = np.stack(table_coordinates(slices[index : index + 1], self.blur_pixels))
-            found[index] = map_coordinates(self.values, corner_units, order=1, mode="nearest")[0]
-        return np.clip(found, -1, 1, out=found)
+            looked_up[index] = map_coordinates(self.values, corner_units, order=1, mode="nearest")[0]
+        return np.clip(looked_up, -1, 1, out=looked_up)
 
 
 def table_coordinates(slices: np.ndarray, blur_pixels: Sequence[float], step: int = 1) -> list[np.ndarray]:

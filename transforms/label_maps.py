@@ -46,9 +46,9 @@ def read_label_map(path: Path) -> tuple[LabelMap, np.ndarray]:
             f"{path}: no label map, for its values are not whole numbers from 0 to {HIGHEST:,}; give a mask or labels"
         )
     values = numbers.astype(np.int32)
-    found = np.flatnonzero(np.bincount(values.ravel()))
-    labels = found[found > 0][:MOST_LABELS]
-    index_of = np.full(int(found[-1]) + 1, UNCOUNTED, np.uint8)
+    present = np.flatnonzero(np.bincount(values.ravel()))
+    labels = present[present > 0][:MOST_LABELS]
+    index_of = np.full(int(present[-1]) + 1, UNCOUNTED, np.uint8)
     index_of[0] = 0
     index_of[labels] = np.arange(1, len(labels) + 1)
     indices, affine = to_canonical(index_of[values], affine)

@@ -37,9 +37,9 @@ def summarise_seeds(folders: Mapping[int, Path], home: Path) -> str:
     summary = summarise(list(by_seed.values()))
     rows: list[dict[str, Any]] = [
         dict(zip(KEYS, figure.split(JOINED), strict=True))
-        | {"mean": found.mean, "sd": found.sd, "n": found.n}
+        | {"mean": over_seeds.mean, "sd": over_seeds.sd, "n": over_seeds.n}
         | {f"seed-{seed}": figures.get(figure, float("nan")) for seed, figures in by_seed.items()}
-        for figure, found in summary.items()
+        for figure, over_seeds in summary.items()
     ]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
@@ -67,10 +67,10 @@ def _figures(folder: Path) -> dict[str, float]:
 def _text(summary: Mapping[str, Summary], seeds: int, home: Path) -> str:
     """Return the model's figures inside the head as a table: mean ± SD over seeds."""
     lines: dict[str, dict[str, str]] = {}
-    for figure, found in summary.items():
+    for figure, over_seeds in summary.items():
         source, target, *place, metric = figure.split(JOINED)
         if place == [MODEL, OWN, "volume", "foreground"] and metric in SHOWN:
-            lines.setdefault(f"{source} → {target}", {})[metric] = mean_and_sd(metric, found.mean, found.sd)
+            lines.setdefault(f"{source} → {target}", {})[metric] = mean_and_sd(metric, over_seeds.mean, over_seeds.sd)
     body = [[direction, *(figures.get(metric, "—") for metric in SHOWN)] for direction, figures in lines.items()]
     text = table(["direction", *(HEADINGS[metric] for metric in SHOWN)], body)
     return (

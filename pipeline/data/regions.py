@@ -45,7 +45,7 @@ def with_regions(views: Views, rigid_transform: np.ndarray, files: Mapping[str, 
             to_map = rigid_transform, np.eye(4)
         for on_grid, source, matrix in zip(regions, sources, to_map, strict=True):
             on_grid[name] = _slices(label_map, affine, matrix, source)
-    first, second = (replace(view, regions=found) for view, found in zip(views, regions, strict=True))
+    first, second = (replace(view, regions=maps) for view, maps in zip(views, regions, strict=True))
     return (first, second), notes
 
 

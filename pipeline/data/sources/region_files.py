@@ -24,7 +24,7 @@ def region_files(folder: Path, patterns: Mapping[str, str], cases: Sequence[Case
         UserError: a pattern has no {subject} or no match, or two files fit one scan alike. The message names them.
     """
     files = volumes_below(folder) if patterns else []
-    found: RegionFiles = {}
+    files_by_scan: RegionFiles = {}
     for name, pattern in patterns.items():
         key = f"data.regions.{name}"
         scans = matching_scans(key, pattern, files)
@@ -34,8 +34,8 @@ def region_files(folder: Path, patterns: Mapping[str, str], cases: Sequence[Case
             logger.warning(f"{key}: no file of it belongs to any of {len(by_scan)} test scans, so it is not measured")
         for scan_name, scan in by_scan.items():
             if scan is not None:
-                found.setdefault(scan_name, {})[name] = folder / scan.relative
-    return found
+                files_by_scan.setdefault(scan_name, {})[name] = folder / scan.relative
+    return files_by_scan
 
 
 def _scan_of(case: Case, scans: Sequence[Scan], folder: Path, key: str) -> Scan | None:
