@@ -31,6 +31,7 @@ CELL_MM = 6.0
 CELL_BLUR, CELL_MARGIN = 0.7, 3  # cells: means are blurred by so much, for heads differ, and reach so far
 SAMPLE_MM = 2.0  # voxels are thinned out to about this distance
 MIN_HEAD_SHARE = 0.05  # of the heads, in a cell that counts
+MAX_SCALE = 2.0  # of a head, along an axis; a mask that is a speck would spread its slices over millions of cells
 MAX_HEADS, MAX_SLICES = 20, 2000  # of a contrast: so many heads, or more where they have fewer slices (pictures)
 ROUGHNESS_WEIGHT = 0.3  # of the squared second differences; the error on held-out subjects chose no better ones
 AIR_WEIGHT = 1.0  # of the mean square over air voxels, against that over cells
@@ -179,7 +180,7 @@ def _find_head(stack: SliceStack) -> _Head:
 
 def _place(head: _Head, size_mm: np.ndarray, cell_mm: np.ndarray) -> _PlacedStack:
     """Return a stack with the cells of its voxels, its head moved to the middle and scaled by axis to a size in mm."""
-    scales = np.divide(size_mm, head.size_mm, out=np.ones(3), where=head.size_mm > 0)
+    scales = np.clip(size_mm / head.size_mm, 1 / MAX_SCALE, MAX_SCALE)
     cells = tuple(
         np.floor((axis - middle) * scale / cell + 0.5).astype(int)
         for axis, middle, scale, cell in zip(head.axes_mm, head.middle_mm, scales, cell_mm, strict=True)
