@@ -275,8 +275,9 @@ def _fit(source: np.ndarray, target: np.ndarray, air: tuple[np.ndarray, np.ndarr
     knots = intensity_knots().astype(np.float32)
     expected = target @ np.broadcast_to(knots[:, None, None], LEVELS).ravel()  # E[y | place] by the table y -> y
     scale, (air_squares, air_sums) = 1000 / len(expected), air
-    squares = np.float64(scale) * (source.T @ source) + 1000 * AIR_WEIGHT * air_squares
-    products = np.float64(scale) * (source.T @ expected) - 1000 * AIR_WEIGHT * air_sums
+    source = source.astype(np.float64)  # the last digits of sums in float32 would show, and depend on the threads
+    squares = scale * (source.T @ source) + 1000 * AIR_WEIGHT * air_squares
+    products = scale * (source.T @ expected) - 1000 * AIR_WEIGHT * air_sums
     penalty = ROUGHNESS_WEIGHT * _roughness() + RIDGE * np.eye(len(squares))
     return np.linalg.solve(squares + penalty, products).reshape(LEVELS).astype(np.float32)
 
