@@ -140,18 +140,25 @@ def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, 
         ValueError: the heads of the two contrasts are nowhere seen in the same place.
     """
     everything = [stack for side in stacks.values() for stack in side]
-    blur_pixels = tuple(sd / float(np.median([np.mean(stack.pixel_mm) for stack in everything])) for sd in BLUR_MM)
+    blur_pixels = {contrast: _blur_pixels(side) for contrast, side in stacks.items()}
     cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
     heads = {contrast: [_find_head(stack) for stack in side] for contrast, side in stacks.items()}
     size_mm = np.mean([head.size_mm for side in heads.values() for head in side], axis=0)
     placed = {contrast: [_place(head, size_mm, cell_mm) for head in side] for contrast, side in heads.items()}
     grid, counted = _head_cells(placed)
-    means = {contrast: _cell_means(side, grid, counted, blur_pixels) for contrast, side in placed.items()}
+    means = {contrast: _cell_means(side, grid, counted, blur_pixels[contrast]) for contrast, side in placed.items()}
     first, second = stacks
+    air = {contrast: _air_squares(side, blur_pixels[contrast]) for contrast, side in placed.items()}
     return {
-        target: ContextTable(_fit(means[source], means[target], _air_squares(placed[source], blur_pixels)), blur_pixels)
+        target: ContextTable(_fit(means[source], means[target], air[source]), blur_pixels[source])
         for source, target in ((first, second), (second, first))
     }
+
+
+def _blur_pixels(stacks: Sequence[SliceStack]) -> tuple[float, ...]:
+    """Return the Gaussians' standard deviations in pixels of a contrast's median size."""
+    pixel_mm = float(np.median([np.mean(stack.pixel_mm) for stack in stacks]))
+    return tuple(sd / pixel_mm for sd in BLUR_MM)
 
 
 @dataclass(frozen=True)
