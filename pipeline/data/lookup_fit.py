@@ -254,9 +254,10 @@ def _entry_weights(coordinates: Sequence[np.ndarray]) -> csr_array:
         corners = [corner + offset for corner, offset in zip(below, offsets, strict=True)]
         entries.append(np.ravel_multi_index(corners, LEVELS))
         weights.append(reduce(np.multiply, (p if o else 1 - p for p, o in zip(share, offsets, strict=True))))
-    voxels = np.tile(np.arange(len(coordinates[0])), len(entries))
-    indices = (voxels, np.concatenate(entries))
-    return csr_array((np.concatenate(weights), indices), shape=(len(coordinates[0]), math.prod(LEVELS)))
+    voxels = len(coordinates[0])  # whose entries follow each other, ascending: nothing has to be sorted
+    rows = np.arange(voxels + 1) * len(entries)
+    columns, values = (np.stack(parts, axis=1).ravel() for parts in (entries, weights))
+    return csr_array((values, columns, rows), shape=(voxels, math.prod(LEVELS)))
 
 
 def _air_squares(placed: Sequence[_PlacedStack], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
