@@ -59,7 +59,15 @@ class TrainerState:
 
 
 def warn_of_lost_rate(schedule: Schedule) -> None:
-    """Warn if the learning rate is below `LEAST_RATE` of its initial value for over `LEAST_SHARE` of the steps."""
+    """Warn if the learning rate is below `LEAST_RATE` of its initial value for over `LEAST_SHARE` of the steps.
+
+    And if the discriminators' warm-up lasts as long as the training.
+    """
+    if 0 < schedule.steps <= schedule.discriminator_warmup:
+        logger.warning(
+            f"training.discriminator_warmup = {schedule.discriminator_warmup:,}: the training has {schedule.steps:,} "
+            "steps, so its generators never move; lower it, or raise training.epochs"
+        )
     # The first step with so low a rate, which never rises again.
     low = bisect_left(range(schedule.steps), True, key=lambda step: schedule.learning_rate_factor(step) < LEAST_RATE)
     idle = schedule.steps - low
