@@ -75,7 +75,8 @@ def _require_room_for_seeds(configs: Sequence[Config], world: World) -> None:
     """Refuse several seeds where torchrun started several processes, or where the folder above is a run's own."""
     home = RunFolder(configs[0].folder.parent)
     if world.size > 1:
-        raise UserError("seed: several processes train one seed at a time; give one, and the next when it is done")
+        seeds = [config.seed for config in configs]
+        world.refuse(f"seed = {seeds}: must be one number for several processes; give the next when it is done")
     if home.config.exists():
         raise UserError(f"{home.path}: holds a run of one seed; choose another output for several")
 

@@ -52,7 +52,7 @@ def load_seeds(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
     if len(seeds) < 2 or len({repr(seed) for seed in seeds}) < len(seeds):
         problems.append(f"seed = {seeds}: must be one number, or a list of two different ones or more")
         seeds = [0]
-    configs = [_checked(path, values | {"seed": seed}, problems) for seed in seeds]
+    configs = [_checked(path, values | {"seed": seed}, problems, warn=not index) for index, seed in enumerate(seeds)]
     return [
         config.model_copy(
             update={"name": f"{config.name}-seed-{config.seed}", "output": config.folder / f"seed-{config.seed}"}
