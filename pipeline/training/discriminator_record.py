@@ -49,7 +49,6 @@ def check_discriminators(metrics: Mapping[str, float]) -> list[CheckResult]:
         family, _, qualified_name = metric.partition("/")
         direction, _, name = qualified_name.rpartition("/")
         for check_name in CHECKS if (family, name) == ("detectors", METRIC) else ():
-            check = FAILURE_CHECKS[check_name]
-            triggered = value < check.threshold if check.below else value > check.threshold
-            results.append(CheckResult(check_name, direction, value, check.threshold, triggered))
+            triggered, threshold = FAILURE_CHECKS[check_name].exceeded(value)
+            results.append(CheckResult(check_name, direction, value, threshold, triggered))
     return results
