@@ -42,7 +42,8 @@ def summarise_seeds(folders: Mapping[int, Path], home: Path) -> str:
         for figure, over_seeds in summary.items()
     ]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    columns = [*KEYS, "mean", "sd", "n", *(f"seed-{seed}" for seed in by_seed)]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     plain = [

@@ -33,6 +33,7 @@ SAMPLE_MM = 2.0  # voxels are thinned out to about this distance
 MIN_HEAD_SHARE = 0.05  # of the heads, in a cell that counts
 MAX_SCALE = 2.0  # of a head, along an axis; a mask that is a speck would spread its slices over millions of cells
 MAX_HEADS, MAX_SLICES = 20, 2000  # of a contrast: so many heads, or more where they have fewer slices (pictures)
+SLICE_SIZE = 256  # pixels along a side of those slices; of larger ones there are fewer
 ROUGHNESS_WEIGHT = 0.3  # of the squared second differences; the error on held-out subjects chose no better ones
 AIR_WEIGHT = 1.0  # of the mean square over air voxels, against that over cells
 AIR_STRIDE = 3  # every how many of them count
@@ -111,14 +112,15 @@ def stored_stacks(
         settings: How they became slices.
     """
     return {
-        contrast: [_stored_stack(entry, settings) for entry in _evenly_chosen(entries)]
+        contrast: [_stored_stack(entry, settings) for entry in _evenly_chosen(entries, settings.size)]
         for contrast, entries in stored.items()
     }
 
 
-def _evenly_chosen(entries: Sequence[StoredCase]) -> list[StoredCase]:
+def _evenly_chosen(entries: Sequence[StoredCase], size: int) -> list[StoredCase]:
     slices = sum(entry.count for entry in entries) / max(1, len(entries))
-    count = min(len(entries), max(MAX_HEADS, int(MAX_SLICES / max(1, slices))))
+    most_slices = MAX_SLICES * min(1.0, (SLICE_SIZE / size) ** 2)
+    count = min(len(entries), max(MAX_HEADS, int(most_slices / max(1, slices))))
     return [entries[index * len(entries) // count] for index in range(count)]
 
 

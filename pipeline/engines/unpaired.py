@@ -11,6 +11,7 @@ from pipeline.engines.base import Engine, Losses, MethodOptions
 from pipeline.engines.r1_penalty import R1Penalty
 from pipeline.engines.state import ImagePool, Stateful
 
+REAL_POOL_SEED = 2**31  # added to the seeds of pools of real slices, which draw on their own
 POOL_SIZE = 50  # images of a pool, as Zhu et al. 2017 have it
 
 
@@ -38,8 +39,8 @@ class UnpairedEngine(Engine):
         size = self.pool_size if slices is None else max(self.pool_size or POOL_SIZE, slices)
         kinds = ("pool",) if slices is None else ("pool", "real_pool")
         self.pools = {
-            f"{kind}_{side}": ImagePool(size, 2 * seed + index, self.device)
-            for kind in kinds
+            f"{kind}_{side}": ImagePool(size, 2 * seed + index + offset, self.device)
+            for kind, offset in zip(kinds, (0, REAL_POOL_SEED), strict=False)
             for index, side in enumerate("ab")
             if size is not None
         }
