@@ -14,8 +14,9 @@ from networks.context_lookup import ContextLookup
 from pipeline.config.methods import UnpairedMethod
 from pipeline.config.schema import Config
 from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
-from pipeline.data.lookup_fit import fit_context_tables, stored_stacks
+from pipeline.data.lookup_fit import fit_context_tables
 from pipeline.data.pairs import PairReader
+from pipeline.data.slice_stacks import stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
 from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings

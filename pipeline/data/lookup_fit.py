@@ -11,7 +11,7 @@ without a mean. Heads are scaled to one size along each axis, for a child's brai
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -20,55 +20,18 @@ import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.sparse import csr_array
 
-from pipeline.data.loader import SliceBank
-from pipeline.data.stored_slices import StoredCase, decode
+from pipeline.data.slice_stacks import SliceStack
 from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots, table_coordinates
 from transforms.intensity import foreground_mask
-from transforms.slice_chain import PreprocessSettings
-from transforms.slices import AXES
 
 CELL_MM = 6.0
 CELL_BLUR, CELL_MARGIN = 0.7, 3  # cells: means are blurred by so much, for heads differ, and reach so far
-SAMPLE_MM = 2.0  # voxels are thinned out to about this distance
 MIN_HEAD_SHARE = 0.05  # of the heads, in a cell that counts
 MAX_SCALE = 2.0  # of a head, along an axis; a mask that is a speck would spread its slices over millions of cells
-MAX_HEADS, MAX_SLICES = 20, 2000  # of a contrast: so many heads, or more where they have fewer slices (pictures)
-SLICE_SIZE = 256  # pixels along a side of those slices; of larger ones there are fewer
 ROUGHNESS_WEIGHT = 0.3  # of the squared second differences; the error on held-out subjects chose no better ones
 AIR_WEIGHT = 1.0  # of the mean square over air voxels, against that over cells
 AIR_STRIDE = 3  # every how many of them count
 RIDGE = 1e-3  # weight of the squared values, for where second differences leave a table undetermined
-
-
-@dataclass(frozen=True)
-class SliceStack:
-    """Slices of one head in one contrast.
-
-    Attributes:
-        read: Function that returns them, (N, H, W) float32 in [-1, 1].
-        positions_mm: (N,), where they lie across the slices.
-        pixel_mm: Height and width of a pixel.
-    """
-
-    read: Callable[[], np.ndarray]
-    positions_mm: np.ndarray
-    pixel_mm: tuple[float, float]
-
-    @property
-    def slice_mm(self) -> float:
-        """Distance of slices; 1 for a single one."""
-        return float(np.diff(self.positions_mm).min()) if len(self.positions_mm) > 1 else 1.0
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """Every how many slices, and every how many pixels, voxels are used."""
-        return max(1, int(SAMPLE_MM / self.slice_mm)), max(1, int(SAMPLE_MM / max(self.pixel_mm)))
-
-    @property
-    def sample_mm(self) -> tuple[float, float, float]:
-        """Distances of the voxels that are used, of slices, rows and columns."""
-        slices, pixels = self.steps
-        return slices * self.slice_mm, pixels * self.pixel_mm[0], pixels * self.pixel_mm[1]
 
 
 @dataclass(frozen=True)
@@ -100,36 +63,6 @@ class _Grid:
         number = np.ravel_multi_index(np.broadcast_arrays(*clipped), self.shape)
         slices, rows, columns = inside
         return number, slices[:, None, None] & rows[:, None] & columns
-
-
-def stored_stacks(
-    stored: Mapping[str, Sequence[StoredCase]], settings: PreprocessSettings
-) -> dict[str, list[SliceStack]]:
-    """Return the stacks of cached training slices by contrast, of few enough heads, evenly chosen.
-
-    Args:
-        stored: The training cases by contrast.
-        settings: How they became slices.
-    """
-    return {
-        contrast: [_stored_stack(entry, settings) for entry in _evenly_chosen(entries, settings.size)]
-        for contrast, entries in stored.items()
-    }
-
-
-def _evenly_chosen(entries: Sequence[StoredCase], size: int) -> list[StoredCase]:
-    slices = sum(entry.count for entry in entries) / max(1, len(entries))
-    most_slices = MAX_SLICES * min(1.0, (SLICE_SIZE / size) ** 2)
-    count = min(len(entries), max(MAX_HEADS, int(most_slices / max(1, slices))))
-    return [entries[index * len(entries) // count] for index in range(count)]
-
-
-def _stored_stack(entry: StoredCase, settings: PreprocessSettings) -> SliceStack:
-    rows_mm, columns_mm = np.delete(entry.statistics.spacing_mm, AXES[settings.axis]).tolist()
-    if settings.spacing_mm is not None:
-        rows_mm = columns_mm = settings.spacing_mm[0]
-    bank, positions_mm = SliceBank([entry]), np.asarray(entry.positions) * entry.statistics.slice_mm
-    return SliceStack(lambda: decode(bank.volume(0)), positions_mm, (rows_mm, columns_mm))
 
 
 def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, ContextTable]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import pairs
-from pipeline.data.lookup_fit import fit_context_tables, stored_stacks
+from pipeline.data.lookup_fit import fit_context_tables
 from pipeline.data.pairs import PairReader
+from pipeline.data.slice_stacks import stored_stacks
 from pipeline.evaluation.evaluate import PRELOAD, evaluate
 from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.scores import Scores, Translation, metric_name

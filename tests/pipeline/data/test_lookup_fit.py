@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pipeline.data.lookup_fit import SliceStack, fit_context_tables
+from pipeline.data.lookup_fit import fit_context_tables
+from pipeline.data.slice_stacks import SliceStack
 
 SHAPE, MM = (20, 40, 40), 3.0
 AIR, SKULL, BRAIN, FLUID = range(4)
