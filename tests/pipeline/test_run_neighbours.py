@@ -10,7 +10,8 @@ from small_run import QUICK, latest, phantom_run, train_phantom, workshop
 from pipeline.translate import main as translate_main
 
 NEIGHBOURS = (
-    *QUICK, "preprocess.neighbours=1", "generator={type: skip, width: 4, blocks: 1}", "evaluation.translate=false",
+    *QUICK, "preprocess.neighbours=1", "generator={type: skip, width: 4, blocks: 1}", "method.lookup_weight=0",
+    "evaluation.translate=false",
 )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ from pipeline.runs.folder import RunFolder
 from pipeline.training.resume import advice_after_not_finite
 from pipeline.training.schedule import TrainerState
 
-WILD = ("training.learning_rate=1e30", "training.max_bad_steps=2")
+FROM_NOTHING = ("generator.start=null", "method.lookup_weight=0")
+WILD = (*FROM_NOTHING, "training.learning_rate=1e30", "training.max_bad_steps=2")
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false", "training.max_bad_steps=2")
 
 
@@ -26,7 +27,8 @@ def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, c
 
 def test_where_validation_meets_no_numbers_before_enough_steps_did_the_advice_is_the_same(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert train_phantom(folder, *QUICK, "training.learning_rate=1e6") == 2  # four steps an epoch, of twenty borne
+    rate = "training.learning_rate=1e6"
+    assert train_phantom(folder, *QUICK, *FROM_NOTHING, rate) == 2  # four steps an epoch, of twenty borne
     error = capsys.readouterr().err.splitlines()[-1]
     assert "a validation slice: the network's output is not finite" in error
     assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
