@@ -53,8 +53,8 @@ def test_minutes_are_seconds_a_million_voxels_times_scans_and_pairs():
     # 8 scans x 8 million x (4 systems x 2 protocols + 0.5 + 0.25) s = 560 s.
     split = CohortSplit({"T1": cases("a"), "T2": []}, SPLIT.validation, SPLIT.test)
     assert work(split) == (
-        "CPU work   some 1 min to register 7 pairs and some 11 min to evaluate 4 test subjects, in 1 processes, besides "
-        "the networks (estimate)"
+        "CPU work   some 1 min to register 7 pairs and some 11 min to evaluate 4 test subjects, in 1 processes, "
+        "besides the networks (estimate)"
     )
 
 
