@@ -170,7 +170,7 @@ def _cell_means(
     sums, volume = np.zeros((cells, math.prod(LEVELS)), np.float32), np.zeros(grid.shape, np.float32)
     for stack in placed:
         number, inside = grid.cell_of_voxels(stack)
-        cell, voxel_mm3 = number[inside], np.float32(math.prod(stack.stack.sample_mm) or 1)
+        cell, voxel_mm3 = number[inside], np.float32(math.prod(stack.stack.sample_mm))
         weights = _entry_weights([axis[inside] for axis in stack.coordinates(blur_pixels)])
         gather = csr_array((np.full(len(cell), voxel_mm3), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
         sums += (gather @ weights).toarray()
