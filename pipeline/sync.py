@@ -102,7 +102,7 @@ def _send_models(sender: "MlflowSync") -> None:
         folder.models,
         checkpoint=chosen.stem,
         step=position["step"],
-        best_score=position["best_score"],
+        best_scores=position.get("best_scores", {}),
         register_as=config.tracking.register_as,
     )
 

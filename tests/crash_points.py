@@ -48,9 +48,9 @@ class Crash:
     def install(self) -> None:
         save = CheckpointFolder.save
 
-        def counted(folder, state, *, best):
+        def counted(folder, state, *, best=()):
             self.saves += 1
-            self.armed = best if self.best else self.saves == 2
+            self.armed = bool(best) if self.best else self.saves == 2
             save(folder, state, best=best)
             self.armed = False
 

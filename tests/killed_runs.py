@@ -190,7 +190,7 @@ def _tell(pipe: int, whole: bool) -> None:
         tell("step")
         return step(engine, *batch)
 
-    def told_save(folder, state, *, best):
+    def told_save(folder, state, *, best=()):
         tell("save", digest(state["engine"], state["random"], state["position"]))
         save(folder, state, best=best)
         tell("saved")

@@ -1,5 +1,6 @@
 """From a configuration to a method's networks, optimisers and engine, and to the translators of a checkpoint."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -55,8 +56,12 @@ def build_engine(config: Config, device: torch.device, world: World = SINGLE_PRO
 
 
 def build_translators(config: Config) -> dict[str, nn.Module]:
-    """Return, by target contrast, fresh modules for a checkpoint's translator weights, in `eval` mode on the CPU."""
-    translators = _method_module(config).ENGINE.translators_of(build_generators(config, CPU))
+    """Return, by target contrast, fresh modules for a checkpoint's translator weights, in `eval` mode on the CPU.
+
+    They share no weights, unlike UNIT's in training, for a checkpoint may hold those of different steps.
+    """
+    translators = dict(_method_module(config).ENGINE.translators_of(build_generators(config, CPU)))
+    translators["b"] = copy.deepcopy(translators["b"])
     return {contrast: translators[side].eval() for side, contrast in zip("ab", config.contrasts, strict=True)}
 
 

@@ -167,6 +167,6 @@ def log_evaluation(
         folder.models,
         checkpoint=checkpoint,
         step=position.step,
-        best_score=position.best_score,
+        best_scores=position.best_scores,
         register_as=register_as,
     )

@@ -28,7 +28,7 @@ def log_models(
     *,
     checkpoint: str,
     step: int,
-    best_score: float,
+    best_scores: Mapping[str, float],
     register_as: str | None,
 ) -> Addresses:
     """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
@@ -40,7 +40,8 @@ def log_models(
             are not logged again.
         checkpoint: Name of the networks' checkpoint.
         step: Step at which training stopped.
-        best_score: Validation score of the checkpoint "best", the only one that has the alias `best` by its score.
+        best_scores: Validation scores of the checkpoint "best", the only one that has the alias `best` by its score, by
+            target contrast.
         register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
 
     Returns:
@@ -60,7 +61,7 @@ def log_models(
     for to in model.translators:
         if to in logged:
             continue
-        name = f"{other_contrast(model.contrasts, to)}-to-{to}"
+        name, score = f"{other_contrast(model.contrasts, to)}-to-{to}", best_scores.get(to, float("nan"))
         address = log_translator(
             tracker,
             model.translators[to],
@@ -69,7 +70,7 @@ def log_models(
             channels=2 * neighbours_of(model.translators[to]) + 1,
             metadata=metadata[to],
             register_as=f"{register_as}-{name}" if register_as else None,
-            score=best_score if checkpoint == "best" and math.isfinite(best_score) else None,
+            score=score if checkpoint == "best" and math.isfinite(score) else None,
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
             logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")

@@ -7,9 +7,9 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -27,29 +27,54 @@ UNREADABLE = (  # errors of torch.load on truncated, overwritten or other files
 
 
 class CheckpointFolder:
-    """The checkpoints of a run: `latest.pt`, the `previous.pt` it replaced, and the `best.pt` by validation."""
+    """The checkpoints of a run: `latest.pt`, the `previous.pt` it replaced, and the `best.pt` by validation.
+
+    `best.pt` holds each direction's translator as it was when it was best; all else in it is of the newer one's step.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.latest, self.previous, self.best = (folder / f"{name}.pt" for name in ("latest", "previous", "best"))
 
-    def save(self, state: dict, *, best: bool) -> None:
-        """Write `latest.pt`, keeping the one before as `previous.pt`; with `best`, make it `best.pt` too.
+    def save(self, state: dict, *, best: Collection[str] = ()) -> None:
+        """Write `latest.pt`, keeping the one before as `previous.pt`, and `best.pt` where a translator is the best yet.
 
         At least one complete checkpoint exists at any time, and `best.pt` is at least as new as `latest.pt` records.
+
+        Args:
+            state: What the checkpoint holds; "translators" are the states of the translators by target contrast.
+            best: The targets whose translators are better than all before.
 
         Raises:
             UserError: The disk is full or gone; the earlier checkpoints stay.
         """
+        state = {"format": FORMAT, **state}
         with writing_to(self.latest):
             for left_by_a_kill in self.folder.glob(".tmp-*"):
                 left_by_a_kill.unlink()
             if self.latest.exists():
                 _link(self.latest, self.previous)
-            written = self.best if best else self.latest
-            atomic_write(written, lambda stream: _save({"format": FORMAT, **state}, stream))
+            # The best first: a run that is killed in between makes it again.
+            kept = self._kept_translators(state, best)
             if best:
+                best_state = {**state, "translators": {**state["translators"], **kept}} if kept else state
+                atomic_write(self.best, lambda stream: _save(best_state, stream))
+            if best and not kept:
                 _link(self.best, self.latest)
+            else:
+                atomic_write(self.latest, lambda stream: _save(state, stream))
+
+    def _kept_translators(self, state: Mapping[str, Any], best: Collection[str]) -> dict[str, Any]:
+        """Return the translators of `best.pt` that stay when those of the targets `best` are replaced by newer ones."""
+        others = set(state.get("translators", {})) - set(best)
+        if not best or not others or not self.best.exists():
+            return {}
+        try:
+            translators = load_checkpoint(self.best)["translators"]
+            return {to: {name: tensor.clone() for name, tensor in translators[to].items()} for to in others}
+        except (UserError, KeyError, AttributeError) as error:
+            logger.warning(f"{self.best}: its translators cannot be kept, newer ones take their place ({error})")
+            return {}
 
     def load_newest(self) -> dict | None:
         """Return the newest readable checkpoint, or None where there is none; warn of damaged ones.

@@ -1,6 +1,6 @@
 """What the training loop calls in the process that writes: scores, sample pictures and checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.loop import Callbacks, Metrics, NotFinite
 from pipeline.training.resume import History
 from pipeline.training.schedule import Schedule, TrainerState
-from pipeline.training.validation import Validation
+from pipeline.training.validation import Validation, direction_score
 from pipeline.utils.console import ProgressBar, bar
 
 SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone writes and validates
     log=lambda metrics, step: None,
-    validate=lambda: {"validation/score": float("-inf")},
+    validate=lambda: ({}, {}),
     sample=lambda epochs, step: None,
     save=lambda position, best: None,
     bar=lambda done, total: bar(disable=True),
@@ -71,10 +71,10 @@ def make_callbacks(
         tracker.log_metrics(metrics, step)
         monitor.record_losses(metrics)
 
-    def validate() -> Metrics:
+    def validate() -> tuple[Metrics, dict[str, float]]:
         metrics = validation.scores(translators()) | monitor.discriminator_metrics()
         monitor(metrics, position.step // trained.schedule.steps_per_epoch)
-        return metrics
+        return metrics, {to: direction_score(metrics, folder.direction(contrasts, to)) for to in contrasts}
 
     def sample(epoch: int, step: int) -> None:
         panels = validation.panels(translators(), sample_slices, oriented=oriented)
@@ -83,7 +83,7 @@ def make_callbacks(
             save_sample(folder.samples, direction, epoch, panel)
             tracker.log_image(f"samples/{direction}", panel, step)
 
-    def save(trainer_state: dict[str, Any], best: bool) -> None:
+    def save(trainer_state: dict[str, Any], best: Collection[str]) -> None:
         if not all_finite_weights(engine.networks().values()):  # the earlier checkpoint stays
             raise NotFinite(f"training stopped at step {trainer_state['step']}: weights are no longer finite")
         state = {

@@ -4,7 +4,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -34,17 +34,17 @@ class Callbacks:
 
     Attributes:
         log: Logs metrics at a step.
-        validate: Returns metrics; the checkpoint with the highest "validation/score" is the best.
+        validate: Returns metrics and, by target contrast, the score that chooses its best translator, the highest.
         sample: Draws the sample pictures, given the number of epochs and of steps.
-        save: Writes a checkpoint, given the trainer state (a dict) and whether it is the best.
+        save: Writes a checkpoint, given the trainer state (a dict) and the targets whose translators are the best yet.
         bar: Opens a progress bar, given the steps made and all steps.
         begin: Called before each step with the number of steps made.
     """
 
     log: Callable[[Metrics, int], None]
-    validate: Callable[[], Metrics]
+    validate: Callable[[], tuple[Metrics, dict[str, float]]]
     sample: Callable[[int, int], None]
-    save: Callable[[dict, bool], None]
+    save: Callable[[dict, Collection[str]], None]
     bar: Callable[[int, int], ProgressBar]
     begin: Callable[[int], None] = lambda step: None
 
@@ -101,7 +101,7 @@ def train(
                     loss_monitor.flush()
                 position.seconds += time.monotonic() - started
                 if request and not position.bad_in_a_row:  # no checkpoint after a step that was not finite
-                    callbacks.save(asdict(position), False)
+                    callbacks.save(asdict(position), ())
                     saved_at, has_checkpoint = time.monotonic(), True
                 if request > 1:
                     _stop(request // 2, position, has_checkpoint)
@@ -141,18 +141,19 @@ def _batches(
 
 def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
     """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite."""
-    is_last, is_best = epochs == schedule.epochs, False
+    is_last, best_scores = epochs == schedule.epochs, {}
     if epochs % schedule.validate_every_epochs == 0 or is_last:
-        metrics = callbacks.validate()
+        metrics, scores = callbacks.validate()
         callbacks.log({**metrics, "epoch": epochs}, position.step)
-        is_best = metrics["validation/score"] > position.best_score and not position.bad_in_a_row
-        if is_best:
-            position.best_score = metrics["validation/score"]
+        if not position.bad_in_a_row:
+            earlier = {target: position.best_scores.get(target, position.best_score) for target in scores}
+            best_scores = {target: score for target, score in scores.items() if score > earlier[target]}
+            position.best_scores |= best_scores
     if epochs % schedule.sample_every_epochs == 0 or is_last:
         callbacks.sample(epochs, position.step)
     position.epochs = epochs
     if not position.bad_in_a_row:
-        callbacks.save(asdict(position), is_best)
+        callbacks.save(asdict(position), tuple(best_scores))
 
 
 def _stop(signal_number: int, position: TrainerState, has_checkpoint: bool) -> None:

@@ -97,8 +97,7 @@ class Validation:
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".
 
-        The score is the mean PSNR of both directions; without pairs, minus the sum of cycle error and intensity
-        distance. SSIM is not part of the score: an untrained network that copies its input already has a fair SSIM.
+        That is the mean of both directions' `direction_score`.
 
         With `cohorts` the metrics include the detectors' values, "detectors/<direction>/<name>", which need no pairs.
         """
@@ -135,9 +134,8 @@ class Validation:
 
         # Average over subjects, and make one score of both directions.
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
-        gains = [value for name, value in means.items() if name.endswith("/psnr")]
-        losses = [value for name, value in means.items() if name.endswith(("/cycle_error", "/intensity_distance"))]
-        return {**means, **detector_values, "validation/score": float(np.mean(gains)) if gains else -sum(losses) / 2}
+        scores = [direction_score(means, f"{self._other(target)}_to_{target}") for target in self.by_target]
+        return {**means, **detector_values, "validation/score": float(np.mean(scores))}
 
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw `rows` fixed slices as input | translated | real target | error, by target.
@@ -192,6 +190,22 @@ class Validation:
     def _other(self, contrast: str) -> str:
         first, second = self.contrasts
         return second if contrast == first else first
+
+
+def direction_score(metrics: Mapping[str, float], direction: str) -> float:
+    """Return what chooses the best translator of a direction: PSNR [dB]; without pairs, minus two errors' sum.
+
+    Those are the cycle error and the intensity distance. SSIM is not part of the score: an untrained network that
+    copies its input already has a fair SSIM.
+
+    Args:
+        metrics: Those of `Validation.scores`.
+        direction: Such as "T1_to_T2".
+    """
+    prefix = f"validation/{direction}"
+    if f"{prefix}/psnr" in metrics:
+        return metrics[f"{prefix}/psnr"]
+    return -(metrics[f"{prefix}/cycle_error"] + metrics[f"{prefix}/intensity_distance"])
 
 
 def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> dict[str, float]:

@@ -66,7 +66,7 @@ def sitting(images, folder, stop=None, precision="float32"):
 
     observers = Callbacks(
         log=log,
-        validate=lambda: {"validation/score": 0.0},
+        validate=lambda: ({"validation/score": 0.0}, {}),
         sample=lambda *_: engine.translators()["b"](torch.zeros(1, 1, 64, 64)),
         save=save,
         bar=lambda done, total: tqdm(initial=done, total=total, disable=True),

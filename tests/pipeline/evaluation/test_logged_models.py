@@ -22,7 +22,14 @@ def log(tmp_path, monkeypatch):
         logged.clear()
         note = tmp_path / "models.json"
         addresses = logged_models.log_models(
-            tracker, model, metadata, note, checkpoint=checkpoint, step=5, best_score=1.0, register_as=None
+            tracker,
+            model,
+            metadata,
+            note,
+            checkpoint=checkpoint,
+            step=5,
+            best_scores={"T1": 1.0, "T2": 2.0},
+            register_as=None,
         )
         assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
         return list(logged)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_checkpoints import names, state, step_of
+from small_checkpoints import names, state, step_of, translators_of
 from torch import nn
 
 from pipeline.runs.checkpoint import (
@@ -15,11 +15,13 @@ from pipeline.runs.checkpoint import (
 )
 from pipeline.utils.errors import UserError
 
+BOTH = ("T1", "T2")
+
 # ── saving ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_what_is_saved_comes_back(folder):
-    folder.save(state(3), best=False)
+    folder.save(state(3))
     loaded = folder.load_newest()
     assert torch.equal(loaded["weights"], torch.full((3, 4), 3.0))
     assert loaded["position"] == {"step": 3, "best_score": float("-inf")} and loaded["empty"] is None
@@ -33,7 +35,7 @@ def test_a_folder_without_checkpoints_has_nothing_to_load(folder):
 
 
 def test_latest_previous_and_best_are_kept(folder):
-    for step, best in enumerate([True, False, True, False, False]):
+    for step, best in enumerate([BOTH, (), BOTH, (), ()]):
         folder.save(state(step), best=best)
         assert step_of(folder.latest) == step
         assert step_of(folder.best) == (0 if step < 2 else 2)
@@ -43,8 +45,26 @@ def test_latest_previous_and_best_are_kept(folder):
 
 
 def test_a_saved_checkpoint_is_not_written_twice_for_being_the_best(folder):
-    folder.save(state(1), best=True)
+    folder.save(state(1), best=BOTH)
     assert folder.best.samefile(folder.latest)
+
+
+def test_the_best_holds_each_translator_as_it_was_when_it_was_best(folder):
+    for step, best in enumerate([BOTH, ("T2",), (), ("T1",), BOTH]):
+        folder.save(state(step), best=best)
+        expected = [(0, 0), (0, 1), (0, 1), (3, 1), (4, 4)][step]
+        assert translators_of(folder.best) == dict(zip(BOTH, expected, strict=True))
+        assert translators_of(folder.latest) == {"T1": step, "T2": step}
+    assert folder.best.samefile(folder.latest)
+
+
+def test_where_the_best_is_damaged_newer_translators_take_its_place(folder, capsys):
+    folder.save(state(1), best=BOTH)
+    folder.save(state(2))
+    folder.best.write_bytes(b"damaged")
+    folder.save(state(3), best=("T2",))
+    assert translators_of(folder.best) == {"T1": 3, "T2": 3}
+    assert "its translators cannot be kept" in capsys.readouterr().err
 
 
 def refuse_links(*_, **__):
@@ -53,7 +73,7 @@ def refuse_links(*_, **__):
 
 def test_without_hard_links_files_are_copied(folder, monkeypatch):
     monkeypatch.setattr(os, "link", refuse_links)
-    for step, best in enumerate([False, True, False]):
+    for step, best in enumerate([(), BOTH, ()]):
         folder.save(state(step), best=best)
     assert [step_of(path) for path in (folder.latest, folder.previous, folder.best)] == [2, 1, 1]
     assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
@@ -62,7 +82,7 @@ def test_without_hard_links_files_are_copied(folder, monkeypatch):
 
 @pytest.mark.parametrize("part", ["unlink", "replace", "open"])
 def test_a_disk_that_is_gone_is_one_line_and_leaves_the_earlier_checkpoint(folder, monkeypatch, part):
-    folder.save(state(1), best=False)
+    folder.save(state(1))
     (folder.folder / ".tmp-left-by-a-kill").touch()
 
     def gone(*_, **__):
@@ -71,31 +91,31 @@ def test_a_disk_that_is_gone_is_one_line_and_leaves_the_earlier_checkpoint(folde
     with monkeypatch.context() as patch:
         patch.setattr(Path, part, gone)
         with pytest.raises(UserError, match=r"\.pt: cannot be written \(Input/output error\)"):
-            folder.save(state(2), best=False)
+            folder.save(state(2))
     assert step_of(folder.latest) == 1
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(folder, monkeypatch):
-    folder.save(state(1), best=True)
-    folder.save(state(2), best=False)
+    folder.save(state(1), best=BOTH)
+    folder.save(state(2))
 
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"latest\.pt: disk full"):
-        folder.save(state(3), best=False)
+        folder.save(state(3))
     assert step_of(folder.latest) == 2 and step_of(folder.best) == 1
     assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
 
 
-@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("best", [(), BOTH, ("T1",)])
 @pytest.mark.parametrize("interrupted_at", range(1, 5))
 def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint_and_best_not_behind(
     best, interrupted_at, folder, monkeypatch
 ):
-    folder.save(state(1), best=True)
-    folder.save(state(2), best=False)
+    folder.save(state(1), best=BOTH)
+    folder.save(state(2))
     moves = 0
     real = os.replace
 
@@ -113,28 +133,28 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint_and_best_not_b
     assert newest in (2, 3)
     if best and newest == 3:
         assert step_of(folder.best) == 3
-    folder.save(state(4), best=False)
+    folder.save(state(4))
     assert step_of(folder.latest) == 4 and step_of(folder.previous) == newest
     assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away(folder):
-    folder.save(state(1), best=False)
+    folder.save(state(1))
     (folder.folder / ".tmp-1-abc.pt").write_bytes(b"half")
-    folder.save(state(2), best=False)
+    folder.save(state(2))
     assert names(folder) == ["latest.pt", "previous.pt"]
 
 
 def test_a_loaded_checkpoint_survives_the_saving_of_the_next(folder):
-    folder.save(state(1), best=False)
+    folder.save(state(1))
     loaded = folder.load_newest()
     for step in (2, 3, 4):
-        folder.save(state(step), best=False)
+        folder.save(state(step))
     assert torch.equal(loaded["weights"], torch.full((3, 4), 1.0))
 
 
 def test_changing_what_was_loaded_does_not_change_the_file(folder):
-    folder.save(state(1), best=False)
+    folder.save(state(1))
     folder.load_newest()["weights"].fill_(7)
     assert torch.equal(folder.load_newest()["weights"], torch.full((3, 4), 1.0))
 
@@ -145,7 +165,7 @@ def test_changing_what_was_loaded_does_not_change_the_file(folder):
 def test_the_random_state_goes_through_a_checkpoint(folder):
     torch.manual_seed(5)
     torch.rand(3)
-    folder.save({"random": random_state()}, best=False)
+    folder.save({"random": random_state()})
     expected = torch.rand(4)
     torch.manual_seed(6)
     restore_random_state(folder.load_newest()["random"])

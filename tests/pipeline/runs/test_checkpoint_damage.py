@@ -34,8 +34,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_latest_is_named_and_the_one_before_taken(damage, folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
+    folder.save(state(1))
+    folder.save(state(2))
     if damage != "cut short":
         folder.latest.unlink()
     DAMAGE[damage](folder.latest)
@@ -45,25 +45,25 @@ def test_a_damaged_latest_is_named_and_the_one_before_taken(damage, folder, caps
 
 
 def test_a_damaged_latest_never_takes_the_place_of_the_whole_one_before(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
+    folder.save(state(1))
+    folder.save(state(2))
     shorten(folder.latest)
     folder.load_newest()
-    folder.save(state(2), best=False)
+    folder.save(state(2))
     assert (step_of(folder.latest), step_of(folder.previous)) == (2, 1)
 
 
 def test_a_missing_latest_means_the_one_before(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
+    folder.save(state(1))
+    folder.save(state(2))
     folder.latest.unlink()
     assert folder.load_newest()["position"]["step"] == 1
     assert capsys.readouterr().err == ""
 
 
 def test_when_all_are_damaged_that_is_an_error_and_they_stay(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
+    folder.save(state(1))
+    folder.save(state(2))
     shorten(folder.latest)
     shorten(folder.previous)
     with pytest.raises(UserError) as caught:
@@ -83,7 +83,7 @@ def test_a_missing_file_says_what_to_give(tmp_path):
 
 
 def test_another_format_names_both(folder):
-    folder.save({"format": 99}, best=False)
+    folder.save({"format": 99})
     with pytest.raises(UserError) as caught:
         load_checkpoint(folder.latest)
     assert str(caught.value) == (
@@ -113,7 +113,7 @@ def test_code_in_a_checkpoint_is_refused_in_one_line_and_not_run(write, tmp_path
 
 @pytest.mark.parametrize(("flip", "first"), [(0x5A, 0), (0x01, 3)])
 def test_flipped_bytes_are_refused_in_one_line_or_change_nothing(flip, first, folder):
-    folder.save(state(1), best=False)
+    folder.save(state(1))
     content, refused, whole = folder.latest.read_bytes(), 0, {"format": 1, **state(1)}
     for place in range(first, len(content), 7):
         folder.latest.unlink()
@@ -127,8 +127,8 @@ def test_flipped_bytes_are_refused_in_one_line_or_change_nothing(flip, first, fo
 
 
 def test_one_bit_within_a_tensor_is_noticed_and_the_checkpoint_before_taken(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save({**state(2), "weights": torch.zeros(10_000)}, best=False)
+    folder.save(state(1))
+    folder.save({**state(2), "weights": torch.zeros(10_000)})
     content = bytearray(folder.latest.read_bytes())
     content[len(content) // 2] ^= 1
     folder.latest.unlink()
@@ -142,11 +142,11 @@ def test_one_bit_within_a_tensor_is_noticed_and_the_checkpoint_before_taken(fold
 # ── a full disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("best", [(), ("T1", "T2"), ("T2",)])
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.7, 1])
 def test_a_disk_that_fills_at_any_byte_leaves_what_was_there(share, best, folder, monkeypatch):
-    folder.save(state(1), best=True)
-    folder.save(state(2), best=False)
+    folder.save(state(1), best=("T1", "T2"))
+    folder.save(state(2))
     large = {**state(3), "weights": torch.zeros(100_000)}  # of several writes: torch has its own error for the second
     with monkeypatch.context() as patch:
         fill(patch, int(share * 4 * 100_000))
@@ -161,12 +161,12 @@ def test_a_disk_that_fills_at_any_byte_leaves_what_was_there(share, best, folder
 
 
 def test_a_checkpoint_larger_than_files_may_be_leaves_what_was_there(folder):
-    folder.save(state(1), best=False)
+    folder.save(state(1))
 
     def save():
         limit_files(1000)
         with pytest.raises(UserError, match=r"latest\.pt: larger than a file may be here; raise the limit"):
-            folder.save(state(2), best=False)
+            folder.save(state(2))
         return 0
 
     assert in_child(save) == 0

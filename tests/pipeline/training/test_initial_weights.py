@@ -43,7 +43,7 @@ def checkpoint(folder, engine, config):
         "position": {"step": 3},
         "split": {"train": {"T1": ["s1/2020"], "T2": ["s2"]}, "validation": [], "test": ["s3"]},
     }
-    CheckpointFolder(folder / "checkpoints").save(state, best=True)
+    CheckpointFolder(folder / "checkpoints").save(state, best=("T1", "T2"))
     return folder
 
 
@@ -161,6 +161,6 @@ def test_slices_of_another_version_of_the_chain_are_warned_of(tmp_path, capsys):
 
 def test_a_checkpoint_of_another_version_is_one_line(tmp_path):
     source = tmp_path / "source"
-    CheckpointFolder(source / "checkpoints").save({"config": {}}, best=True)
+    CheckpointFolder(source / "checkpoints").save({"config": {}}, best=("T1", "T2"))
     with pytest.raises(UserError, match=r"best\.pt: damaged, or of another version \("):
         read(source, tmp_path, config_of())

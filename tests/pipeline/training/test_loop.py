@@ -65,7 +65,8 @@ class Recorder:
         self.events.append("validate")
         self.signal("validate", self.events.count("validate"))
         score = self.scores.pop(0) if self.scores else 0.0
-        return {"validation/score": score, "validation/psnr": 20.0}
+        first, second = score if isinstance(score, tuple) else (score, score)
+        return {"validation/score": score, "validation/psnr": 20.0}, {"T1": first, "T2": second}
 
     def callbacks(self):
         return Callbacks(
@@ -98,7 +99,7 @@ class Recorder:
         return self
 
     def saves(self):
-        return [(event[1]["step"], event[2]) for event in self.events if event[0] == "save"]
+        return [(event[1]["step"], bool(event[2])) for event in self.events if event[0] == "save"]
 
     def samples(self):
         return [event[1:] for event in self.events if event[0] == "sample"]
@@ -165,11 +166,18 @@ def test_the_validation_metrics_are_logged_with_the_epoch(slices):
 def test_a_checkpoint_is_best_when_its_score_is_higher_than_all_before(slices):
     run = Recorder(scores=[1.0, 3.0, 3.0, 2.0, float("nan"), 4.0]).train(slices, replace(SCHEDULE, constant_epochs=4))
     assert [best for _, best in run.saves()] == [True, True, False, False, False, True]
-    assert run.position.best_score == 4.0
+    assert run.position.best_scores == {"T1": 4.0, "T2": 4.0}
 
 
-def test_a_resumed_run_remembers_the_best_score(slices):
-    position = TrainerState(step=9, epochs=3, best_score=2.0)
+def test_each_direction_has_its_own_best(slices):
+    run = Recorder(scores=[(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (0.0, 0.0)]).train(slices)
+    assert [event[2] for event in run.events if event[0] == "save"] == [("T1", "T2"), ("T1",), ("T2",), ()]
+    assert run.position.best_scores == {"T1": 2.0, "T2": 6.0}
+
+
+@pytest.mark.parametrize("remembered", [{"best_scores": {"T1": 2.0, "T2": 2.0}}, {"best_score": 2.0}])
+def test_a_resumed_run_remembers_the_best_scores(remembered, slices):
+    position = TrainerState(step=9, epochs=3, **remembered)
     assert Recorder(scores=[1.0]).train(slices, position=position).saves() == [(12, False)]
 
 
@@ -195,7 +203,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(number, code, slices):
     assert caught.value.exit_code == code
     assert str(caught.value) == f"{number.name} after step 5; saved; the same command goes on from there"
     assert len(run.batches) == 5 and run.bars == [[5, 12]]
-    assert run.events[-1] == ("save", position := asdict(run.position), False)
+    assert run.events[-1] == ("save", position := asdict(run.position), ())
     assert (position["step"], position["epochs"]) == (5, 1)
 
 
@@ -263,7 +271,7 @@ def test_nothing_is_saved_by_the_clock_while_the_last_step_was_bad(slices):
 def test_a_best_score_that_was_not_saved_does_not_count(slices):
     run = Recorder(bad=[6], scores=[1.0, 9.0, 5.0, 2.0]).train(slices)
     assert run.saves() == [(3, True), (9, True), (12, False)]
-    assert run.position.best_score == 5.0
+    assert run.position.best_scores == {"T1": 5.0, "T2": 5.0}
 
 
 def test_losses_are_looked_at_in_every_step_on_the_cpu_and_elsewhere_when_they_are_needed(slices, monkeypatch):

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
-from pipeline.training.validation import Validation, evaluating
+from pipeline.training.validation import Validation, direction_score, evaluating
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import PreprocessSettings
 
@@ -104,6 +104,7 @@ def test_the_score_is_the_mean_psnr_of_both_directions_over_subjects(tmp_path):
     halved = 10 * math.log10(4) * 1  # half the error: 6.02 dB more
     assert scores["validation/T2_to_T1/psnr"] == pytest.approx(30 + halved, abs=1e-3)
     assert scores["validation/score"] == pytest.approx(30 + halved / 2, abs=1e-3)
+    assert direction_score(scores, "T2_to_T1") == scores["validation/T2_to_T1/psnr"]
 
 
 def test_without_pairs_the_score_is_minus_cycle_error_and_intensity_distance(tmp_path):
@@ -123,6 +124,7 @@ def test_without_pairs_the_score_is_minus_cycle_error_and_intensity_distance(tmp
     assert scores["validation/T1_to_T2/intensity_distance"] == pytest.approx(0.5, abs=0.01)  # 0.5 from all at 0
     assert scores["validation/T2_to_T1/intensity_distance"] == pytest.approx(0.52, abs=0.01)  # 0.2 from even over ±1
     assert scores["validation/score"] == pytest.approx(-(0.1 + (0.5 + 0.52) / 2), abs=0.01)
+    assert direction_score(scores, "T1_to_T2") == pytest.approx(-(0.1 + 0.5), abs=0.01)
 
 
 def test_pairs_may_be_scored_as_if_they_were_none(pair):
