@@ -114,7 +114,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     # Build the engine and the schedule.
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
-    schedule = schedule_of(training, prepared.longest)
+    begins_trained = training.start_from is not None or getattr(config.generator, "start", None) is not None
+    schedule = replace(schedule_of(training, prepared.longest), validate_start=begins_trained)
     reader = pair_reader(config, version, max(cast(int, network.stride) for network in engine.translators().values()))
 
     # Resume: load the weights and states, where they belong to these data.

@@ -48,10 +48,10 @@ class Crash:
     def install(self) -> None:
         save = CheckpointFolder.save
 
-        def counted(folder, state, *, best=()):
+        def counted(folder, state, *, best=(), start=None):
             self.saves += 1
             self.armed = bool(best) if self.best else self.saves == 2
-            save(folder, state, best=best)
+            save(folder, state, best=best, start=start)
             self.armed = False
 
         CheckpointFolder.save = counted

@@ -190,9 +190,9 @@ def _tell(pipe: int, whole: bool) -> None:
         tell("step")
         return step(engine, *batch)
 
-    def told_save(folder, state, *, best=()):
+    def told_save(folder, state, *, best=(), start=None):
         tell("save", digest(state["engine"], state["random"], state["position"]))
-        save(folder, state, best=best)
+        save(folder, state, best=best, start=start)
         tell("saved")
 
     def told_finish(*arguments):

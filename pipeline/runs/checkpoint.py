@@ -19,6 +19,7 @@ from pipeline.utils.files import atomic_write, printable, writing_to
 
 logger = logging.getLogger(__name__)
 
+TranslatorStates = dict[str, dict[str, Any]]  # target contrast -> the state of its translator
 FORMAT = 1
 UNREADABLE = (  # errors of torch.load on truncated, overwritten or other files
     OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
@@ -36,7 +37,7 @@ class CheckpointFolder:
         self.folder = folder
         self.latest, self.previous, self.best = (folder / f"{name}.pt" for name in ("latest", "previous", "best"))
 
-    def save(self, state: dict, *, best: Collection[str] = ()) -> None:
+    def save(self, state: dict, *, best: Collection[str] = (), start: TranslatorStates | None = None) -> None:
         """Write `latest.pt`, keeping the one before as `previous.pt`, and `best.pt` where a translator is the best yet.
 
         At least one complete checkpoint exists at any time, and `best.pt` is at least as new as `latest.pt` records.
@@ -44,6 +45,7 @@ class CheckpointFolder:
         Args:
             state: What the checkpoint holds; "translators" are the states of the translators by target contrast.
             best: The targets whose translators are better than all before.
+            start: The translators that training began with, if they count as the best until there are better ones.
 
         Raises:
             UserError: The disk is full or gone; the earlier checkpoints stay.
@@ -55,20 +57,23 @@ class CheckpointFolder:
             if self.latest.exists():
                 _link(self.latest, self.previous)
             # The best first: a run that is killed in between makes it again.
-            kept = self._kept_translators(state, best)
-            if best:
+            is_best = bool(best) or (bool(start) and not self.best.exists())
+            kept = self._kept_translators(state, best, start) if is_best else {}
+            if is_best:
                 best_state = {**state, "translators": {**state["translators"], **kept}} if kept else state
                 atomic_write(self.best, lambda stream: _save(best_state, stream))
-            if best and not kept:
+            if is_best and not kept:
                 _link(self.best, self.latest)
             else:
                 atomic_write(self.latest, lambda stream: _save(state, stream))
 
-    def _kept_translators(self, state: Mapping[str, Any], best: Collection[str]) -> dict[str, Any]:
-        """Return the translators of `best.pt` that stay when those of the targets `best` are replaced by newer ones."""
+    def _kept_translators(
+        self, state: Mapping[str, Any], best: Collection[str], start: TranslatorStates | None
+    ) -> TranslatorStates:
+        """Return the best translators so far that stay when those of the targets `best` are replaced by newer ones."""
         others = set(state.get("translators", {})) - set(best)
-        if not best or not others or not self.best.exists():
-            return {}
+        if not others or not self.best.exists():
+            return {to: start[to] for to in others} if start else {}
         try:
             translators = load_checkpoint(self.best)["translators"]
             return {to: {name: tensor.clone() for name, tensor in translators[to].items()} for to in others}

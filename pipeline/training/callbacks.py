@@ -1,5 +1,6 @@
 """What the training loop calls in the process that writes: scores, sample pictures and checkpoints."""
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import nn
 
 from pipeline.engines.base import Engine
 from pipeline.reporting.tiles import Tile, save_png
-from pipeline.runs.checkpoint import all_finite_weights, random_state
+from pipeline.runs.checkpoint import TranslatorStates, all_finite_weights, random_state
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
@@ -63,15 +64,21 @@ def make_callbacks(
         quiet: Whether to hide the progress bar.
     """
     folder, engine, position, contrasts = trained.folder, trained.engine, trained.position, validation.contrasts
+    start: TranslatorStates = {}  # from the validation before the first step to the first checkpoint, which keeps them
 
     def translators() -> dict[str, nn.Module]:
         return {contrast: engine.translators()[side] for side, contrast in zip("ab", contrasts, strict=True)}
+
+    def translator_states() -> TranslatorStates:
+        return {contrast: network.state_dict() for contrast, network in translators().items()}
 
     def log(metrics: Metrics, step: int) -> None:
         tracker.log_metrics(metrics, step)
         monitor.record_losses(metrics)
 
     def validate() -> tuple[Metrics, dict[str, float]]:
+        if position.step == 0:
+            start.update(copy.deepcopy(translator_states()))
         metrics = validation.scores(translators()) | monitor.discriminator_metrics()
         monitor(metrics, position.step // trained.schedule.steps_per_epoch)
         return metrics, {to: direction_score(metrics, folder.direction(contrasts, to)) for to in contrasts}
@@ -88,13 +95,14 @@ def make_callbacks(
             raise NotFinite(f"training stopped at step {trainer_state['step']}: weights are no longer finite")
         state = {
             **checkpoint_entries,
-            "translators": {contrast: network.state_dict() for contrast, network in translators().items()},
+            "translators": translator_states(),
             "engine": engine.state_dict(),
             "position": trainer_state,
             "random": random_state(),
             "mlflow_run_id": tracker.run_id,
         }
-        folder.checkpoints.save(state, best=best)
+        folder.checkpoints.save(state, best=best, start=start)
+        start.clear()
 
     def progress_bar(done: int, total: int) -> ProgressBar:
         return bar(initial=done, total=total, desc="training", unit="step", disable=quiet)

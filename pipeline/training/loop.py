@@ -73,6 +73,8 @@ def train(
     """
     if position.step == 0:
         callbacks.sample(0, 0)
+        if schedule.validate_start:
+            _validate(0, position, callbacks)
     make_step, has_checkpoint = step or engine.step, position.step > 0  # a resumed run has one
     saved_at, loss_monitor = time.monotonic(), LossMonitor(position, schedule.max_bad_steps)
     with callbacks.bar(position.step, schedule.steps) as bar:
@@ -141,19 +143,26 @@ def _batches(
 
 def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
     """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite."""
-    is_last, best_scores = epochs == schedule.epochs, {}
+    is_last, best = epochs == schedule.epochs, ()
     if epochs % schedule.validate_every_epochs == 0 or is_last:
-        metrics, scores = callbacks.validate()
-        callbacks.log({**metrics, "epoch": epochs}, position.step)
-        if not position.bad_in_a_row:
-            earlier = {target: position.best_scores.get(target, position.best_score) for target in scores}
-            best_scores = {target: score for target, score in scores.items() if score > earlier[target]}
-            position.best_scores |= best_scores
+        best = _validate(epochs, position, callbacks)
     if epochs % schedule.sample_every_epochs == 0 or is_last:
         callbacks.sample(epochs, position.step)
     position.epochs = epochs
     if not position.bad_in_a_row:
-        callbacks.save(asdict(position), tuple(best_scores))
+        callbacks.save(asdict(position), best)
+
+
+def _validate(epochs: int, position: TrainerState, callbacks: Callbacks) -> tuple[str, ...]:
+    """Validate; return the targets whose translators are the best yet, none after a step that was not finite."""
+    metrics, scores = callbacks.validate()
+    callbacks.log({**metrics, "epoch": epochs}, position.step)
+    if position.bad_in_a_row:
+        return ()
+    earlier = {target: position.best_scores.get(target, position.best_score) for target in scores}
+    best_scores = {target: score for target, score in scores.items() if score > earlier[target]}
+    position.best_scores |= best_scores
+    return tuple(best_scores)
 
 
 def _stop(signal_number: int, position: TrainerState, has_checkpoint: bool) -> None:

@@ -24,6 +24,7 @@ class Schedule:
     max_bad_steps: int
     halve_every: int | None = None
     discriminator_warmup: int = 0  # first steps in which the generators' weights do not move
+    validate_start: bool = False  # whether what training begins with, such as a lookup, may be the best
 
     @property
     def epochs(self) -> int:

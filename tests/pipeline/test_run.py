@@ -211,8 +211,8 @@ def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first
     assert rates == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     for direction in DIRECTIONS:
         for metric in ("psnr", "ssim"):
-            assert [step for step, _ in first.points[f"validation/{direction}/{metric}"]] == [4, 8]
-    assert [step for step, _ in first.points["validation/score"]] == [4, 8]
+            assert [step for step, _ in first.points[f"validation/{direction}/{metric}"]] == [0, 4, 8]
+    assert [step for step, _ in first.points["validation/score"]] == [0, 4, 8]
 
 
 def test_mlflow_has_the_test_scores_of_the_table(first, folder):

@@ -121,7 +121,7 @@ def interrupted_group():
 
 
 ENDS = {
-    "disk full": (full_disk, (), 2, "latest.pt: disk full, "),
+    "disk full": (full_disk, (), 2, "best.pt: disk full, "),
     "file too large": (small_files, (), 2, ": larger than a file may be here; raise the limit (ulimit -f)"),
     "ctrl-c": (interrupted_group, (), 130, "stopped: SIGINT after step 3; saved"),
 }

@@ -58,6 +58,15 @@ def test_the_best_holds_each_translator_as_it_was_when_it_was_best(folder):
     assert folder.best.samefile(folder.latest)
 
 
+@pytest.mark.parametrize(("best", "expected"), [((), (0, 0)), (("T2",), (0, 1)), (BOTH, (1, 1))])
+def test_what_training_began_with_is_the_best_until_there_are_better_translators(best, expected, folder):
+    folder.save(state(1), best=best, start=state(0)["translators"])
+    assert translators_of(folder.best) == dict(zip(BOTH, expected, strict=True))
+    assert translators_of(folder.latest) == {"T1": 1, "T2": 1}
+    folder.save(state(2), best=("T1",), start=state(0)["translators"])  # it is known no more
+    assert translators_of(folder.best) == {"T1": 2, "T2": expected[1]}
+
+
 def test_where_the_best_is_damaged_newer_translators_take_its_place(folder, capsys):
     folder.save(state(1), best=BOTH)
     folder.save(state(2))

@@ -217,7 +217,7 @@ def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch,
     page = (tmp_path / "run" / "report.html").read_text()
     for direction in ("T1_to_T2", "T2_to_T1"):
         arrow = direction.replace("_to_", " → ")
-        assert [line[f"detectors/{direction}/identity_collapse"] for line in validated] == [0, 0]
+        assert [line[f"detectors/{direction}/identity_collapse"] for line in validated] == [0, 0, 0]
         assert printed.err.count(f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5") == 1
         (summary,) = [line for line in printed.out.splitlines() if line.startswith("warned during training")]
         assert f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in summary

@@ -169,6 +169,13 @@ def test_a_checkpoint_is_best_when_its_score_is_higher_than_all_before(slices):
     assert run.position.best_scores == {"T1": 4.0, "T2": 4.0}
 
 
+def test_what_training_begins_with_is_validated_and_may_stay_the_best(slices):
+    schedule = replace(SCHEDULE, validate_start=True)
+    run = Recorder(scores=[(3.0, 1.0), (2.0, 2.0)]).train(slices, schedule)
+    assert next((event[1]["step"], event[2]) for event in run.events if event[0] == "save") == (3, ("T2",))
+    assert run.logged[0][0] == 0 and run.logged[0][1]["epoch"] == 0
+
+
 def test_each_direction_has_its_own_best(slices):
     run = Recorder(scores=[(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (0.0, 0.0)]).train(slices)
     assert [event[2] for event in run.events if event[0] == "save"] == [("T1", "T2"), ("T1",), ("T2",), ()]
