@@ -123,6 +123,7 @@ def prepare_data(
     return prepare(
         cases, split, settings, cache,
         coverage_mm=preprocess.coverage_mm, saved_coverage=saved_coverage, paired=paired,
+        lookup=starts_from_lookup(config),
     )  # fmt: skip
 
 
@@ -132,6 +133,11 @@ def warn_of_names(config: Config, cases: Sequence[Case], split: CohortSplit, *, 
         warn_of_ids(cases, config.contrasts, split)
     if paired and config.split.file is None:  # a file names all images explicitly
         warn_unpaired(cases, config.contrasts, split)
+
+
+def starts_from_lookup(config: Config) -> bool:
+    """Whether generators start from a lookup that is fitted to the training slices."""
+    return getattr(config.generator, "start", None) == "lookup"
 
 
 def names_mean_subjects(config: Config) -> bool:

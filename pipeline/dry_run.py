@@ -73,7 +73,8 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     pairs = estimates.slices(_paired_scans(split, contrasts, engine.paired))
     schedule = schedule_of(config.training, pairs if engine.paired else max(slices))
     batch = (config.training.batch_size, 2 * preprocess.neighbours + 1, preprocess.size, preprocess.size)
-    needs, memory = planned_disk(config, split, engine), training_bytes(engine, batch)
+    needs = planned_disk(config, split, engine)
+    memory = training_bytes(engine, batch, pairs=bool(split.pairs))
 
     # Print subjects, slices and networks.
     echo(f"{config.name}: {config.data.source} data → {config.folder}\n")

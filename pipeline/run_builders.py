@@ -19,7 +19,7 @@ from pipeline.data.pairs import PairReader
 from pipeline.data.slice_stacks import stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
-from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings
+from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings, starts_from_lookup
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
@@ -69,7 +69,7 @@ def set_lookup_tables(config: Config, version: int, prepared: PreparedData, engi
     Raises:
         UserError: no lookup can be fitted to the training slices.
     """
-    if getattr(config.generator, "start", None) != "lookup":
+    if not starts_from_lookup(config):
         return
     networks = [engine.generators] if engine.ema is None else [engine.generators, engine.ema.networks]
     translators = [engine.translators_of(dict(players.items())) for players in networks]

@@ -13,6 +13,7 @@ from unittest.mock import Mock, patch
 
 from pipeline.run import main
 from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.tracking.metrics_file import read_metrics
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
@@ -95,3 +96,9 @@ def signal_at(monkeypatch, number: int, step: int) -> None:
 def latest(output: Path) -> dict:
     """The newest checkpoint of a run."""
     return load_checkpoint(CheckpointFolder(output / "checkpoints").latest)
+
+
+def logged(output: Path) -> list[dict]:
+    """The records of a run's metrics, without their times."""
+    records = read_metrics(output / "metrics.jsonl")[0]
+    return [{key: value for key, value in record.items() if key != "time"} for record in records]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case
-from pipeline.data.loader import epoch_batches
+from pipeline.data.loader import SliceBank, epoch_batches
 from pipeline.data.stored_slices import StoredSlices, encode
 from transforms.augmentation import Augmentation
 
@@ -26,6 +26,12 @@ def store_volumes(folder, counts, *, constant=False, size=8):
         np.save(folder / f"{number}.npy", slices)
         stored.append(StoredSlices(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", range(count)))
     return stored
+
+
+def bank(path, slices):
+    """A bank of one volume's slices (N, H, W) in [-1, 1], stored in a file."""
+    np.save(path, encode(slices))
+    return SliceBank([StoredSlices(Case("s", "", "T1", path), path, range(len(slices)))])
 
 
 def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0):

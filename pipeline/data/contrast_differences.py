@@ -22,12 +22,24 @@ MAX_VOXEL_RATIO = 1.2  # larger voxel size over smaller, along each axis
 MAX_HEADERS = 40  # read per cohort
 
 
-def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, region: str = "head") -> str | None:
+def coverage_text(
+    shown_mm: Mapping[str, float],
+    coverage: Coverage,
+    *,
+    region: str = "head",
+    paired: bool = False,
+    lookup: bool = False,
+) -> str | None:
     """Return a warning where the contrasts cover different lengths along the sliced axis, or None where they agree.
 
-    `shown_mm` gives the typical length covered by contrast; `region`, what was measured: "head" or "field of view".
+    Args:
+        shown_mm: Typical length covered, by contrast.
+        coverage: Range that is trained on.
+        region: What was measured: "head" or "field of view".
+        paired: Whether training sees the same places in both contrasts, so that only a lookup suffers.
+        lookup: Whether a lookup is fitted to the places of the head, without pairs.
     """
-    if len(shown_mm) < 2:
+    if len(shown_mm) < 2 or (paired and not lookup):
         return None
     trained_mm = {contrast: min(length, coverage.mm or length) for contrast, length in shown_mm.items()}
     if max(trained_mm.values()) <= MAX_LENGTH_RATIO * min(trained_mm.values()):
@@ -36,9 +48,11 @@ def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, region: 
     shared = Coverage(coverage.axis, shared_length(shown_mm))
     excess = "" if coverage.mm is None else f", and preprocess.coverage_mm = {coverage.mm:g} leaves that different"
     remedy = f"preprocess.coverage_mm: shared would train on {shared if region == 'head' else 'what both heads show'}"
+    consequences = [] if paired else ["networks would take what one contrast never shows for a matter of contrast"]
+    consequences += ["the lookup would be fitted to places of the head that do not match"] if lookup else []
     return (
-        f"along the {coverage.axis} slices' axis scans show {lengths} of {region} (medians){excess}; networks would "
-        f"take what one contrast never shows for a matter of contrast; {remedy}"
+        f"along the {coverage.axis} slices' axis scans show {lengths} of {region} (medians){excess}; "
+        f"{', and '.join(consequences)}; {remedy}"
     )
 
 

@@ -111,8 +111,21 @@ def head_and_noise(source: Tensor) -> tuple[Tensor, Tensor]:
     head = functional.max_pool2d((source > AIR).to(source.dtype), width, 1, HEAD_MARGIN)
     response = source.diff(n=2, dim=2).diff(n=2, dim=3).abs()
     inside = torch.where(head[..., 1:-1, 1:-1] > 0, response, torch.nan)
-    noise = inside.flatten(1).nanmedian(dim=1).values / (6 * GAUSSIAN_MEDIAN)
+    rows = inside.flatten(1)
+    median = sorted_median(rows) if rows.device.type == "mps" else rows.nanmedian(dim=1).values
+    noise = median / (6 * GAUSSIAN_MEDIAN)
     return head, noise.nan_to_num(0.0).clamp(min=LEAST_NOISE)[:, None, None, None]
+
+
+def sorted_median(rows: Tensor) -> Tensor:
+    """Return what `rows.nanmedian(dim=1).values` is, (N, M) → (N,), by sorting, for MPS has no `nanmedian`.
+
+    Of an even count of numbers it is the lower of the two in the middle; NaN where a row has no number.
+    """
+    numbers = (~rows.isnan()).sum(dim=1, keepdim=True)
+    ascending = torch.where(rows.isnan(), torch.inf, rows).sort(dim=1).values  # where NaN goes differs by device
+    median = ascending.gather(1, (numbers - 1).clamp(min=0) // 2)
+    return torch.where(numbers > 0, median, torch.nan)[:, 0]
 
 
 def _mean_over_head(values: Tensor, head: Tensor) -> Tensor:

@@ -27,11 +27,13 @@ from pipeline.reporting.viewer import FOLDER, ViewedSubject, is_fetched, viewed_
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.files import atomic_path, atomic_write, temporary_folder
 from transforms.io.images import is_raster, write_raster
+from transforms.label_maps import LabelMap
 from transforms.slices import stack_slices
 
 logger = logging.getLogger(__name__)
 
 MAX_VIEWED = 3  # subjects a direction in the viewer: the file is mailed
+INDICES, LABELS = "indices of ", "labels of "  # before a region's name, in the viewer's files
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,12 @@ def viewer_folder(folder: Path) -> Iterator[Path | None]:
 
 
 def write_viewer_volumes(folder: Path, statistics: Mapping[str, ContrastStatistics], translation: Translation) -> Path:
-    """Write a translation with source and real target, reduced in size for the viewer; return the path.
+    """Write a translation with source, real target and regions, reduced in size for the viewer; return the path.
 
     `statistics` are those of each contrast's training cohort.
     """
     case, to, scan, view = translation.case, translation.to, translation.scan, translation.view
+    regions = {} if view is None else view.regions
     subject = viewed_subject(
         "",
         case.contrast,
@@ -146,8 +149,14 @@ def write_viewer_volumes(folder: Path, statistics: Mapping[str, ContrastStatisti
         affine=scan.affine,
         units=f"In a {to} scan as the model was trained on, -1 is {statistics[to].low:.4g} and +1 is "
         f"{statistics[to].high:.4g} in the file's own units.",
+        regions={
+            name: LabelMap(stack_slices(label_map.indices, scan.axis), label_map.labels)
+            for name, label_map in regions.items()
+        },
     )
-    arrays = {name: value for name, value in asdict(subject).items() if value is not None}
+    arrays = {name: value for name, value in asdict(subject).items() if name != "regions" and value is not None}
+    for name, label_map in subject.regions.items():
+        arrays |= {f"{INDICES}{name}": label_map.indices, f"{LABELS}{name}": np.array(label_map.labels, dtype=int)}
     path = folder / f"{case.name}_to_{to}.npz"
     atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
     return path
@@ -192,4 +201,8 @@ def _first_cases(
 def _read_viewer_volumes(path: Path, label: str) -> ViewedSubject:
     with np.load(path, allow_pickle=False) as arrays:
         stored: dict[str, Any] = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays}
-    return ViewedSubject(**{"real": None} | stored | {"label": label})
+    names = [name.removeprefix(INDICES) for name in stored if name.startswith(INDICES)]
+    regions = {
+        name: LabelMap(stored.pop(f"{INDICES}{name}"), tuple(stored.pop(f"{LABELS}{name}").tolist())) for name in names
+    }
+    return ViewedSubject(**{"real": None} | stored | {"label": label, "regions": regions})

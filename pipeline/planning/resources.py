@@ -128,10 +128,13 @@ def parameter_count(*networks: "nn.Module") -> int:
     return sum(weight.numel() for weight in _weights(networks))
 
 
-def training_bytes(engine: "Engine", batch: Sequence[int]) -> float:
+def training_bytes(engine: "Engine", batch: Sequence[int], *, pairs: bool = False) -> float:
     """Return the bytes of weights, gradients, Adam's moments and the largest activations saved for the gradients.
 
-    The engine is on the meta device, and `batch` the shape of a batch of one contrast.
+    Args:
+        engine: The engine, on the meta device.
+        batch: Shape of a batch of one contrast.
+        pairs: Whether a batch of registered pairs of that shape comes beside unpaired slices in every step.
     """
     import torch
 
@@ -141,11 +144,11 @@ def training_bytes(engine: "Engine", batch: Sequence[int]) -> float:
     for step in range(engine.critic_steps):  # the generators are updated in one of these steps
         if step:
             engine.on_step_end(torch.tensor(True))
-        activations = max(activations, _activation_bytes(engine, batch, storages))
+        activations = max(activations, _activation_bytes(engine, batch, storages, pairs=pairs))
     return 4 * 4 * sum(weight.numel() for weight in weights) + activations
 
 
-def _activation_bytes(engine: "Engine", batch: Sequence[int], weight_storages: set[int]) -> int:
+def _activation_bytes(engine: "Engine", batch: Sequence[int], weight_storages: set[int], *, pairs: bool) -> int:
     """Return the bytes that the engine's next step saves for the gradients, without the storages of the weights."""
     import torch
 
@@ -158,8 +161,10 @@ def _activation_bytes(engine: "Engine", batch: Sequence[int], weight_storages: s
 
     images = torch.zeros(*batch, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        losses = engine.losses(images, images)  # kept alive, so that no storage address is reused
-    del losses
+        # Both are kept alive, so that no storage address is reused.
+        losses = engine.losses(images, images)
+        paired_losses = engine.paired_losses(images, images) if pairs else {}
+    del losses, paired_losses
     return sum(size for storage, size in saved_storages.items() if storage not in weight_storages)
 
 

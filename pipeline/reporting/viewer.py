@@ -3,8 +3,9 @@
 import gzip
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from nibabel.affines import from_matvec, voxel_sizes
 from scipy.ndimage import find_objects
 from skimage.transform import resize
 
+from transforms.label_maps import UNCOUNTED, LabelMap
 from transforms.spatial import affine_at_shape, shape_at_spacing
 
 FOLDER = Path(__file__).parent / "viewer"
@@ -22,6 +24,7 @@ NOT_FETCHED = (
 )
 MOST_BYTES = 6 * 2**20  # of all volumes, compressed; 8 MiB as base64
 AIR_VOXELS = 3  # margin around the head
+HUE_STEP = (5**0.5 - 1) / 2  # of the colour circle: the golden ratio keeps any number of hues apart
 
 _PACKAGE = Path("node_modules/@niivue/niivue/dist/niivue.umd.js")
 
@@ -36,6 +39,7 @@ class ViewedSubject:
         source, translated: (X, Y, Z) uint8, 0 for -1 and 255 for +1.
         real: Real target, as `source`; None for none.
         units: Meaning of the intensities in a sentence; "" for plain normalised intensities.
+        regions: Name -> label map (X, Y, Z), of the regions that the run scores within.
     """
 
     label: str
@@ -46,6 +50,7 @@ class ViewedSubject:
     translated: np.ndarray
     real: np.ndarray | None
     units: str = ""
+    regions: Mapping[str, LabelMap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Viewer:
     Attributes:
         data: Volumes and labels, as returned by `packed`.
         package: NiiVue as one script.
-        script: This project's script, which sets NiiVue up.
+        script: This project's scripts in one, which set NiiVue up.
         style: This project's CSS.
         licences: Licences of NiiVue and of the packages in it.
     """
@@ -83,7 +88,9 @@ def make_viewer(subjects: Sequence[ViewedSubject], folder: Path = FOLDER) -> Vie
         return None
     # Browsers hash a script with line ends \n, which Python's text mode makes when reading.
     package = (folder / _PACKAGE).read_text(encoding="utf-8")
-    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
+    names = ("regions.js", "viewer.js", "viewer.css")
+    *scripts, style = ((folder / name).read_text(encoding="utf-8") for name in names)
+    script = "\n".join(scripts)
     if any(mark in code.lower() for code in (package, script) for mark in ("</script", "<!--")):
         return None  # it cannot be embedded in a page
     return Viewer(packed(subjects), package, script, style, _licences(folder))
@@ -100,17 +107,19 @@ def viewed_subject(
     foreground: np.ndarray,
     affine: np.ndarray,
     units: str = "",
+    regions: Mapping[str, LabelMap] | None = None,
 ) -> ViewedSubject:
     """Crop volumes in [-1, 1] to the bounding box of `foreground`, with a margin, and reduce them to 8 bits.
 
-    All are (X, Y, Z), RAS, on one grid; `affine` (4, 4) takes the uncropped grid's voxels to millimetres. Values beyond
-    the range are clipped.
+    All, and the label maps of `regions`, are (X, Y, Z), RAS, on one grid; `affine` (4, 4) takes the uncropped grid's
+    voxels to millimetres. Values beyond the range are clipped.
     """
     box = _bounding_box(foreground)
     origin = affine @ [*(along.start for along in box), 1]
     return ViewedSubject(
         label, source_name, target_name, from_matvec(affine[:3, :3], origin[:3]),
         _quantised(source[box]), _quantised(translated[box]), None if real is None else _quantised(real[box]), units,
+        {name: _counted(label_map, box) for name, label_map in (regions or {}).items()},
     )  # fmt: skip
 
 
@@ -121,9 +130,11 @@ def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> d
     `most_bytes`, the volumes are resampled to a coarser voxel size, the same for all.
 
     Returns:
-        `volumes`: base64 of gzipped uint8 NIfTI files that decode to [-1, 1]. `subjects`: label, direction, names of
-        the contrasts, units, `spacing` in millimetres as text, `coarser` (whether it was resampled), and the volumes'
-        indices (`real` may be None).
+        `volumes`: base64 of gzipped uint8 NIfTI files that decode to [-1, 1], or hold labels. `subjects`: label,
+        direction, names of the contrasts, units, `spacing` in millimetres as text, `coarser` (whether it was
+        resampled), the volumes' indices (`real` may be None), and `regions`: for each label map the index of its
+        volume, and those of its labels that the volume shows, as [name such as "tissue/4", number in the volume].
+        `colours`: red, green and blue of each such name, the same for all subjects.
     """
     finest = min(min(voxel_sizes(subject.affine)) for subject in subjects)
     longest = max(max(voxel_sizes(subject.affine) * subject.source.shape) for subject in subjects)
@@ -132,7 +143,8 @@ def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> d
         files, entries = _encoded_volumes(subjects, limit_mm)
         size = sum(map(len, files))
         if size <= most_bytes or limit_mm > longest:
-            return {"volumes": [b64encode(file).decode() for file in files], "subjects": entries}
+            encoded = [b64encode(file).decode() for file in files]
+            return {"volumes": encoded, "subjects": entries, "colours": _region_colours(subjects)}
         limit_mm = max(limit_mm, finest) * max(1.05, (size / most_bytes) ** (1 / 3))
 
 
@@ -150,6 +162,14 @@ def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tupl
             name: None if volume is None else files.setdefault(_file(volume, shape, affine), len(files))
             for name, volume in volumes.items()
         }
+        regions = [
+            {
+                "volume": files.setdefault(_label_file(label_map.indices, shape, affine), len(files)),
+                "labels": [[f"{name}/{label}", number] for label, number in labels.items()],
+            }
+            for name, label_map in subject.regions.items()
+            if (labels := _present_labels(label_map))
+        ]
         entries.append(
             {
                 "label": subject.label,
@@ -159,6 +179,7 @@ def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tupl
                 "units": subject.units,
                 "spacing": " × ".join(f"{size:.2g}" for size in voxel_sizes(affine)),
                 "coarser": shape != subject.source.shape,
+                "regions": regions,
                 **volume_indices,
             }
         )
@@ -169,10 +190,48 @@ def _file(volume: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> byt
     """Return a volume resampled to a shape as a gzipped NIfTI file whose scaling maps 0 … 255 to -1 … 1."""
     if shape != volume.shape:
         volume = np.rint(resize(volume, shape, order=1, anti_aliasing=True, preserve_range=True)).astype(np.uint8)
+    return _compressed(volume, affine, slope=2 / 255, intercept=-1)
+
+
+def _label_file(indices: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> bytes:
+    """Return a label map's indices, brought to a shape by nearest neighbour, as a gzipped NIfTI file."""
+    if shape != indices.shape:
+        indices = resize(indices, shape, order=0, anti_aliasing=False, preserve_range=True).astype(np.uint8)
+    return _compressed(indices, affine, slope=1, intercept=0)
+
+
+def _compressed(volume: np.ndarray, affine: np.ndarray, *, slope: float, intercept: float) -> bytes:
     image = nib.Nifti1Image(volume, affine)
-    image.header.set_slope_inter(2 / 255, -1)
+    image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), 6, mtime=0)
+
+
+def _counted(label_map: LabelMap, box: tuple[slice, ...]) -> LabelMap:
+    """Return a label map within a box, without the labels that are not counted."""
+    indices = label_map.indices[box]
+    return LabelMap(np.where(indices == UNCOUNTED, 0, indices).astype(np.uint8), label_map.labels)
+
+
+def _present_labels(label_map: LabelMap) -> dict[int, int]:
+    """Return the labels that have a voxel, with their numbers in the label map's indices."""
+    voxels = np.bincount(label_map.indices.ravel(), minlength=len(label_map.labels) + 1)
+    return {label: number for number, label in enumerate(label_map.labels, 1) if voxels[number]}
+
+
+def _region_colours(subjects: Sequence[ViewedSubject]) -> dict[str, list[int]]:
+    """Return red, green and blue, 0 to 255, of each label that a subject shows, by the name that scores call it."""
+    labels = {
+        (name, label)
+        for subject in subjects
+        for name, label_map in subject.regions.items()
+        for label in _present_labels(label_map)
+    }
+    colours = [hsv_to_rgb(index * HUE_STEP % 1, 0.8, 1.0) for index in range(len(labels))]
+    return {
+        f"{name}/{label}": [round(255 * part) for part in colour]
+        for (name, label), colour in zip(sorted(labels), colours, strict=True)
+    }
 
 
 def _quantised(volume: np.ndarray) -> np.ndarray:

@@ -137,12 +137,15 @@ def warn_unpaired(cases: Sequence[Case], contrasts: tuple[str, str], split: Coho
         logger.warning(f"left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
 
 
-def warn_of_coverage(coverage: Coverage) -> None:
-    """Warn if the contrasts' training volumes differ in the range of the head they show, or say what they share."""
+def warn_of_coverage(coverage: Coverage, *, paired: bool, lookup: bool) -> None:
+    """Warn if the contrasts' training volumes differ in the range of the head they show, or say what they share.
+
+    `paired` and `lookup` are those of `coverage_text`.
+    """
     shown_mm = coverage.shown_mm or {}
-    if text := coverage_text(shown_mm, coverage):
+    if text := coverage_text(shown_mm, coverage, paired=paired, lookup=lookup):
         logger.warning(text)
-    elif coverage.mm is not None and len(shown_mm) > 1:
+    elif not paired and coverage.mm is not None and len(shown_mm) > 1:
         lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown_mm.items())
         logger.info(f"trained on: {coverage} (scans show, by their medians, {lengths})")
 

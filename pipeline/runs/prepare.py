@@ -134,6 +134,7 @@ def prepare(
     coverage_mm: str | float,
     saved_coverage: Path | None = None,
     paired: bool = False,
+    lookup: bool = False,
 ) -> PreparedData:
     """Fill the slice cache with the training cases, and with registered pairs if `paired`.
 
@@ -145,6 +146,7 @@ def prepare(
         coverage_mm: Range of the head to train on: "all", "shared" or a length in mm.
         saved_coverage: File with the range of a resumed run; None for a new run.
         paired: Whether the method learns from registered pairs alone.
+        lookup: Whether generators start from a lookup that is fitted to the slices.
 
     Raises:
         UserError: no usable image of a contrast, or no usable pair.
@@ -168,8 +170,7 @@ def prepare(
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
     if left_out:
         logger.warning(f"{len(left_out)} of {len(training)} training images were left out, named above")
-    if not paired:
-        warn_of_coverage(coverage)
+    warn_of_coverage(coverage, paired=paired, lookup=lookup)
     if chain.spacing_mm is None:
         warn_of_voxels({contrast: [entry.statistics.spacing_mm for entry in side] for contrast, side in uncut.items()})
     statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}

@@ -222,6 +222,8 @@ def test_pairs_beside_unpaired_training_are_planned_with_it(tmp_path, capsys):
     )
     counts = [{row[1]: row[2] for row in rows(text) if row[0] == "train"} for text in (plain, beside)]
     assert counts == [{"T1": "2", "T2": "2"}, {"T1": "3", "T2": "3", "pairs": "2"}]
+    memory = [float(re.search(r"memory +([0-9.]+) MiB", text)[1]) for text in (plain, beside)]
+    assert memory[1] > memory[0] + 1
 
 
 def test_a_damaged_header_is_passed_over_for_the_next_image(tmp_path, capsys):

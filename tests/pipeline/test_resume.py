@@ -3,12 +3,11 @@ import signal
 import numpy as np
 import pytest
 import torch
+from small_slices import bank
 from tqdm import tqdm
 
 from pipeline.config.schema import Config
-from pipeline.data.case import Case
-from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.stored_slices import StoredSlices, encode
+from pipeline.data.loader import UnpairedSlices
 from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
 from pipeline.training.loop import Callbacks, train
@@ -30,11 +29,6 @@ CONFIG = Config.model_validate(
 )
 MONAI = MonaiAugmentation([{"RandGaussianNoised": {"prob": 0.5}}, {"RandAffined": {"prob": 0.5, "rotate_range": 0.2}}])
 CHANGES = Augmentation(horizontal_flip=0.5, jitter=1.1, rotate90=0.3, brightness=0.1, contrast=0.1, extra=MONAI)
-
-
-def bank(path, slices):
-    np.save(path, encode(slices))
-    return SliceBank([StoredSlices(Case("s", "", "T1", path), path, range(len(slices)))])
 
 
 @pytest.fixture(scope="module")

@@ -11,28 +11,22 @@ from crash_points import POINTS
 from full_disk import fill, limit_files
 from killed_runs import METHODS, Moment, Victim, attempt, strayed
 from small_engine import differences
-from small_run import latest
+from small_run import latest, logged
 
 import pipeline.train
 from pipeline.engines.base import Engine
 from pipeline.runs.checkpoint import CheckpointFolder
-from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.console import table
 
 KEPT = ("engine", "translators", "random", "facts", "split", "data")
 SHORT, LONG = 8, 16  # steps an epoch, of three epochs
 
 
-def numbers(folder):
-    records = read_metrics(folder / "metrics.jsonl")[0]
-    return [{key: value for key, value in record.items() if key != "time"} for record in records]
-
-
 def unlike(folder, other):
     """Where the last checkpoints of two runs differ, what is logged included."""
     first, second = latest(folder), latest(other)
     found = differences({key: first[key] for key in KEPT}, {key: second[key] for key in KEPT})
-    return found | ({"/metrics"} if numbers(folder) != numbers(other) else set())
+    return found | ({"/metrics"} if logged(folder) != logged(other) else set())
 
 
 def left_alone(method, folder, steps, *, whole=False):

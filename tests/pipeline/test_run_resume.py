@@ -5,14 +5,13 @@ import mlflow_store
 import pytest
 import torch
 from small_engine import differences, leaves
-from small_run import QUICK, in_child, latest, phantom_run, signal_at, train_phantom, without_pictures
+from small_run import QUICK, in_child, latest, logged, phantom_run, signal_at, train_phantom, without_pictures
 
 import pipeline.train
 from pipeline.config.load import load_config
 from pipeline.inference.model import load_model
 from pipeline.run_config import is_finished
 from pipeline.runs.folder import RunFolder
-from pipeline.tracking.metrics_file import read_metrics
 
 KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
 
@@ -22,12 +21,7 @@ def undisturbed(tmp_path_factory):
     """The checkpoint that a run without any disturbance ends with, and its metrics."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert train_phantom(folder, *QUICK) == 0
-    return latest(folder), numbers(folder)
-
-
-def numbers(folder):
-    records = read_metrics(folder / "metrics.jsonl")[0]
-    return [{key: value for key, value in record.items() if key != "time"} for record in records]
+    return latest(folder), logged(folder)
 
 
 def assert_same_end(folder, undisturbed):
@@ -38,7 +32,7 @@ def assert_same_end(folder, undisturbed):
     assert {key: value for key, value in now["position"].items() if key != "seconds"} == {
         key: value for key, value in state["position"].items() if key != "seconds"
     }
-    assert [record for record in numbers(folder) if not any(name.startswith("test/") for name in record)] == metrics
+    assert [record for record in logged(folder) if not any(name.startswith("test/") for name in record)] == metrics
 
 
 def killed(monkeypatch, folder, step, *overrides):
@@ -175,7 +169,7 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
         (run,) = runs(store)
         assert run.info.status == "FINISHED"
         assert "warning" not in capsys.readouterr().err
-        for record in numbers(folder):
+        for record in logged(folder):
             for name in record.keys() - {"step"}:
                 points = client.get_metric_history(run.info.run_id, name)
                 assert [point.value for point in points if point.step == record["step"]] == [record[name]], name

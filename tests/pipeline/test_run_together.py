@@ -5,17 +5,11 @@ import signal
 
 import pytest
 from processes import together
-from small_run import QUICK, in_child, latest, phantom_run, signal_at, train_phantom
+from small_run import QUICK, in_child, latest, logged, phantom_run, signal_at, train_phantom
 
 import pipeline.train
-from pipeline.tracking.metrics_file import read_metrics
 
 BATCH = ("training.batch_size=2", "augment.jitter=1.1")
-
-
-def metrics(folder):
-    records = read_metrics(folder / "metrics.jsonl")[0]
-    return [{key: value for key, value in record.items() if key != "time"} for record in records]
 
 
 def files(folder):
@@ -56,7 +50,7 @@ def test_two_processes_stopped_killed_and_restarted_end_as_one_undisturbed(alone
     assert pair(folder, log, monkeypatch) == [0, 0]
     assert files(folder) == files(alone)  # one writer, and nothing left behind by the others
     assert json.loads((folder / "run.json").read_text())["processes"] == 2
-    ours, theirs = metrics(folder), metrics(alone)
+    ours, theirs = logged(folder), logged(alone)
     assert [record.keys() for record in ours] == [record.keys() for record in theirs] and len(ours) > 10
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, rel=2e-3, abs=2e-3)
@@ -67,9 +61,7 @@ def test_another_number_of_processes_goes_on_with_a_run(alone, monkeypatch, tmp_
     folder = tmp_path / "run"
     assert pair(folder, tmp_path / "log", monkeypatch, number=signal.SIGINT, step=3) == [130, 130]
     assert in_child(lambda: train_phantom(folder, *QUICK, *BATCH)) == 0
-    last, expected = (
-        [record for record in metrics(run) if "validation/score" in record][-1] for run in (folder, alone)
-    )
+    last, expected = ([record for record in logged(run) if "validation/score" in record][-1] for run in (folder, alone))
     assert last == pytest.approx(expected, rel=2e-3, abs=2e-3)
 
 

@@ -7,19 +7,20 @@
     R: [150, 30, 10, 170, 255], G: [215, 95, 10, 70, 205], B: [255, 200, 10, 15, 120],
     A: [255, 255, 255, 255, 255], I: [0, 64, 128, 192, 255],
   };
-  const HEADER_BYTES = 352, FLOAT32 = 16, MULTIPLANAR = 3, COLUMN = 1, NEVER = 0;
+  const HEADER_BYTES = 352, FLOAT32 = 16, RGBA32 = 2304, MULTIPLANAR = 3, COLUMN = 1, NEVER = 0;
 
   const section = document.getElementById("viewer");
   const find = (selector, within = section) => within.querySelector(selector);
   const root = find(".viewer"), said = find(".viewer-said");
   const data = JSON.parse(find(".viewer-data").textContent);
   const sliders = [...section.querySelectorAll(".viewer-plane input")];
-  const state = { turn: 0, volumes: {}, position: [0, 0, 0] };
+  const regions = new Regions(find(".viewer-regions"), data.colours, () => { drawRegions(); moveTo(state.position); });
+  const state = { turn: 0, volumes: {}, overlays: {}, position: [0, 0, 0] };
   let panels = [];
 
   // ── volumes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Decode one embedded volume: its NIfTI file, (X, Y, Z), affine rows and values in [-1, 1]. */
+  /** Decode one embedded volume: its NIfTI file, (X, Y, Z), affine rows, and its bytes, which are -1 to 1 or labels. */
   async function decoded(index) {
     const bytes = Uint8Array.from(atob(data.volumes[index]), (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -27,27 +28,44 @@
     const header = new DataView(file);
     const shape = [42, 44, 46].map((offset) => header.getInt16(offset, true));
     const affine = [280, 296, 312].map((row) => [0, 4, 8, 12].map((column) => header.getFloat32(row + column, true)));
-    const values = Float32Array.from(new Uint8Array(file, HEADER_BYTES), (level) => level / 127.5 - 1);
-    return { file, shape, affine, values };
+    return { file, shape, affine, levels: new Uint8Array(file, HEADER_BYTES) };
+  }
+
+  async function decodedImage(index) {
+    const volume = await decoded(index);
+    return { ...volume, values: Float32Array.from(volume.levels, (level) => level / 127.5 - 1) };
+  }
+
+  /** Return a file of zeros on a volume's grid, of a data type of 32 bits. */
+  function emptyFile(volume, dataType) {
+    const file = new ArrayBuffer(HEADER_BYTES + 4 * volume.levels.length);
+    new Uint8Array(file).set(new Uint8Array(volume.file, 0, HEADER_BYTES));
+    const header = new DataView(file);
+    header.setInt16(70, dataType, true);
+    header.setInt16(72, 32, true);
+    header.setFloat32(112, 1, true);  // slope
+    header.setFloat32(116, 0, true);  // intercept
+    return file;
   }
 
   /** Return translation minus real target as a volume like them. */
   function difference(translated, real) {
     const values = translated.values.map((value, index) => value - real.values[index]);
-    const file = new ArrayBuffer(HEADER_BYTES + 4 * values.length);
-    new Uint8Array(file).set(new Uint8Array(translated.file, 0, HEADER_BYTES));
+    const file = emptyFile(translated, FLOAT32);
     new Float32Array(file, HEADER_BYTES).set(values);
-    const header = new DataView(file);
-    header.setInt16(70, FLOAT32, true);
-    header.setInt16(72, 32, true);
-    header.setFloat32(112, 1, true);  // slope
-    header.setFloat32(116, 0, true);  // intercept
     return { ...translated, file, values };
   }
 
   function image(volume, name, colormap, limit, opacity = 1) {
     return niivue.NVImage.loadFromUrl({
       url: volume.file.slice(0), name: `${name}.nii`, colormap, opacity, cal_min: -limit, cal_max: limit,
+    });
+  }
+
+  /** Return an image in colours, which are all none yet. */
+  function colouredImage(volume, name) {
+    return niivue.NVImage.loadFromUrl({
+      url: emptyFile(volume, RGBA32), name: `${name} regions.nii`, cal_min: 0, cal_max: 255,
     });
   }
 
@@ -95,8 +113,10 @@
       find("output", slider.parentElement).value = `${position[axis] + 1} of ${shape()[axis]}`;
     }
     const mm = state.volumes.source.affine.map((row) => row[0] * x + row[1] * y + row[2] * z + row[3]);
+    const names = regions.at(voxel);
     find(".viewer-where").textContent =
-      `At the crosshair: ${mm.map((value) => value.toFixed(1)).join(", ")} mm right, anterior, superior; values beside the names.`;
+      `At the crosshair: ${mm.map((value) => value.toFixed(1)).join(", ")} mm right, anterior, superior; `
+      + `values beside the names${names.length ? `; ${names.join(", ")}` : ""}.`;
   }
 
   const shown = () => panels.filter(({ name }) => state.volumes[name]);
@@ -107,9 +127,9 @@
   /** Show a subject; where the reader chooses another while this one is decoded, that one alone. */
   async function choose(subject) {
     const turn = ++state.turn;
-    const volumes = { source: await decoded(subject.source), translated: await decoded(subject.translated) };
+    const volumes = { source: await decodedImage(subject.source), translated: await decodedImage(subject.translated) };
     if (subject.real !== null) {
-      volumes.real = await decoded(subject.real);
+      volumes.real = await decodedImage(subject.real);
       volumes.error = difference(volumes.translated, volumes.real);
     }
     const images = {};
@@ -118,8 +138,11 @@
       images[name] = await image(volume, name, isError ? "report differences" : "report grays", isError ? errorLimit() : 1);
     }
     const overlay = volumes.real ? await image(volumes.real, "overlay", "report grays", 1, blend()) : null;
+    const maps = [], overlays = {};
+    for (const { volume, labels } of subject.regions) maps.push({ labels, levels: (await decoded(volume)).levels });
+    for (const name of maps.length ? Object.keys(volumes) : []) overlays[name] = await colouredImage(volumes.source, name);
     if (turn !== state.turn) return;  // from here on nothing waits
-    state.volumes = volumes;
+    Object.assign(state, { volumes, overlays });
     const names = {
       source: `${subject.sourceName} (source)`, translated: `${subject.targetName} (translated)`,
       real: `${subject.targetName} (real)`, error: "error",
@@ -134,6 +157,8 @@
       viewer.addVolume(images[name]);
       if (name === "translated" && overlay) viewer.addVolume(overlay);
     }
+    regions.list(maps);
+    drawRegions();
     find(".viewer-blend").hidden = !volumes.real;
     find(".viewer-about").textContent = [
       volumes.real ? "" : `There is no real ${subject.targetName} scan of this subject to compare with, and so no error.`,
@@ -147,6 +172,21 @@
     }
     drawBars();
     moveTo(volumes.source.shape.map((count) => Math.floor(count / 2)));
+  }
+
+  /**
+   * Draw the chosen regions over every panel, as one image in colours. (NiiVue's shader for labels knows no opacity
+   * but on and off, and thins a label by its neighbours: a lesion of one voxel would not be seen.)
+   */
+  function drawRegions() {
+    const isAnyChosen = regions.isAnyChosen(), colours = isAnyChosen ? regions.paint(shape()) : null;
+    for (const { name, viewer } of shown()) {
+      const overlay = state.overlays[name], isDrawn = viewer.volumes.includes(overlay);
+      if (!isAnyChosen && !isDrawn) continue;
+      overlay.img = colours ?? new Uint8Array(overlay.img.length);
+      if (isDrawn) viewer.updateGLVolume();
+      else viewer.addVolume(overlay);
+    }
   }
 
   /** Give the canvases the height that their planes need at the panels' width. */
@@ -191,7 +231,7 @@
     find(".viewer-planes").addEventListener("change", () => { lay(); moveTo(state.position); });
     find(".viewer-blend input").addEventListener("input", () => {
       const { viewer } = panels.find(({ name }) => name === "translated");
-      if (viewer.volumes.length > 1) viewer.setOpacity(1, blend());
+      if (state.volumes.real) viewer.setOpacity(1, blend());
     });
     find(".viewer-error").addEventListener("change", () => {
       const { viewer } = panels.find(({ name }) => name === "error");

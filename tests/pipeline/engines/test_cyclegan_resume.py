@@ -2,26 +2,20 @@ import copy
 
 import pytest
 import torch
-from small_engine import batch, differences, engine_of, force_the_ways, saved
+from small_engine import batch, differences, engine_of, force_the_ways, saved, train
 
 RESUMED = {"depth": 6, "width": 1, "dropout": 0.5, "pool_size": 3, "ema_decay": 0.99, "adversarial": "bce"}
 STATEFUL = ["G", "F", "D_A", "D_B", "averaged", "averaged_steps", "pool_a", "pool_b"]
 STATEFUL += ["optimiser_generators", "optimiser_discriminators"]
 
 
-def run(engine, steps):
-    for index in steps:
-        engine.set_learning_rate(1 - index / 20)
-        engine.step(*batch(index, size=64))
-
-
 @pytest.fixture(scope="module")
 def interrupted():
     """The state and random state after five steps, and the state four steps later."""
     engine = engine_of(**RESUMED)
-    run(engine, range(5))
+    train(engine, range(5), size=64)
     middle, random = saved(engine), torch.get_rng_state()
-    run(engine, range(5, 9))
+    train(engine, range(5, 9), size=64)
     return middle, random, saved(engine)
 
 
@@ -31,7 +25,7 @@ def resumed(state, random):
     engine.load_state_dict(copy.deepcopy(state))
     if random is not None:
         torch.set_rng_state(random)
-    run(engine, range(5, 9))
+    train(engine, range(5, 9), size=64)
     return saved(engine)
 
 
@@ -44,9 +38,9 @@ def test_a_resumed_engine_ends_in_the_same_bits(interrupted):
 def test_by_the_ways_of_large_layers_it_does_so_too(monkeypatch):
     force_the_ways(monkeypatch)
     engine = engine_of(**RESUMED)
-    run(engine, range(5))
+    train(engine, range(5), size=64)
     middle, random = saved(engine), torch.get_rng_state()
-    run(engine, range(5, 9))
+    train(engine, range(5, 9), size=64)
     assert differences(resumed(middle, random), saved(engine)) == set()
 
 

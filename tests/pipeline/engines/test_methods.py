@@ -15,6 +15,7 @@ from small_engine import (
     differences,
     engine_of,
     saved,
+    train,
 )
 
 from pipeline.config.methods import SUITABLE_GENERATORS, AnyMethod, Generator
@@ -62,12 +63,6 @@ def steps_to_all(method):
     return METHODS[method].get("critic_steps", 1)
 
 
-def run(engine, steps, size=16):
-    for index in steps:
-        engine.set_learning_rate(1 - index / 20)
-        engine.step(*batch(index, size=size))
-
-
 def types_of(union):
     return {typing.get_args(model.model_fields["type"].annotation)[0] for model in typing.get_args(union)}
 
@@ -83,13 +78,13 @@ def test_every_method_and_kind_of_generator_has_its_row():
 def assert_resumes_bitwise(method, steps=2, size=16, **options):
     """An engine drawn differently, given the state, ends where the one that went on ends."""
     engine = make(method, **options)
-    run(engine, range(2), size)
+    train(engine, range(2), size)
     middle, random = saved(engine), torch.get_rng_state()
-    run(engine, range(2, 2 + steps), size)
+    train(engine, range(2, 2 + steps), size)
     fresh = make(method, weights_seed=77, seed=5, **options)
     fresh.load_state_dict(middle)
     torch.set_rng_state(random)
-    run(fresh, range(2, 2 + steps), size)
+    train(fresh, range(2, 2 + steps), size)
     assert differences(middle, saved(engine))
     assert differences(saved(engine), saved(fresh)) == set()
 
@@ -125,7 +120,7 @@ def test_a_skip_generator_goes_on_where_it_was():
 @every_method
 def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method):
     engine = make(method, ema_decay=0.9)
-    run(engine, range(3))
+    train(engine, range(3))
     before = copy.deepcopy(engine.state_dict())
     for side in (0, 1):
         real = batch(3)
@@ -147,7 +142,7 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method):
 @pytest.mark.parametrize("player", [GENERATORS, DISCRIMINATORS])
 def test_a_players_losses_leave_no_gradients_with_the_other(method, player):
     engine = make(method)
-    run(engine, range(steps_to_all(method) - 1))  # up to the step in which all move
+    train(engine, range(steps_to_all(method) - 1))  # up to the step in which all move
     losses = engine.losses(*batch(7))
     assert list(losses) == [GENERATORS, *([DISCRIMINATORS] if len(engine.discriminators) else [])]
     if player not in losses:
@@ -193,7 +188,7 @@ def test_a_player_that_moves_alone_makes_its_losses_smaller(method, player):
 @every_method
 def test_losses_have_names_of_their_own_and_no_graph(method):
     engine = make(method)
-    run(engine, range(steps_to_all(method) - 1))
+    train(engine, range(steps_to_all(method) - 1))
     names = [name for losses in engine.losses(*batch(7)).values() for name in losses]
     losses = engine.step(*batch(7))
     assert len(names) == len(set(names)) and list(losses) == names
@@ -213,7 +208,7 @@ def test_networks_have_the_names_that_checkpoints_and_plans_show(method):
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_translators_map_shapes_and_come_back_from_a_checkpoint(method, ema_decay):
     engine = make(method, ema_decay=ema_decay, learning_rate=1e-2)
-    run(engine, range(2 * steps_to_all(method)))
+    train(engine, range(2 * steps_to_all(method)))
     translators = engine.translators()
     fresh = build_translators(config_of(**METHODS[method]))
     image = batch(9, count=3)[0]

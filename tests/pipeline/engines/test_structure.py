@@ -16,6 +16,7 @@ from pipeline.engines.structure import (
     StructureTerm,
     head_and_noise,
     mind,
+    sorted_median,
 )
 
 UNPAIRED = {
@@ -104,6 +105,15 @@ def test_noise_is_measured_inside_the_head_among_edges():
     assert noise.shape == (2, 1, 1, 1)
     assert noise[0].item() == pytest.approx(0.04, rel=0.06)
     assert noise[1].item() == LEAST_NOISE
+
+
+def test_the_median_by_sorting_is_that_of_torch_to_the_bit():
+    rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    rows[1, 3], rows[2, ::2], rows[3, 1:], rows[4], rows[5, 4:7] = torch.nan, torch.nan, torch.nan, torch.nan, torch.inf
+    for numbers in (rows, rows[:, :-1], rows.double()):
+        torch.testing.assert_close(
+            sorted_median(numbers), numbers.nanmedian(dim=1).values, rtol=0, atol=0, equal_nan=True
+        )
 
 
 def slow_mind_loss(translation, source):

@@ -29,7 +29,9 @@ from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
 from pipeline.runs.folder import RunFolder
 from pipeline.training.callbacks import save_sample
+from transforms.label_maps import LabelMap
 from transforms.slice_chain import PreprocessSettings
+from transforms.slices import cut_slices
 
 CONTRASTS = ("T1", "T2")
 WIDE_SHAPE = tuple(count + 12 for count in SHAPE)  # six voxels of air more on every side
@@ -223,6 +225,23 @@ def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model
     box = tuple(slice(start, start + count) for start, count in zip(first, forward.source.shape, strict=True))
     np.testing.assert_allclose(forward.source / 127.5 - 1, whole[box], atol=1 / 255 + 1e-6)
     assert forward.units.startswith("In a T2 scan as the model was trained on, -1 is 12.5 and +1 is 1028 in")
+
+
+@pytest.mark.parametrize("axis", ["axial", "sagittal"])
+def test_regions_of_a_pair_come_with_it_on_the_same_grid_and_a_lone_scan_has_none(files, model, tmp_path, axis):
+    pair_reader = PairReader(replace(SETTINGS, axis=axis), 4, register=False, cache=tmp_path)
+    source, partner = cases("a", files)
+    first, _, _ = pair_reader.read((source, partner))
+    dark = (first.source.volume < 0).astype(np.uint8)
+    regions = {"dark half.x": LabelMap(cut_slices(dark, axis), (5,)), "none": LabelMap(cut_slices(0 * dark, axis), ())}
+    written = {
+        source: write_volumes(tmp_path, model, source, first.source, replace(first, regions=regions)),
+        partner: write_volumes(tmp_path, model, partner, pair_reader.scan(partner.path)),
+    }
+    viewed, alone = subjects_to_view([source, partner], Scores(paired=False), CONTRASTS, written)
+    assert alone.regions == {} and list(viewed.regions) == ["dark half.x", "none"]
+    assert viewed.regions["dark half.x"].labels == (5,) and viewed.regions["none"].labels == ()
+    np.testing.assert_array_equal(viewed.regions["dark half.x"].indices, viewed.source < 127.5)
 
 
 @pytest.mark.parametrize("fetched", [True, False])

@@ -2,11 +2,21 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
+from small_engine import config_of, engine_of
 
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key
+from pipeline.engines.builders import build_engine
 from pipeline.planning import resources as plan_disk
-from pipeline.planning.resources import DiskNeed, cache_files, disk_needs, disk_text, warn_of_full_disks
+from pipeline.planning.resources import (
+    DiskNeed,
+    cache_files,
+    disk_needs,
+    disk_text,
+    training_bytes,
+    warn_of_full_disks,
+)
 from pipeline.runs.folder import RunFolder
 from transforms.slice_chain import PreprocessSettings
 
@@ -102,3 +112,22 @@ def test_the_text_says_what_lies_where(tmp_path, monkeypatch):
         f"           2.0 GiB slice store, of which 1.0 GiB are there, in {tmp_path}/store (5.0 GiB free)",
         f"           1.0 GiB checkpoints, in {tmp_path}/run (7.0 GiB free)",
     ]
+
+
+def test_pairs_beside_unpaired_slices_cost_what_their_passes_save_for_the_gradients():
+    shape, images = (3, 1, 32, 32), torch.zeros(3, 1, 32, 32)
+    with torch.device("meta"):
+        engine = build_engine(config_of(paired_weight=2.0), torch.device("meta"))
+    real, saved = engine_of(paired_weight=2.0), {}
+
+    def record(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        losses = real.paired_losses(images, images)
+    for known in real.generators.parameters():
+        saved.pop(known.untyped_storage().data_ptr(), None)
+    assert losses and sum(saved.values()) > 3 * images.nbytes
+    more = training_bytes(engine, shape, pairs=True) - training_bytes(engine, shape)
+    assert more == pytest.approx(sum(saved.values()), rel=0.01)

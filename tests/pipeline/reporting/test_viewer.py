@@ -10,6 +10,7 @@ from nibabel.affines import apply_affine
 
 from pipeline.reporting.report_page import Report, render
 from pipeline.reporting.viewer import FOLDER, is_fetched, make_viewer, packed, viewed_subject
+from transforms.label_maps import UNCOUNTED, LabelMap
 
 AFFINE = np.array([[2.0, 0, 0.3, -30], [0, 2, 0, -40], [-0.3, 0, 3, -20], [0, 0, 0, 1]])  # oblique
 SHAPE = (24, 30, 20)
@@ -44,7 +45,7 @@ def package(tmp_path):
     script = tmp_path / "node_modules" / "@niivue" / "niivue" / "dist" / "niivue.umd.js"
     script.parent.mkdir(parents=True)
     script.write_bytes(b"var niivue = 1 < 2;\r\n")
-    for name in ("viewer.js", "viewer.css", "LICENSE-niivue.txt"):
+    for name in ("regions.js", "viewer.js", "viewer.css", "LICENSE-niivue.txt"):
         (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
     within = tmp_path / "node_modules" / "fflate" / "LICENSE"
     within.parent.mkdir()
@@ -113,6 +114,66 @@ def test_volumes_too_large_to_mail_become_coarser_and_stay_in_place():
     assert not packed([whole])["subjects"][0]["coarser"]
 
 
+# ── regions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tissue():
+    """A label map of 2, 4, 7 and uncounted labels, of which 7 is beside the head."""
+    indices = np.zeros(SHAPE, np.uint8)
+    indices[8:12, 10:20, 2:9], indices[12:16, 10:20, 2:9], indices[0], indices[7] = 1, 2, 3, UNCOUNTED
+    return LabelMap(indices, (2, 4, 7))
+
+
+def lesion(place=(10, 12, 5)):
+    indices = np.zeros(SHAPE, np.uint8)
+    indices[place] = 1
+    return LabelMap(indices, (1,))
+
+
+def test_regions_lie_on_the_grid_of_the_volumes_as_their_labels_with_a_colour_for_each():
+    data = packed([subject(regions={"tissue": tissue(), "lesion": lesion()})])
+    (entry,) = data["subjects"]
+    assert [region["labels"] for region in entry["regions"]] == [
+        [["tissue/2", 1], ["tissue/4", 2]], [["lesion/1", 1]],
+    ]  # fmt: skip
+    for region, original in zip(entry["regions"], (tissue(), lesion()), strict=True):
+        image = decoded(data, region["volume"])
+        assert image.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(image.affine, decoded(data, entry["source"]).affine)
+        kept = np.where(original.indices == UNCOUNTED, 0, original.indices)[3:23, 6:28, :15]
+        np.testing.assert_array_equal(image.get_fdata(), kept)
+        assert len(b64decode(data["volumes"][region["volume"]])) < kept.size / 10  # compressed
+    assert data["colours"].keys() == {"tissue/2", "tissue/4", "lesion/1"}
+    assert len({tuple(colour) for colour in data["colours"].values()}) == 3
+    assert all(len(colour) == 3 and max(colour) == 255 and min(colour) >= 0 for colour in data["colours"].values())
+
+
+def test_a_region_has_one_colour_in_all_subjects_and_those_without_it_have_none_of_it():
+    regions = ({"lesion": lesion((0, 0, 19))}, {"lesion": lesion()}, {})  # the first beyond the head
+    data = packed([subject(seed=seed, regions=own) for seed, own in enumerate(regions)])
+    labels = [[region["labels"] for region in entry["regions"]] for entry in data["subjects"]]
+    assert labels == [[], [[["lesion/1", 1]]], []]
+    assert list(data["colours"]) == ["lesion/1"] and len(data["volumes"]) == 3 * 3 + 1
+    plain = packed([subject()])
+    assert plain["colours"] == {} and plain["subjects"][0]["regions"] == []
+
+
+def test_labels_of_coarser_volumes_are_still_labels_and_as_coarse():
+    data = packed([subject(regions={"tissue": tissue()})], most_bytes=4000)
+    (entry,) = data["subjects"]
+    labels, source = (decoded(data, index) for index in (entry["regions"][0]["volume"], entry["source"]))
+    assert entry["coarser"] and labels.shape == source.shape and (labels.affine == source.affine).all()
+    assert set(np.unique(labels.get_fdata())) == {0, 1, 2}
+
+
+def test_the_page_lists_regions_only_where_a_subject_has_one(package):
+    plain, listed = (
+        render(Report(title="t", result="r", viewer=make_viewer([subject(regions=regions)], package)))
+        for regions in ({}, {"lesion": lesion()})
+    )
+    assert "<fieldset" not in plain and listed.count('<fieldset class="viewer-regions">') == 1
+
+
 # ── the package ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -171,8 +232,8 @@ def test_names_cannot_become_a_part_of_the_page(package):
 
 
 def test_our_own_parts_ask_nothing_of_the_network():
-    parts = [*FOLDER.glob("viewer.*"), FOLDER.parent / "viewer.html.jinja"]
-    assert len(parts) == 3
+    parts = [*FOLDER.glob("*.js"), *FOLDER.glob("*.css"), FOLDER.parent / "viewer.html.jinja"]
+    assert len(parts) == 4
     for part in parts:
         text = part.read_text()
         assert not any(word in text for word in ("http", "fetch(", "import(", "@import", "url(", "eval(")), part.name

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline.reporting.report_page import Report, write_report
 from pipeline.reporting.viewer import is_fetched, make_viewer, viewed_subject
+from transforms.label_maps import LabelMap
 
 SHAPE = (20, 24, 16)
 PANELS = ("source", "translated", "real", "error")
@@ -28,8 +29,11 @@ def report(volumes, tmp_path_factory):
     inside = np.ones(SHAPE, bool)
     flat = {name: volume[..., :1] for name, volume in volumes.items()}
     names = {"foreground": inside, "affine": np.diag([2.0, 2, 2, 1]), "units": "units of T2"}
+    corner = np.zeros(SHAPE, np.uint8)
+    corner[10:, 12:, 8:] = 1
+    regions = {"corner": LabelMap(corner, (1,))}
     subjects = [
-        viewed_subject("worst: s1 <b>", "T1", "T2", **volumes, **names),
+        viewed_subject("worst: s1 <b>", "T1", "T2", **volumes, **names, regions=regions),
         viewed_subject("s2", "T1", "T2", **{**volumes, "real": None}, **names),
         viewed_subject("a picture", "T1", "T2", **flat, **{**names, "foreground": inside[..., :1]}),
     ]
@@ -102,6 +106,15 @@ def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):
         page.locator(".viewer-error").select_option("0.25")
         assert page.locator("[data-panel=error] .viewer-ticks").inner_text().split("\n")[0].startswith("-0.25")
         assert abs(picture(page, "error") - after["error"]).mean() > 5
+
+        # a region lies over all panels while it is chosen
+        plain = pictures(page)
+        page.get_by_label("corner/1", exact=True).check()
+        coloured = pictures(page)
+        assert all(abs(coloured[name] - plain[name]).mean() > 1 for name in PANELS)
+        assert close(values(page), expected(volumes, (SHAPE[0] - 3, SHAPE[1] - 4, 13)))
+        page.get_by_label("corner/1", exact=True).uncheck()
+        assert all(abs(shown - plain[name]).mean() < 0.1 for name, shown in pictures(page).items())
 
         # one plane alone
         page.locator(".viewer-planes").select_option("1")

@@ -35,6 +35,13 @@ def config(folder, coverage="shared", **preprocess):
     return Config.model_validate({"name": "x", "data": data, "split": split, "preprocess": values})
 
 
+def paired_settings(settings):
+    """The same settings for a method that learns from pairs, whose headers are trusted."""
+    changes = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
+    changes = {name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
+    return settings.model_copy(update=changes)
+
+
 def prepared(settings, **options):
     return prepare_data(settings, find_cases(settings), quiet=True, **options)
 
@@ -53,6 +60,21 @@ def test_by_default_each_volume_is_trained_on_whole_and_the_difference_is_said(f
         "train on the 48 mm below the crown\n"
     )
     assert whole.statistics["T1"].fingerprint.coverage_mm is None
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_lookup_that_heads_of_different_ranges_mislead_is_in_the_same_line(folder, capsys, paired):
+    settings = config(folder, "all")
+    generator = settings.generator.model_copy(update={"start": "lookup"})
+    settings = settings.model_copy(update={"generator": generator})
+    settings = paired_settings(settings) if paired else settings
+    prepared(settings, paired=paired)
+    [line] = [text for text in capsys.readouterr().err.splitlines() if "of head" in text]
+    lookup = "the lookup would be fitted to places of the head that do not match; preprocess.coverage_mm: shared would"
+    assert lookup in line and ("networks would" in line) is not paired
+    shared = settings.model_copy(update={"preprocess": config(folder).preprocess})
+    prepared(shared, paired=paired)
+    assert "lookup" not in capsys.readouterr().err
 
 
 def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
@@ -159,9 +181,7 @@ def test_a_volume_without_a_slice_in_the_range_is_left_out_by_name(folder, capsy
 
 def test_pairs_are_cut_from_the_first_scans_crown(folder):
     settings = config(folder, 30)
-    changes = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
-    changes = {name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
-    settings = settings.model_copy(update=changes)
+    settings = paired_settings(settings)
     whole = prepared(settings.model_copy(update={"preprocess": config(folder, "all").preprocess}), paired=True)
     entries = prepared(settings, paired=True)
     heads = {entry.case: entry.statistics.head_slices for entry in whole.stored["T1"]}

@@ -5,10 +5,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from small_slices import bank
 
-from pipeline.data.case import Case
-from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.stored_slices import StoredSlices, encode
+from pipeline.data.loader import UnpairedSlices
 from pipeline.training.loop import Callbacks, LossMonitor, NotFinite, train
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.errors import Stopped
@@ -19,11 +18,6 @@ SCHEDULE = Schedule(
     steps_per_epoch=3, constant_epochs=2, decay_epochs=2, batch_size=2, log_every=1000,
     validate_every_epochs=1, sample_every_epochs=1, checkpoint_seconds=1e9, max_bad_steps=3,
 )  # fmt: skip
-
-
-def bank(path, slices):
-    np.save(path, encode(slices))
-    return SliceBank([StoredSlices(Case("s", "", "T1", path), path, range(len(slices)))])
 
 
 @pytest.fixture
@@ -41,8 +35,7 @@ class Recorder:
     def __init__(self, *, bad=(), scores=(), signals=None, interruption=None):
         self.bad, self.scores = set(bad), list(scores)
         self.signals, self.interruption = signals or {}, interruption or Interruption()
-        self.batches, self.factors, self.events, self.logged, self.bars = [], [], [], [], []
-        self.frozen = []
+        self.batches, self.factors, self.frozen, self.events, self.logged, self.bars = [], [], [], [], [], []
 
     # the engine
     def set_learning_rate(self, factor, *, frozen=()):
@@ -92,10 +85,8 @@ class Recorder:
 
     def train(self, slices, schedule=SCHEDULE, position=None):
         self.position = position or TrainerState()
-        train(
-            self, slices, schedule, self.position, self.callbacks(),
-            device=torch.device("cpu"), interruption=self.interruption,
-        )  # fmt: skip
+        callbacks, cpu = self.callbacks(), torch.device("cpu")
+        train(self, slices, schedule, self.position, callbacks, device=cpu, interruption=self.interruption)
         return self
 
     def saves(self):

@@ -1,15 +1,9 @@
 import pytest
+from empty_files import make
 
 from pipeline.data.case import pairs
 from pipeline.data.sources.image_folder import images_cases
 from pipeline.utils.errors import UserError
-
-
-def make(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
 
 TRAIN = {"T1": "TrainT1", "T2": "TrainT2"}
 

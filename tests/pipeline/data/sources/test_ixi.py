@@ -1,14 +1,9 @@
 import pytest
+from empty_files import make
 
 from pipeline.data.case import Case
 from pipeline.data.sources.nifti_folder import ixi_cases
 from pipeline.utils.errors import UserError
-
-
-def make(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
 
 
 def test_the_archives_as_they_unpack_are_listed_in_order(tmp_path):

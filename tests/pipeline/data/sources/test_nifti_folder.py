@@ -1,16 +1,11 @@
 import pytest
+from empty_files import make
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.sources.nifti_folder import nifti_cases
 from pipeline.utils.errors import UserError
 
 BIDS = {"T1": "sub-{subject}/**/*_T1w.nii.gz", "T2": "sub-{subject}/**/*_T2w.nii.gz"}
-
-
-def make(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
 
 
 def session_of_files(folder, patterns=BIDS):
