@@ -1,6 +1,7 @@
 import signal
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,17 +72,12 @@ class Recorder:
         )
 
     def bar(self, done, total):
-        self.bars.append([done, total])
-        recorder = self
+        self.bars.append(marks := [done, total])
 
-        class Bar:
-            def update(self):
-                recorder.bars[-1][0] += 1
+        def update():
+            marks[0] += 1
 
-            def set_postfix(self, values, refresh):
-                recorder.bars[-1].append(values)
-
-        return nullcontext(Bar())
+        return nullcontext(SimpleNamespace(update=update, set_postfix=lambda values, refresh: marks.append(values)))
 
     def train(self, slices, schedule=SCHEDULE, position=None):
         self.position = position or TrainerState()
