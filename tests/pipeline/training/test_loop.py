@@ -38,7 +38,6 @@ class Recorder:
         self.signals, self.interruption = signals or {}, interruption or Interruption()
         self.batches, self.factors, self.frozen, self.events, self.logged, self.bars = [], [], [], [], [], []
 
-    # the engine
     def set_learning_rate(self, factor, *, frozen=()):
         self.factors.append(factor)
         self.frozen.append(frozen)
@@ -54,7 +53,6 @@ class Recorder:
         if (kind, count) in self.signals:
             self.interruption.signal_number = self.signals[kind, count]
 
-    # the observers
     def validate(self):
         self.events.append("validate")
         self.signal("validate", self.events.count("validate"))
