@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ CORNERS = [
     sum(map(math.prod, zip(offsets, _STRIDES, strict=True))) for offsets in product((0, 1), repeat=len(LEVELS))
 ]  # about an entry, flat
 LARGEST = 0.97  # of what a start gives before the network has learnt: at 1, tanh has no slope
+DEFAULT_SHARE = 0.5  # of the correction in an evaluated translation, where no validation has chosen it
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -75,18 +76,24 @@ class ContextLookup(nn.Module):
 class LookupStart(nn.Module):
     """A generator that corrects a context lookup: x -> tanh(artanh(lookup(x)) + a tenth of the network before tanh).
 
-    The network's last layer begins at zero, so that before the first step this is the lookup (within `LARGEST`).
+    The network's last layer begins at zero, so that before the first step this is the lookup (within `LARGEST`). In
+    evaluation mode the result is a mean of that and the lookup: their errors differ, so that it has a smaller one than
+    either.
 
     Args:
         network: A generator (N, C, H, W) -> (N, 1, H, W) that takes an `offset` before its tanh and has a `last` layer.
 
     Attributes:
         stride: That of the network.
+        correction_share: (), share of the corrected translation in that mean, in [0, 1]; chosen in validation.
     """
+
+    correction_share: Tensor
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network, self.lookup, self.stride = network, ContextLookup(), cast(int, network.stride)
+        self.register_buffer("correction_share", torch.tensor(DEFAULT_SHARE))
         self.feature_channels = getattr(network, "feature_channels", [])  # see `patch_features.FeatureGenerator`
         *_, last = (layer for layer in cast(nn.Module, network.last).modules() if isinstance(layer, LAYERS))
         nn.init.zeros_(last.weight)
@@ -95,11 +102,25 @@ class LookupStart(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate (N, C, H, W) in [-1, 1], its middle slice, to (N, 1, H, W); raises what the network raises."""
-        return self.network(image, torch.atanh(self.lookup(middle_slice(image)).clamp(-LARGEST, LARGEST)))
+        expected = self.lookup(middle_slice(image))
+        corrected = self.network(image, torch.atanh(expected.clamp(-LARGEST, LARGEST)))
+        if self.training:
+            return corrected
+        return torch.lerp(expected, corrected, self.correction_share.to(expected.dtype))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""
         return cast(FeatureGenerator, self.network).features(image)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Load a state; those of generators that were saved without a share have one of 1."""
+        state_dict.setdefault(f"{prefix}correction_share", torch.tensor(1.0))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def start_of(generator: nn.Module) -> LookupStart | None:
+    """Return the part of a generator that corrects a lookup; None where it starts from none."""
+    return next((module for module in generator.modules() if isinstance(module, LookupStart)), None)
 
 
 def lookup_of(generator: nn.Module) -> ContextLookup:

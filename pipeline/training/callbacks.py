@@ -79,7 +79,8 @@ def make_callbacks(
     def validate() -> tuple[Metrics, dict[str, float]]:
         if position.step == 0:
             start.update(copy.deepcopy(translator_states()))
-        metrics = validation.scores(translators()) | monitor.discriminator_metrics()
+        shares = validation.choose_correction_shares(translators())
+        metrics = validation.scores(translators()) | shares | monitor.discriminator_metrics()
         monitor(metrics, position.step // trained.schedule.steps_per_epoch)
         return metrics, {to: direction_score(metrics, folder.direction(contrasts, to)) for to in contrasts}
 

@@ -143,7 +143,7 @@ def _batches(
 
 def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
     """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite."""
-    is_last, best = epochs == schedule.epochs, ()
+    is_last, best = epochs == schedule.epochs, tuple[str, ...]()
     if epochs % schedule.validate_every_epochs == 0 or is_last:
         best = _validate(epochs, position, callbacks)
     if epochs % schedule.sample_every_epochs == 0 or is_last:
@@ -159,8 +159,9 @@ def _validate(epochs: int, position: TrainerState, callbacks: Callbacks) -> tupl
     callbacks.log({**metrics, "epoch": epochs}, position.step)
     if position.bad_in_a_row:
         return ()
-    earlier = {target: position.best_scores.get(target, position.best_score) for target in scores}
-    best_scores = {target: score for target, score in scores.items() if score > earlier[target]}
+    best_scores = {
+        target: score for target, score in scores.items() if score > position.best_scores.get(target, -math.inf)
+    }
     position.best_scores |= best_scores
     return tuple(best_scores)
 

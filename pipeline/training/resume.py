@@ -47,8 +47,9 @@ class StartingPoint:
 
     @property
     def position(self) -> TrainerState:
-        """The trainer state of the checkpoint, or a new one."""
-        return TrainerState() if self.state is None else TrainerState(**self.state["position"])
+        """The trainer state of the checkpoint, or a new one; scores by which earlier versions chose are left out."""
+        saved = {} if self.state is None else self.state["position"]
+        return TrainerState(**{name: value for name, value in saved.items() if name != "best_score"})
 
     def load_into(self, engine: "Engine") -> None:
         """Load the checkpoint or the initial weights, if any, into an engine."""

@@ -53,7 +53,6 @@ class TrainerState:
     bad_steps: int = 0  # steps skipped for a loss that was not finite
     bad_in_a_row: int = 0
     best_scores: dict[str, float] = field(default_factory=dict)  # in validation, by target contrast
-    best_score: float = float("-inf")  # that of both directions together, in checkpoints that have no `best_scores`
     seconds: float = 0.0  # spent in training steps
     losses: dict[str, float] = field(
         default_factory=dict

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from networks.context_lookup import start_of
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.pairs import PairReader
@@ -25,6 +26,8 @@ from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slic
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+CORRECTION_SHARES = (0.25, 0.5, 0.75, 1.0)  # of which the best is chosen
+SSIM_WEIGHT = 10.0  # dB for each unit of SSIM, in what chooses the best translators
 
 
 class Validation:
@@ -137,6 +140,28 @@ class Validation:
         scores = [direction_score(means, f"{self._other(target)}_to_{target}") for target in self.by_target]
         return {**means, **detector_values, "validation/score": float(np.mean(scores))}
 
+    def choose_correction_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
+        """Set the best `correction_share` of each translator that corrects a lookup, if there are pairs to judge by.
+
+        Returns:
+            The shares as metrics, "validation/<direction>/correction_share".
+        """
+        metrics = {}
+        for target, network in translators.items():
+            start, scans = start_of(network), [fixed for fixed in self.by_target[target] if fixed.real is not None]
+            if start is None or not scans:
+                continue
+            expected = [self._translate(fixed.source, start.lookup) for fixed in scans]
+            start.correction_share.fill_(1.0)
+            corrected = [self._translate(fixed.input, network) for fixed in scans]
+            scores = []
+            for share in CORRECTION_SHARES:
+                means = [(1 - share) * low + share * high for low, high in zip(expected, corrected, strict=True)]
+                scores.append(np.mean([_scan_score(*each) for each in zip(scans, means, strict=True)]))
+            start.correction_share.fill_(CORRECTION_SHARES[int(np.argmax(scores))])
+            metrics[f"validation/{self._other(target)}_to_{target}/correction_share"] = float(start.correction_share)
+        return metrics
+
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw `rows` fixed slices as input | translated | real target | error, by target.
 
@@ -193,10 +218,10 @@ class Validation:
 
 
 def direction_score(metrics: Mapping[str, float], direction: str) -> float:
-    """Return what chooses the best translator of a direction: PSNR [dB]; without pairs, minus two errors' sum.
+    """Return what chooses the best translator of a direction: PSNR [dB] + 10 SSIM; without pairs, minus an error.
 
-    Those are the cycle error and the intensity distance. SSIM is not part of the score: an untrained network that
-    copies its input already has a fair SSIM.
+    That is the sum of cycle error and intensity distance. PSNR alone can rise while detail is lost, and of SSIM alone
+    a copy of the input already has a fair share: a tenth of SSIM counts as much as a decibel.
 
     Args:
         metrics: Those of `Validation.scores`.
@@ -204,8 +229,15 @@ def direction_score(metrics: Mapping[str, float], direction: str) -> float:
     """
     prefix = f"validation/{direction}"
     if f"{prefix}/psnr" in metrics:
-        return metrics[f"{prefix}/psnr"]
+        return metrics[f"{prefix}/psnr"] + SSIM_WEIGHT * metrics[f"{prefix}/ssim"]
     return -(metrics[f"{prefix}/cycle_error"] + metrics[f"{prefix}/intensity_distance"])
+
+
+def _scan_score(fixed: FixedSlices, translated: np.ndarray) -> float:
+    """Return the `direction_score` of one scan with a real target."""
+    assert fixed.real is not None
+    similarity = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
+    return similarity["psnr"] + SSIM_WEIGHT * similarity["ssim"]
 
 
 def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> dict[str, float]:

@@ -4,56 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_validation import CONTRASTS, case, constant, scan, validation
 from torch import nn
 
-from pipeline.data.case import Case
-from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
-from pipeline.training.validation import Validation, direction_score, evaluating
+from pipeline.training.validation import direction_score, evaluating
 from pipeline.utils.errors import UserError
-from transforms.slice_chain import PreprocessSettings
-
-CONTRASTS = ("T1", "T2")
-DEVICE = torch.device("cpu")
-HISTOGRAMS = {"T1": [1.0] * 256, "T2": [0.0] * 128 + [1.0] + [0.0] * 127}  # T2's cohort is all at 0
-
-
-class Reader:
-    """Hands out scans of given slices instead of reading files; those of "bad" cannot be read."""
-
-    def __init__(self, scans):
-        self.scans = scans
-
-    def scan(self, path):
-        if path.stem == "bad":
-            raise UserError(f"{path}: damaged")
-        return self.scans[path.stem]
-
-    def read(self, pair):
-        first, second = (self.scan(case.path) for case in pair)
-        forward = View(first, second.stack, second.foreground)
-        backward = View(second, first.stack, first.foreground)
-        return forward, backward, np.eye(4)
-
-
-def scan(slices, foreground=None):
-    """A scan of (N, 16, 16) slices, of which the network sees 16x16 and the field of view is 12x14."""
-    slices = np.asarray(slices, np.float32)
-    mask = np.ones((len(slices), 12, 14), bool) if foreground is None else foreground
-    return PreparedScan(slices, (12, 14), mask, np.eye(4), PreprocessSettings("axial", None, 16, False, None))
-
-
-def constant(value, count=1):
-    return scan(np.full((count, 16, 16), value))
-
-
-def case(tmp_path, name, contrast, subject="s"):
-    return Case(subject, "", contrast, tmp_path / f"{name}.nii")
-
-
-def validation(cases, scans, **options):
-    options = {"scored_in_pairs": True, "slices": 10, "histograms": HISTOGRAMS, **options}
-    return Validation(cases, CONTRASTS, reader=Reader(scans), device=DEVICE, quiet=True, **options)
 
 
 def identity():
@@ -76,7 +32,7 @@ def test_psnr_and_ssim_of_a_network_that_copies_are_those_worked_out_by_hand(pai
     for direction in ("T1_to_T2", "T2_to_T1"):
         assert scores[f"validation/{direction}/psnr"] == pytest.approx(20, abs=1e-4)
         assert scores[f"validation/{direction}/ssim"] == pytest.approx(luminance, abs=1e-5)
-    assert scores["validation/score"] == pytest.approx(20, abs=1e-4)
+    assert scores["validation/score"] == pytest.approx(20 + 10 * luminance, abs=1e-4)
 
 
 def test_only_the_real_targets_foreground_counts(pair):
@@ -88,7 +44,7 @@ def test_only_the_real_targets_foreground_counts(pair):
     assert scores["validation/T1_to_T2/psnr"] == pytest.approx(20, abs=1e-4)  # 0.2 off inside, 1.3 outside
 
 
-def test_the_score_is_the_mean_psnr_of_both_directions_over_subjects(tmp_path):
+def test_the_score_is_the_mean_of_both_directions_over_subjects(tmp_path):
     cases, scans = [], {}
     for subject, (first, second) in {"a": (0.0, 0.2), "b": (0.0, 0.02)}.items():  # 20 dB and 40 dB
         for contrast, value in (("T1", first), ("T2", second)):
@@ -103,8 +59,9 @@ def test_the_score_is_the_mean_psnr_of_both_directions_over_subjects(tmp_path):
     assert scores["validation/T1_to_T2/psnr"] == pytest.approx(30, abs=1e-3)
     halved = 10 * math.log10(4) * 1  # half the error: 6.02 dB more
     assert scores["validation/T2_to_T1/psnr"] == pytest.approx(30 + halved, abs=1e-3)
-    assert scores["validation/score"] == pytest.approx(30 + halved / 2, abs=1e-3)
-    assert direction_score(scores, "T2_to_T1") == scores["validation/T2_to_T1/psnr"]
+    by_direction = [direction_score(scores, direction) for direction in ("T1_to_T2", "T2_to_T1")]
+    assert by_direction[1] == scores["validation/T2_to_T1/psnr"] + 10 * scores["validation/T2_to_T1/ssim"]
+    assert scores["validation/score"] == pytest.approx(sum(by_direction) / 2)
 
 
 def test_without_pairs_the_score_is_minus_cycle_error_and_intensity_distance(tmp_path):
