@@ -49,7 +49,7 @@ def coverage_text(
     excess = "" if coverage.mm is None else f", and preprocess.coverage_mm = {coverage.mm:g} leaves that different"
     remedy = f"preprocess.coverage_mm: shared would train on {shared if region == 'head' else 'what both heads show'}"
     consequences = [] if paired else ["networks would take what one contrast never shows for a matter of contrast"]
-    consequences += ["the lookup would be fitted to places of the head that do not match"] if lookup else []
+    consequences += ["the lookup would be fitted to what both show of the head alone"] if lookup else []
     return (
         f"along the {coverage.axis} slices' axis scans show {lengths} of {region} (medians){excess}; "
         f"{', and '.join(consequences)}; {remedy}"

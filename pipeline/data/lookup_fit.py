@@ -7,7 +7,7 @@ for a table f from contrast x to contrast y
 
 with means over the training subjects of either contrast. f is linear in its table's values: this is least squares, with
 a penalty on second differences that fills what no voxel determines. Air, which both contrasts show as -1, is known
-without a mean. Heads are scaled to one size along each axis, for a child's brain is not an adult's.
+without a mean. Where heads lie in one frame, whole or cut by their scans, says `pipeline.data.cohort_frame`.
 """
 
 import math
@@ -20,14 +20,13 @@ import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.sparse import csr_array
 
+from pipeline.data.cohort_frame import CELL_BLUR, MIN_HEAD_SHARE, common_frame
+from pipeline.data.placed_heads import Grid, Head, find_head, grid_of, head_shares
 from pipeline.data.slice_stacks import SliceStack
-from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots, table_coordinates
-from transforms.intensity import foreground_mask
+from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots
 
 CELL_MM = 6.0
-CELL_BLUR, CELL_MARGIN = 0.7, 3  # cells: means are blurred by so much, for heads differ, and reach so far
-MIN_HEAD_SHARE = 0.05  # of the heads, in a cell that counts
-MAX_SCALE = 2.0  # of a head, along an axis; a mask that is a speck would spread its slices over millions of cells
+CELL_MARGIN = 3  # cells, about those that count: as far as means are blurred
 ROUGHNESS_WEIGHT = 0.3  # of the squared second differences; the error on held-out subjects chose no better ones
 AIR_WEIGHT = 1.0  # of the mean square over air voxels, against that over cells
 AIR_STRIDE = 3  # every how many of them count
@@ -35,34 +34,11 @@ RIDGE = 1e-3  # weight of the squared values, for where second differences leave
 
 
 @dataclass(frozen=True)
-class _PlacedStack:
-    """A stack's thinned voxels in the common frame."""
+class _PlacedHead:
+    """A head, and by axis the cell (n,), (h,), (w,) that each of its voxels lies in."""
 
-    stack: SliceStack
-    head: np.ndarray  # (n, h, w) bool
-    cells: tuple[np.ndarray, ...]  # for each axis, the index (n,), (h,), (w,) of each voxel's cell; 0 is the middle
-
-    def coordinates(self, blur_pixels: Sequence[float]) -> list[np.ndarray]:
-        """Return the voxels' coordinates in a table, see `table_coordinates`."""
-        slice_step, pixel_step = self.stack.steps
-        return table_coordinates(self.stack.read()[::slice_step], blur_pixels, pixel_step)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """The cells, a box of them, that are looked at."""
-
-    first: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    def cell_of_voxels(self, placed: _PlacedStack) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n, h, w) the number of each voxel's cell, and whether it lies in the box."""
-        axes = [cells - first for cells, first in zip(placed.cells, self.first, strict=True)]
-        inside = [(axis >= 0) & (axis < length) for axis, length in zip(axes, self.shape, strict=True)]
-        clipped = np.ix_(*(np.clip(axis, 0, length - 1) for axis, length in zip(axes, self.shape, strict=True)))
-        number = np.ravel_multi_index(np.broadcast_arrays(*clipped), self.shape)
-        slices, rows, columns = inside
-        return number, slices[:, None, None] & rows[:, None] & columns
+    head: Head
+    cells: tuple[np.ndarray, ...]
 
 
 def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, ContextTable]:
@@ -77,13 +53,19 @@ def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, 
     everything = [stack for side in stacks.values() for stack in side]
     blur_pixels = {contrast: _blur_pixels(side) for contrast, side in stacks.items()}
     cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
-    heads = {contrast: [_find_head(stack) for stack in side] for contrast, side in stacks.items()}
-    size_mm = np.mean([head.size_mm for side in heads.values() for head in side], axis=0)
-    placed = {contrast: [_place(head, size_mm, cell_mm) for head in side] for contrast, side in heads.items()}
+    heads = {contrast: [find_head(stack) for stack in side] for contrast, side in stacks.items()}
+    frame = common_frame(heads, cell_mm)
+    placed = {
+        contrast: [
+            _PlacedHead(head, placement.cells(head.axes_mm, cell_mm))
+            for head, placement in zip(side, frame[contrast], strict=True)
+        ]
+        for contrast, side in heads.items()
+    }
     grid, counted = _head_cells(placed)
     means = {contrast: _cell_means(side, grid, counted, blur_pixels[contrast]) for contrast, side in placed.items()}
     first, second = stacks
-    air = {contrast: _air_squares(side, blur_pixels[contrast]) for contrast, side in placed.items()}
+    air = {contrast: _air_squares(side, blur_pixels[contrast]) for contrast, side in heads.items()}
     return {
         target: ContextTable(_fit(means[source], means[target], air[source]), blur_pixels[source])
         for source, target in ((first, second), (second, first))
@@ -96,60 +78,17 @@ def _blur_pixels(stacks: Sequence[SliceStack]) -> tuple[float, ...]:
     return tuple(sd / pixel_mm for sd in BLUR_MM)
 
 
-@dataclass(frozen=True)
-class _Head:
-    """The head in a stack's thinned voxels: its mask (n, h, w), and voxel positions, middle and size by axis in mm."""
-
-    stack: SliceStack
-    mask: np.ndarray
-    axes_mm: tuple[np.ndarray, ...]
-    middle_mm: np.ndarray
-    size_mm: np.ndarray  # standard deviation of its voxels' positions; at least a voxel
-
-
-def _find_head(stack: SliceStack) -> _Head:
-    slice_step, pixel_step = stack.steps
-    voxels = stack.read()[::slice_step, ::pixel_step, ::pixel_step]
-    mask = foreground_mask(voxels) if voxels.min() < voxels.max() else np.zeros(voxels.shape, dtype=bool)
-    rows, columns = (np.arange(n) * pixel_step * mm for n, mm in zip(mask.shape[1:], stack.pixel_mm, strict=True))
-    axes_mm = (stack.positions_mm[::slice_step], rows, columns)
-    indices = np.nonzero(mask if mask.any() else np.ones_like(mask))
-    positions = [axis[index] for axis, index in zip(axes_mm, indices, strict=True)]
-    middle_mm = np.array([position.mean() for position in positions])
-    size_mm = np.array([position.std() for position in positions])
-    return _Head(stack, mask, axes_mm, middle_mm, np.maximum(size_mm, stack.sample_mm))
-
-
-def _place(head: _Head, size_mm: np.ndarray, cell_mm: np.ndarray) -> _PlacedStack:
-    """Return a stack with the cells of its voxels, its head moved to the middle and scaled by axis to a size in mm."""
-    scales = np.clip(size_mm / head.size_mm, 1 / MAX_SCALE, MAX_SCALE)
-    cells = tuple(
-        np.floor((axis - middle) * scale / cell + 0.5).astype(int)
-        for axis, middle, scale, cell in zip(head.axes_mm, head.middle_mm, scales, cell_mm, strict=True)
-    )
-    return _PlacedStack(head.stack, head.mask, cells)
-
-
-def _head_cells(placed: Mapping[str, Sequence[_PlacedStack]]) -> tuple[_Grid, np.ndarray]:
+def _head_cells(placed: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid, np.ndarray]:
     """Return a box of cells, and which of them count: those in the head of `MIN_HEAD_SHARE` of the subjects.
 
     Raises:
         ValueError: there is no such cell.
     """
-    extents = [[(axis.min(), axis.max()) for axis in stack.cells] for side in placed.values() for stack in side]
-    lowest, highest = np.min(extents, axis=(0, 2)), np.max(extents, axis=(0, 2))
-    grid = _Grid(tuple(lowest.tolist()), tuple((highest - lowest + 1).tolist()))
-    shares, usual = [], np.ones(grid.shape, dtype=bool)
-    for side in placed.values():
-        share, seen = np.zeros(grid.shape), np.zeros(grid.shape)
-        for stack in side:
-            number = grid.cell_of_voxels(stack)[0].ravel()
-            voxels = np.bincount(number, minlength=share.size).reshape(grid.shape)
-            share += np.bincount(number, stack.head.ravel(), share.size).reshape(grid.shape) / np.maximum(1, voxels)
-            seen += voxels > 0
-        shares.append(share / np.maximum(1, seen))
-        usual &= 2 * seen >= len(side)
-    counted = usual & (np.mean(shares, axis=0) >= MIN_HEAD_SHARE)
+    grid = grid_of(head.cells for side in placed.values() for head in side)
+    shares, seen = zip(
+        *(head_shares(grid, ((head.cells, head.head.mask) for head in side)) for side in placed.values()), strict=True
+    )
+    counted = np.logical_and(*seen) & (np.mean(shares, axis=0) >= MIN_HEAD_SHARE)
     if not counted.any():
         raise ValueError("the heads of the two contrasts are nowhere seen in the same place")
 
@@ -159,19 +98,20 @@ def _head_cells(placed: Mapping[str, Sequence[_PlacedStack]]) -> tuple[_Grid, np
     end = [min(length, int(used[-1]) + 1 + CELL_MARGIN) for used, length in zip(box, grid.shape, strict=True)]
     first = tuple(low + start for low, start in zip(grid.first, begin, strict=True))
     shape = tuple(stop - start for start, stop in zip(begin, end, strict=True))
-    return _Grid(first, shape), counted[tuple(map(slice, begin, end))]
+    return Grid(first, shape), counted[tuple(map(slice, begin, end))]
 
 
 def _cell_means(
-    placed: Sequence[_PlacedStack], grid: _Grid, counted: np.ndarray, blur_pixels: Sequence[float]
+    placed: Sequence[_PlacedHead], grid: Grid, counted: np.ndarray, blur_pixels: Sequence[float]
 ) -> np.ndarray:
     """Return the mean weight of every entry of a table in each cell that counts, (cells, entries) float32."""
     cells = math.prod(grid.shape)
     sums, volume = np.zeros((cells, math.prod(LEVELS)), np.float32), np.zeros(grid.shape, np.float32)
-    for stack in placed:
-        number, inside = grid.cell_of_voxels(stack)
-        cell, voxel_mm3 = number[inside], np.float32(math.prod(stack.stack.sample_mm))
-        weights = _entry_weights([axis[inside] for axis in stack.coordinates(blur_pixels)])
+    for placed_head in placed:
+        head = placed_head.head
+        number, inside = grid.cell_of_voxels(placed_head.cells)
+        cell, voxel_mm3 = number[inside], np.float32(math.prod(head.stack.sample_mm))
+        weights = _entry_weights([axis[inside] for axis in head.table_coordinates(blur_pixels)])
         gather = csr_array((np.full(len(cell), voxel_mm3), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
         sums += (gather @ weights).toarray()
         volume += voxel_mm3 * np.bincount(cell, minlength=cells).reshape(grid.shape).astype(np.float32)
@@ -195,13 +135,13 @@ def _entry_weights(coordinates: Sequence[np.ndarray]) -> csr_array:
     return csr_array((values, columns, rows), shape=(voxels, math.prod(LEVELS)))
 
 
-def _air_squares(placed: Sequence[_PlacedStack], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _air_squares(heads: Sequence[Head], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean over air voxels of weights times weights (entries, entries), and of weights (entries,)."""
     entries = math.prod(LEVELS)
     squares, sums, count = np.zeros((entries, entries)), np.zeros(entries), 0
-    for stack in placed:
-        air = ~binary_dilation(stack.head)
-        weights = _entry_weights([axis[air][::AIR_STRIDE] for axis in stack.coordinates(blur_pixels)])
+    for head in heads:
+        air = ~binary_dilation(head.mask)
+        weights = _entry_weights([axis[air][::AIR_STRIDE] for axis in head.table_coordinates(blur_pixels)])
         squares += (weights.T @ weights).toarray()
         sums += weights.sum(axis=0)
         count += weights.shape[0]

@@ -80,6 +80,16 @@ def test_pictures_of_one_slice_and_thick_slices_are_fitted_too():
         assert np.sqrt(np.mean((found - stacks["b"][0].read()) ** 2)) < 0.3
 
 
+def test_a_contrast_that_shows_a_part_of_the_head_is_fitted_as_well():
+    begin = 8  # of a head from slice 2 to 18
+    stacks = {"a": [stack(head(seed), FIRST, seed) for seed in range(6)], "b": []}
+    for seed in range(100, 106):
+        image = stack(head(seed), SECOND, seed).read()[begin:]
+        stacks["b"].append(SliceStack(lambda image=image: image, 40 + np.arange(len(image)) * MM, (MM, MM)))
+    air, skull, brain, fluid = errors(fit_context_tables(stacks))
+    assert air < 0.2 and brain < 0.28 and max(skull, fluid) < 0.35  # by their masks .36 in the brain and .48 in fluid
+
+
 def test_contrasts_that_show_nothing_of_one_place_are_refused():
     empty = SliceStack(lambda: np.full(SHAPE, -1, np.float32), np.arange(SHAPE[0]) * MM, (MM, MM))
     with pytest.raises(ValueError, match="nowhere seen in the same place"):

@@ -63,14 +63,14 @@ def test_by_default_each_volume_is_trained_on_whole_and_the_difference_is_said(f
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_a_lookup_that_heads_of_different_ranges_mislead_is_in_the_same_line(folder, capsys, paired):
+def test_what_a_lookup_makes_of_different_ranges_is_in_the_same_line(folder, capsys, paired):
     settings = config(folder, "all")
     generator = settings.generator.model_copy(update={"start": "lookup"})
     settings = settings.model_copy(update={"generator": generator})
     settings = paired_settings(settings) if paired else settings
     prepared(settings, paired=paired)
     [line] = [text for text in capsys.readouterr().err.splitlines() if "of head" in text]
-    lookup = "the lookup would be fitted to places of the head that do not match; preprocess.coverage_mm: shared would"
+    lookup = "the lookup would be fitted to what both show of the head alone; preprocess.coverage_mm: shared would"
     assert lookup in line and ("networks would" in line) is not paired
     shared = settings.model_copy(update={"preprocess": config(folder).preprocess})
     prepared(shared, paired=paired)
