@@ -7,7 +7,7 @@ from small_volumes import write_volume
 from pipeline import explore, run, translate
 
 LAYOUT = ("data.patterns={T1: '{subject}_T1.nii.gz', T2: '{subject}_T2.nii.gz'}", "preprocess.size=32",
-          "preprocess.processes=1", "generator.depth=2", "discriminator.layers=2", "tracking.mlflow=false",
+          "preprocess.processes=1", "generator.width=4", "discriminator.layers=2", "tracking.mlflow=false",
           "split.test=1", "split.validation=0")  # fmt: skip
 TARGET = ".git/annex/objects/xX/7q/SHA256E-s10--0a/SHA256E-s10--0a.nii.gz"
 

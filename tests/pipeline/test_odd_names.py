@@ -76,7 +76,7 @@ def test_data_are_explored(tmp_path):
             write_volume(tmp_path / ODD / f"{ODD}{number}" / f"{contrast}.nii.gz", number)
     patterns = "{T1: '{subject}/T1.nii.gz', T2: '{subject}/T2.nii.gz'}"
     overrides = [f"data.folder={tmp_path / ODD}", f"data.patterns={patterns}",
-                 "preprocess.size=32", "preprocess.processes=1", "generator.depth=2", "discriminator.layers=2",
+                 "preprocess.size=32", "preprocess.processes=1", "generator.width=4", "discriminator.layers=2",
                  "tracking.mlflow=false", "split.test=1", "split.validation=0"]  # fmt: skip
     command = [str(CONFIGS / "nifti.yaml"), *overrides, "-o", str(tmp_path / ODD / "page"), "--quiet"]
     assert explore.main(command) == 0

@@ -13,6 +13,7 @@ from pipeline.run import main
 from transforms import registration
 
 SMALL = (*(setting for setting in TINY if not setting.startswith(("data.", "split.", "preprocess.size"))), *QUICK)
+UNET = ("generator.type=unet", "generator.start=lookup")  # as SMALL makes it small
 SHORT = ("training.steps_per_epoch=2", "training.epochs=1", "training.decay_epochs=0")
 
 
@@ -170,7 +171,7 @@ def cohort(place):
 
 
 def test_volumes_that_cannot_be_read_are_named_and_left_out(place, cohort, capsys):
-    assert run("nifti.yaml", *cohort) == 0
+    assert run("nifti.yaml", *UNET, *cohort) == 0
     printed, warned = capsys.readouterr()
     for name in ("sub-2_T1", "sub-6_T2", "sub-8_T1"):
         assert any("warning" in line and f"data/mri/{name}.nii.gz" in line for line in warned.splitlines())
@@ -186,7 +187,7 @@ def test_volumes_that_cannot_be_read_are_named_and_left_out(place, cohort, capsy
 
 
 def test_a_bad_volume_stops_the_run_where_that_is_asked_for(place, cohort, capsys):
-    assert run("nifti.yaml", *cohort, "preprocess.on_bad_volume=stop") == 2
+    assert run("nifti.yaml", *UNET, *cohort, "preprocess.on_bad_volume=stop") == 2
     assert "data/mri/sub-2_T1.nii.gz" in capsys.readouterr().err
     assert not (place / "runs/mine/checkpoints").exists()
 
@@ -195,6 +196,6 @@ def test_a_run_without_a_test_subject_is_refused_before_it_trains(place, cohort,
     (place / "split.json").write_text(
         json.dumps({"train": {"T1": ["1"], "T2": ["3"]}, "validation": ["5"], "test": []})
     )
-    assert run("nifti.yaml", *cohort) == 2
+    assert run("nifti.yaml", *UNET, *cohort) == 2
     assert capsys.readouterr().err == "error: the split has no test subject; name some in split.file, split.json\n"
     assert not (place / "runs/mine/checkpoints").exists()

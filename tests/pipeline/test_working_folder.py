@@ -38,7 +38,7 @@ def test_a_command_and_its_workers_import_nothing_from_the_working_folder(resear
         for contrast in ("T1", "T2"):
             write_volume(tmp_path / "scans" / f"s{number}_{contrast}.nii.gz", seed=number)
     overrides = [f"data.folder={tmp_path / 'scans'}", "data.patterns={T1: '{subject}_T1.nii.gz', "
-                 "T2: '{subject}_T2.nii.gz'}", "preprocess.processes=2", "preprocess.size=32", "generator.depth=2",
+                 "T2: '{subject}_T2.nii.gz'}", "preprocess.processes=2", "preprocess.size=32", "generator.width=4",
                  "discriminator.layers=2", "tracking.mlflow=false"]  # fmt: skip
     config = str(ROOT / "configs" / "nifti.yaml")
     ended = started_in(research, "-m", "pipeline.explore", config, *overrides, "-o", str(tmp_path / "page"), "--quiet")
