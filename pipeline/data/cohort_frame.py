@@ -87,8 +87,10 @@ def _is_cut(head: Head, axis: int) -> bool:
 
 
 def _thinned(head: Head) -> _ThinHead:
+    """Return the head with few of its voxels, as copies: views would keep the whole stack in memory."""
     every = (slice(None, None, THINNING),) * 3
-    return _ThinHead(head, head.voxels(THINNING), head.mask[every], tuple(axis[::THINNING] for axis in head.axes_mm))
+    axes_mm = tuple(axis[::THINNING] for axis in head.axes_mm)
+    return _ThinHead(head, head.voxels(THINNING).copy(), head.mask[every].copy(), axes_mm)
 
 
 def _match(heads: Mapping[str, Sequence[_ThinHead]], start: Placements, axis: int, cell_mm: np.ndarray) -> Placements:

@@ -14,8 +14,8 @@ T1 = np.array([-1.0, 0.8, 0.3, -0.4])  # air, skull, brain, fluid
 T2 = np.array([-1.0, 0.2, -0.3, 0.9])
 
 
-def scan(values, seed, begin=0, end=SHAPE[0]):
-    """A head's slices from `begin` to `end`, and where its middle lies, in mm, in (3,)."""
+def scan(values, seed, begin=0, end=SHAPE[0], *, upright=True):
+    """A head's slices from `begin` to `end`, or as many rows of it, and where its middle lies, (3,) in mm."""
     random = np.random.default_rng(seed)
     middle = np.array(SHAPE) / 2 + random.uniform(-1.5, 1.5, 3)
     size = np.array([12.0, 15.0, 15.0]) * random.uniform(0.96, 1.04)
@@ -24,8 +24,11 @@ def scan(values, seed, begin=0, end=SHAPE[0]):
     core = np.sqrt(((offset - [0.25, 0, 0]) ** 2).sum(axis=-1)).T  # above the middle, so that the head has an upper end
     tissue = np.select([core < 0.35, radius < 0.85, radius < 1], [3, 2, 1], 0)
     image = np.clip(values[tissue] + 0.02 * random.standard_normal(SHAPE), -1, 1).astype(np.float32)[begin:end]
-    positions_mm = 100 * random.uniform() + MM * np.arange(begin, end)
-    return SliceStack(lambda: image, positions_mm, (MM, MM)), MM * middle + [positions_mm[0] - MM * begin, 0, 0]
+    first_mm, middle_mm = 100 * random.uniform(), MM * (middle - [begin, 0, 0])
+    if not upright:
+        image, middle_mm = np.ascontiguousarray(image.swapaxes(0, 1)), middle_mm[[1, 0, 2]]
+    positions_mm = first_mm + MM * np.arange(len(image))
+    return SliceStack(lambda: image, positions_mm, (MM, MM)), middle_mm + np.array([first_mm, 0, 0])
 
 
 def middles_in_frame(scans):
@@ -51,11 +54,11 @@ def test_whole_heads_are_placed_by_the_middle_and_size_of_their_masks():
         np.testing.assert_allclose(placement.middle_mm[1:], positions.mean(axis=0)[1:], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("begin", "end"), [(12, 30), (0, 19)])
-def test_a_contrast_that_shows_a_part_of_the_head_is_brought_to_that_part(begin, end):
+@pytest.mark.parametrize(("begin", "end", "upright"), [(12, 30, True), (0, 19, True), (12, 30, False)])
+def test_a_contrast_that_shows_a_part_of_the_head_is_brought_to_that_part(begin, end, upright):
     scans = {
-        "T1": [scan(T1, seed) for seed in range(4)],
-        "T2": [scan(T2, seed, begin, end) for seed in range(10, 14)],
+        "T1": [scan(T1, seed, upright=upright) for seed in range(4)],
+        "T2": [scan(T2, seed, begin, end, upright=upright) for seed in range(10, 14)],
     }
     middles = middles_in_frame(scans)
     apart_mm = middles["T1"].mean(axis=0) - middles["T2"].mean(axis=0)
