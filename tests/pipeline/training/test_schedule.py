@@ -2,7 +2,8 @@ import pytest
 
 from pipeline.config.schema import Training
 from pipeline.data_builders import schedule_of
-from pipeline.training.schedule import warn_of_lost_rate
+from pipeline.training.resume import StartingPoint
+from pipeline.training.schedule import TrainerState, warn_of_lost_rate
 
 
 def warned(capsys, slices=1, **training):
@@ -38,3 +39,8 @@ def test_a_tenth_of_the_steps_may_follow_and_no_more(capsys):
     """The rate is below a thousandth from step 10 × halve_every on: 100 of 111 steps leave less than a tenth."""
     assert warned(capsys, epochs=111, decay_epochs=0, halve_every=10) == ""
     assert "after step 100 of 112; the other 11%" in warned(capsys, epochs=112, decay_epochs=0, halve_every=10)
+
+
+def test_scores_by_which_earlier_versions_chose_their_best_are_left_out():
+    saved = {"step": 3, "epochs": 1, "best_score": 17.0}
+    assert StartingPoint({"position": saved}).position == TrainerState(step=3, epochs=1)
