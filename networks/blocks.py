@@ -119,10 +119,13 @@ def current_names(network: nn.Module, weights: Mapping[str, Tensor], prefix: str
     }
 
 
-def saved_names(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the names in a checkpoint of weights that have others in the network now, by the present name."""
-    names = zip(current_names(network, weights), weights, strict=True)
-    return {present: saved for present, saved in names if present != saved}
+def saved_names(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, str | None]:
+    """Return the names in a checkpoint of weights that have others in the network now, by the present name.
+
+    The name of what the checkpoint lacks, because an earlier release had no such buffer, is None.
+    """
+    names = dict(zip(current_names(network, weights), weights, strict=True))
+    return {present: names.get(present) for present in network.state_dict() if names.get(present) != present}
 
 
 def normalise_spectrally(network: nn.Module) -> nn.Module:

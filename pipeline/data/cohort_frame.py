@@ -94,7 +94,7 @@ def _thinned(head: Head) -> _ThinHead:
 
 
 def _match(heads: Mapping[str, Sequence[_ThinHead]], start: Placements, axis: int, cell_mm: np.ndarray) -> Placements:
-    """Return a frame of heads that scans cut along an axis, from where they lie along the other axes."""
+    """Return a frame of heads that scans cut along an axis; along the others they lie by their masks within the cut."""
     placements, range_mm = start, (-math.inf, math.inf)
     first, second = heads
     for _ in range(ROUNDS):

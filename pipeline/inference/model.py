@@ -53,7 +53,7 @@ class TranslationModel:
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
         calibration: The calibrated uncertainty that an MLflow model carries; None for others.
         saved_names: By target contrast, the names under which an earlier release saved weights that are called
-            otherwise now; the identity is that of the saved weights.
+            otherwise now, None for what it did not have; the identity is that of the saved weights.
         run: Function that runs the networks: eagerly, or compiled (`pipeline.inference.compile`).
     """
 
@@ -67,7 +67,7 @@ class TranslationModel:
     origin: str = "contrast translation"
     config_hash: str = ""
     calibration: Mapping[str, Any] | None = None
-    saved_names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    saved_names: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     run: Forward = forward_eagerly
 
     def info(self, to: str) -> ModelInfo:
@@ -102,7 +102,8 @@ class TranslationModel:
     def identity(self, to: str) -> str:
         """Return twelve digits of the SHA-256 of the weights that make `to`: equal for equal weights, on any device."""
         digest, names = hashlib.sha256(), self.saved_names.get(to, {})
-        weights = {names.get(name, name): tensor for name, tensor in self.translators[to].state_dict().items()}
+        state = self.translators[to].state_dict()
+        weights = {saved: tensor for name, tensor in state.items() if (saved := names.get(name, name)) is not None}
         for name, tensor in sorted(weights.items()):
             values = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())

@@ -77,9 +77,9 @@ def make_callbacks(
         monitor.record_losses(metrics)
 
     def validate() -> tuple[Metrics, dict[str, float]]:
-        if position.step == 0:
-            start.update(copy.deepcopy(translator_states()))
         shares = validation.choose_correction_shares(translators())
+        if position.step == 0:  # with the shares that the scores are of
+            start.update(copy.deepcopy(translator_states()))
         metrics = validation.scores(translators()) | shares | monitor.discriminator_metrics()
         monitor(metrics, position.step // trained.schedule.steps_per_epoch)
         return metrics, {to: direction_score(metrics, folder.direction(contrasts, to)) for to in contrasts}

@@ -143,7 +143,8 @@ def _batches(
 
 def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
     """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite."""
-    is_last, best = epochs == schedule.epochs, tuple[str, ...]()
+    is_last = epochs == schedule.epochs
+    best: tuple[str, ...] = ()
     if epochs % schedule.validate_every_epochs == 0 or is_last:
         best = _validate(epochs, position, callbacks)
     if epochs % schedule.sample_every_epochs == 0 or is_last:

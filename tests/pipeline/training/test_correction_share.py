@@ -1,12 +1,24 @@
 """The share of a lookup's correction in translations, chosen in validation."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 import torch
+from small_engine import engine_of, saved
 from small_validation import case, constant, validation
 from torch import nn
 
-from networks.context_lookup import LARGEST, LookupStart
+from networks.blocks import saved_names
+from networks.context_lookup import LARGEST, LookupStart, start_of
 from networks.skip import SkipGenerator
+from pipeline.inference.model import TranslationModel
+from pipeline.runs.checkpoint import load_checkpoint
+from pipeline.runs.folder import RunFolder
+from pipeline.training.callbacks import TrainedRun, make_callbacks
+from pipeline.training.schedule import TrainerState
+
+START = {"type": "skip", "width": 4, "downs": 1, "blocks": 1, "start": "lookup"}
 
 
 def starting(expected, corrected):
@@ -46,3 +58,55 @@ def test_a_state_without_a_share_is_of_a_generator_that_had_all_of_its_correctio
     del state["correction_share"]
     network.load_state_dict(state)
     assert float(network.correction_share) == 1
+
+
+def test_a_state_without_a_share_keeps_its_identity():
+    network = starting(0.3, 0.7)
+    state = network.state_dict()
+    del state["correction_share"]
+    earlier = starting(0.3, 0.7)
+    earlier.load_state_dict(state)
+    names = {"T2": saved_names(earlier, state)}
+    assert names["T2"] == {"correction_share": None}
+    del network.correction_share  # as it was
+    assert model(earlier, saved_names=names).identity("T2") == model(network).identity("T2")
+    assert model(earlier).identity("T2") != model(network).identity("T2")
+
+
+def model(network, **options):
+    cpu = torch.device("cpu")
+    return TranslationModel(("T1", "T2"), {"T2": network}, Mock(), {}, network.stride, cpu, **options)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_chosen_share_goes_on_in_a_resumed_run_and_in_one_that_begins_from_it(ema_decay):
+    options = {"type": "cyclegan", "generator": START, "ema_decay": ema_decay}
+    engine = engine_of(**options)
+    start_of(engine.translators()["b"]).correction_share.fill_(0.75)
+    resumed, begun, averaged = engine_of(**options), engine_of(**options), engine_of(**options | {"ema_decay": 0.9})
+    resumed.load_state_dict(saved(engine))
+    for other in (begun, averaged):
+        other.load_pretrained(saved(engine))
+    for other in (resumed, begun, averaged):
+        assert [float(start_of(other.translators()[to]).correction_share) for to in "ab"] == [0.5, 0.75]
+
+
+def test_what_training_begins_with_is_kept_with_the_shares_that_it_was_scored_with(tmp_path):
+    made = validation(
+        [case(tmp_path, "one", "T1"), case(tmp_path, "two", "T2")], {"one": constant(0.0), "two": constant(0.5)}
+    )
+    networks = {"a": starting(0.9, 0.0), "b": starting(0.3, 0.7)}
+    engine = SimpleNamespace(translators=lambda: networks, networks=lambda: networks, state_dict=dict)
+    trained = TrainedRun(RunFolder(tmp_path), engine, SimpleNamespace(steps_per_epoch=1), TrainerState(), {})
+    callbacks = make_callbacks(
+        trained, made, Mock(discriminator_metrics=dict), Mock(run_id=None), {},
+        sample_slices=1, oriented=False, quiet=True,
+    )  # fmt: skip
+    callbacks.validate()
+    for network in networks.values():
+        network.correction_share.fill_(0.25)  # as a later validation may choose
+    (tmp_path / "checkpoints").mkdir()
+    callbacks.save({"step": 1}, ())
+    for name, shares in {"best": (1.0, 0.5), "latest": (0.25, 0.25)}.items():
+        states = load_checkpoint(tmp_path / "checkpoints" / f"{name}.pt")["translators"]
+        assert tuple(float(states[to]["correction_share"]) for to in ("T1", "T2")) == shares
