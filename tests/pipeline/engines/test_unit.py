@@ -2,7 +2,9 @@ import copy
 
 import pytest
 import torch
-from small_engine import UNIT, Plain, assert_equal_steps, batch, differences, engine_of
+from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of
+
+from pipeline.engines.builders import build_translators
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3
@@ -113,3 +115,16 @@ def test_a_shared_weight_enters_the_optimiser_and_the_average_once():
     torch.testing.assert_close(engine.evaluated_generators().state_dict()[weight_name], mean)
     averaged = engine.evaluated_generators().state_dict()
     assert torch.equal(averaged["B.encoder.3.layers.0.weight"], averaged[weight_name])
+
+
+def test_translators_of_a_checkpoint_may_be_of_different_steps_though_they_share_blocks_in_training():
+    engine, image = engine_of(**UNIT), batch(9)[0]
+    loaded, expected = build_translators(config_of(**UNIT)), {}
+    for side, contrast in (("a", "T1"), ("b", "T2")):
+        engine.step(*batch(0))
+        translator = engine.translators()[side]
+        loaded[contrast].load_state_dict(copy.deepcopy(translator.state_dict()))
+        with torch.no_grad():
+            expected[contrast] = translator(image)
+    with torch.no_grad():
+        assert all(torch.equal(loaded[contrast](image), expected[contrast]) for contrast in expected)

@@ -10,11 +10,14 @@ import pipeline.evaluation.logged_models as logged_models
 
 @pytest.fixture
 def log(tmp_path, monkeypatch):
-    """Logs both directions with metadata; returns which were logged anew."""
-    logged = []
-    monkeypatch.setattr(
-        logged_models, "log_translator", lambda *_, name, **__: logged.append(name) or f"models:/{name}@best"
-    )
+    """Logs both directions with metadata; returns the scores of those that were logged anew."""
+    logged = {}
+
+    def log_translator(*_, name, score, **__):
+        logged[name] = score
+        return f"models:/{name}@best"
+
+    monkeypatch.setattr(logged_models, "log_translator", log_translator)
     model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
     tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
 
@@ -32,19 +35,19 @@ def log(tmp_path, monkeypatch):
             register_as=None,
         )
         assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
-        return list(logged)
+        return dict(logged)
 
     return again
 
 
-BOTH = ["T2-to-T1", "T1-to-T2"]
+BOTH = {"T2-to-T1": 1.0, "T1-to-T2": 2.0}
 
 
 def test_models_are_logged_once_and_anew_where_what_goes_with_them_has_changed(log):
     bare = {"T1": {"to": "T1"}, "T2": {"to": "T2"}}
     calibrated = {"T1": bare["T1"], "T2": {"uncertainty": {"knots": ((0.0, 0.25),)}, "to": "T2"}}
-    assert log(bare) == BOTH and log(bare) == []
+    assert log(bare) == BOTH and log(bare) == {}
     assert log(calibrated) == BOTH
     as_json_has_it = {"T2": {"to": "T2", "uncertainty": {"knots": [[0.0, 0.25]]}}, "T1": bare["T1"]}
-    assert log(as_json_has_it) == []
-    assert log(as_json_has_it, "latest") == BOTH
+    assert log(as_json_has_it) == {}
+    assert log(as_json_has_it, "latest") == dict.fromkeys(BOTH)  # whose score is not the best's
