@@ -41,12 +41,14 @@ def uncertainty_sources(
 ) -> UncertaintySources:
     """Return the networks from which the uncertainty of translations to a contrast is estimated.
 
-    `others` are the run's other checkpoints, used only where the network has no spread of its own.
+    `others` are the run's other checkpoints, used only where the network has no spread of its own, and only those whose
+    network for this contrast is another one: a direction's best may be its latest.
     """
     network = model.translators[to]
     if kind == SINGLE_NETWORK:
         return UncertaintySources(network, single_network=True)
-    checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
+    different = {name: other for name, other in others.items() if other.identity(to) != model.identity(to)}
+    checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in different.items()}
     return UncertaintySources(network, model.translators[model.source(to)], checkpoints)
 
 

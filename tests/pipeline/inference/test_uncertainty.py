@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from pipeline.inference.uncertainty import (
     fused_error,
     uncertainty_features,
 )
+from pipeline.inference.uncertainty_calibration import uncertainty_sources
 
 
 def send(network, slices):
@@ -112,6 +115,16 @@ def test_other_checkpoints_join_the_spread():
     slices = np.full((1, 16, 16), 0.4, np.float32)
     features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), others={"previous": Half()}), send)
     np.testing.assert_allclose(features.spread, np.std([-0.4] * 4 + [0.2]), atol=1e-5)
+
+
+def test_a_checkpoint_whose_network_is_the_same_does_not_join_the_spread():
+    def model(identity):
+        networks = {"T1": Half(), "T2": Negative()}
+        return SimpleNamespace(translators=networks, source=lambda to: "T1", identity=lambda to: identity[to])
+
+    own, latest = model({"T1": "a", "T2": "b"}), model({"T1": "c", "T2": "b"})  # T2's best is its latest
+    assert list(uncertainty_sources(own, "T1", {"latest": latest}).others) == ["latest"]
+    assert list(uncertainty_sources(own, "T2", {"latest": latest}).others) == []
 
 
 def test_a_calibration_is_linear_between_its_knots_and_constant_beyond_them():
