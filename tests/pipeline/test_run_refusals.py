@@ -45,14 +45,14 @@ def test_a_command_without_a_configuration_is_refused(capsys):
 )
 def test_what_needs_a_gpu_is_refused_before_any_work(setting, said, place, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert main([str(CONFIGS / "phantom.yaml"), *TINY, "device=auto", setting]) == 2
+    assert main([str(CONFIGS / "phantom.yaml"), *TINY, "device=auto", "method.r1_weight=0", setting]) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}")
     assert not (place / "data").exists()
 
 
 def test_a_plan_warns_of_what_the_run_would_refuse(place, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    settings = ("device=auto", "training.cuda_graph=true", "--dry-run")
+    settings = ("device=auto", "training.cuda_graph=true", "method.r1_weight=0", "--dry-run")
     assert main([str(CONFIGS / "phantom.yaml"), *TINY, *settings]) == 0
     assert "warning: training.cuda_graph = true: needs a CUDA device" in capsys.readouterr().err
 
