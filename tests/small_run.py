@@ -20,7 +20,8 @@ TINY = (
     "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
     "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
     "training.steps_per_epoch=4", "training.epochs=1", "training.decay_epochs=1", "training.log_every=1",
-    "training.validation_slices=6", "training.learning_rate=0.0002", "training.batch_size=1", "threads=1", "device=cpu",
+    "training.validate_every=1", "training.validation_slices=6", "training.learning_rate=0.0002",
+    "training.batch_size=1", "threads=1", "device=cpu",
 )  # fmt: skip
 QUICK = ("tracking.mlflow=false", "evaluation.protocols=[]")
 
