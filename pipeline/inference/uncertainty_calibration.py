@@ -4,7 +4,7 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,35 +41,34 @@ def uncertainty_sources(
 ) -> UncertaintySources:
     """Return the networks from which the uncertainty of translations to a contrast is estimated.
 
-    `others` are the run's other checkpoints, used only where the network has no spread of its own, and only those whose
-    network for this contrast is another one: a direction's best may be its latest.
+    `others` are the run's other checkpoints, used only where the network has no spread of its own.
     """
     network = model.translators[to]
     if kind == SINGLE_NETWORK:
         return UncertaintySources(network, single_network=True)
-    different = {name: other for name, other in others.items() if other.identity(to) != model.identity(to)}
-    checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in different.items()}
+    checkpoints = {name: other.translators[to] for name, other in others.items() if to in other.translators}
+    checkpoints = {} if has_own_spread(network) else checkpoints
     return UncertaintySources(network, model.translators[model.source(to)], checkpoints)
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
-    """Return the run's best and latest checkpoints by name, as far as their weights differ from the model's.
+    """Return the run's best and latest checkpoints by name, with those of their networks that differ from the model's.
 
-    The previous checkpoint is left out, because its step depends on where a run was stopped. So is one that cannot be
-    read, with a warning.
+    A direction's best network may be its latest, where the other direction's is not. The previous checkpoint is left
+    out, because its step depends on where a run was stopped. So is one that cannot be read, with a warning.
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
-    others, identities = {}, [_identities(model)]
+    others, known = {}, set(_identities(model).items())
     for path in filter(Path.is_file, (folder.checkpoints.best, folder.checkpoints.latest)):
         try:
             other = load_model(path, model.device.type)
         except UserError as error:
             logger.warning(f"{error}; not asked about the uncertainty")
             continue
-        if (identity := _identities(other)) not in identities:
-            others[path.stem] = other
-            identities.append(identity)
+        if different := dict(_identities(other).items() - known):
+            others[path.stem] = replace(other, translators={to: other.translators[to] for to in sorted(different)})
+            known |= different.items()
     return others
 
 

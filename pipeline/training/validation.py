@@ -229,15 +229,18 @@ def direction_score(metrics: Mapping[str, float], direction: str) -> float:
     """
     prefix = f"validation/{direction}"
     if f"{prefix}/psnr" in metrics:
-        return metrics[f"{prefix}/psnr"] + SSIM_WEIGHT * metrics[f"{prefix}/ssim"]
+        return _paired_score(metrics[f"{prefix}/psnr"], metrics[f"{prefix}/ssim"])
     return -(metrics[f"{prefix}/cycle_error"] + metrics[f"{prefix}/intensity_distance"])
 
 
 def _scan_score(fixed: FixedSlices, translated: np.ndarray) -> float:
     """Return the `direction_score` of one scan with a real target."""
     assert fixed.real is not None
-    similarity = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
-    return similarity["psnr"] + SSIM_WEIGHT * similarity["ssim"]
+    return _paired_score(**_similarity(fixed.unpadded(translated), fixed.real, fixed.foreground))
+
+
+def _paired_score(psnr: float, ssim: float) -> float:
+    return psnr + SSIM_WEIGHT * ssim
 
 
 def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> dict[str, float]:

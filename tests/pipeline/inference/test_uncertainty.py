@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -7,6 +5,8 @@ from torch import nn
 
 from networks.munit import AutoEncoder, StyleTranslator
 from networks.unet import UNet
+from pipeline.inference import uncertainty_calibration
+from pipeline.inference.model import TranslationModel
 from pipeline.inference.uncertainty import (
     Calibration,
     Features,
@@ -16,6 +16,8 @@ from pipeline.inference.uncertainty import (
     uncertainty_features,
 )
 from pipeline.inference.uncertainty_calibration import uncertainty_sources
+from pipeline.runs.folder import RunFolder
+from transforms.slice_chain import PreprocessSettings
 
 
 def send(network, slices):
@@ -117,14 +119,25 @@ def test_other_checkpoints_join_the_spread():
     np.testing.assert_allclose(features.spread, np.std([-0.4] * 4 + [0.2]), atol=1e-5)
 
 
-def test_a_checkpoint_whose_network_is_the_same_does_not_join_the_spread():
-    def model(identity):
-        networks = {"T1": Half(), "T2": Negative()}
-        return SimpleNamespace(translators=networks, source=lambda to: "T1", identity=lambda to: identity[to])
+def test_a_network_that_is_the_models_own_does_not_join_the_spread(tmp_path, monkeypatch):
+    def model(t1, t2):
+        networks = {"T1": nn.Conv2d(1, 1, 1), "T2": nn.Conv2d(1, 1, 1)}
+        for network, value in zip(networks.values(), (t1, t2), strict=True):
+            nn.init.constant_(network.weight, value)
+            nn.init.zeros_(network.bias)
+        settings = PreprocessSettings("axial", None, 16, False, None)
+        return TranslationModel(("T1", "T2"), networks, settings, {}, 1, torch.device("cpu"))
 
-    own, latest = model({"T1": "a", "T2": "b"}), model({"T1": "c", "T2": "b"})  # T2's best is its latest
-    assert list(uncertainty_sources(own, "T1", {"latest": latest}).others) == ["latest"]
-    assert list(uncertainty_sources(own, "T2", {"latest": latest}).others) == []
+    own, folder = model(0.1, 0.2), RunFolder(tmp_path)
+    checkpoints = {folder.checkpoints.best: model(0.1, 0.2), folder.checkpoints.latest: model(0.3, 0.2)}
+    folder.checkpoints.folder.mkdir()
+    for path in checkpoints:
+        path.touch()
+    monkeypatch.setattr(uncertainty_calibration, "load_model", lambda path, device: checkpoints[path])
+    others = uncertainty_calibration.other_checkpoints(folder, own)  # T2's best is its latest
+    assert {name: list(other.translators) for name, other in others.items()} == {"latest": ["T1"]}
+    assert list(uncertainty_sources(own, "T1", others).others) == ["latest"]
+    assert list(uncertainty_sources(own, "T2", others).others) == []
 
 
 def test_a_calibration_is_linear_between_its_knots_and_constant_beyond_them():
