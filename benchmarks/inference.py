@@ -128,7 +128,12 @@ def translation_work(
     source = volume or nib.Nifti1Image(ellipsoid_volume(SIZE, slices), np.eye(4))
     opened = open_volume(source, model, to, compare=False)
     images = opened.slices[opened.foreground.any(axis=(1, 2))]  # (N, H, W) in [-1, 1]
-    options: dict[str, Any] = {"device": model.device, "batch_size": batch_size, "precision": precision}
+    options: dict[str, Any] = {
+        "device": model.device,
+        "batch_size": batch_size,
+        "precision": precision,
+        "slice_mm": opened.slice_mm,
+    }
     return lambda: translate_slices(
         images, model.translators[to], np.ones(len(images), bool), **options, run=model.run, name="it"
     )

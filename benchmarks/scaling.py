@@ -57,7 +57,13 @@ def translation_work(slices: int) -> Work:
     set_up(None)
     model, to = benchmark_model(None, None, width=16, size=128)
     stack, everywhere = np.zeros((slices, 128, 128), np.float32), np.ones(slices, bool)
-    options: dict[str, Any] = {"device": model.device, "batch_size": 8, "precision": "float32", "name": "slices"}
+    options: dict[str, Any] = {
+        "device": model.device,
+        "batch_size": 8,
+        "precision": "float32",
+        "slice_mm": 1.0,
+        "name": "slices",
+    }
     return lambda: translate_slices(stack, model.translators[to], everywhere, **options)
 
 

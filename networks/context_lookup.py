@@ -19,6 +19,9 @@ _STRIDES = [math.prod(LEVELS[axis + 1 :]) for axis in range(len(LEVELS))]
 CORNERS = [
     sum(map(math.prod, zip(offsets, _STRIDES, strict=True))) for offsets in product((0, 1), repeat=len(LEVELS))
 ]  # about an entry, flat
+OUTER = len(LEVELS) - 1  # slices on either side that a lookup sees, one for each Gaussian, the wider ones farther off
+ACROSS_MM = tuple(math.sqrt(3) * sd for sd in (6.0, 16.0))  # how far they lie from the slice
+ACROSS_WEIGHT = 1 / 6  # of each, by three-point Gauss-Hermite quadrature
 LARGEST = 0.97  # of what a start gives before the network has learnt: at 1, tanh has no slope
 DEFAULT_SHARE = 0.5  # of the correction in an evaluated translation, where no validation has chosen it
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -27,21 +30,29 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
 class ContextLookup(nn.Module):
     """A table from an intensity and its surroundings to an intensity, which is not trained.
 
-    The surroundings are the intensities blurred by two Gaussians within the slice, with -1 beyond its border. The table
-    is linear between its entries. Until `set_table` it returns 0.
+    The surroundings are the intensities blurred by two Gaussians, with -1 beyond a slice's border. The table is linear
+    between its entries. Until `set_table` it returns 0.
+
+    Args:
+        in_volume: Whether the Gaussians reach across slices, too: images then come with two slices on either side of
+            them, at `ACROSS_MM`.
 
     Attributes:
         table: `LEVELS`.
         blur_pixels: (2,), standard deviations of the Gaussians.
+        across_weight: (), weight of each slice on either side; 0 in weights of releases that blurred within slices.
     """
 
     table: Tensor
     blur_pixels: Tensor
+    across_weight: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, in_volume: bool = False) -> None:
         super().__init__()
+        self.in_volume = in_volume
         self.register_buffer("table", torch.zeros(LEVELS))
         self.register_buffer("blur_pixels", torch.ones(len(LEVELS) - 1))
+        self.register_buffer("across_weight", torch.tensor(ACROSS_WEIGHT if in_volume else 0.0))
 
     def set_table(self, values: Tensor, blur_pixels: Sequence[float]) -> None:
         """Take over a table (`LEVELS`) and the standard deviations of its Gaussians in pixels."""
@@ -49,11 +60,17 @@ class ContextLookup(nn.Module):
         self.blur_pixels.copy_(torch.tensor(blur_pixels))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, H, W) in [-1, 1] to the same shape and range, differentiable by the image."""
+        """Map the middle of (N, C, H, W) in [-1, 1] to (N, 1, H, W) in that range, differentiable by the image.
+
+        Slices between the middle one and the outer two on either side, and all of a lookup within slices, do nothing. A
+        single slice, C = 1, stands for those about it, too.
+        """
         return in_full_precision(self._look_up, image)
 
-    def _look_up(self, image: Tensor) -> Tensor:
-        channels = [image, *(_blurred(image, sd) for sd in self.blur_pixels.to(image.dtype).unbind())]
+    def _look_up(self, slices: Tensor) -> Tensor:
+        image, around = middle_slice(slices), self._blurred_across(slices)
+        sds = self.blur_pixels.to(image.dtype).unbind()
+        channels = [image, *(_blurred(each, sd) for each, sd in zip(around, sds, strict=True))]
         first, shares = torch.zeros_like(image, dtype=torch.long), []
         for axis, (channel, levels) in enumerate(zip(channels, LEVELS, strict=True)):
             above = channel.clamp(-1, 1) + 1
@@ -72,6 +89,21 @@ class ContextLookup(nn.Module):
             corners = [torch.lerp(*pair, share) for pair in zip(low, high, strict=True)]
         return corners[0].clamp(-1, 1)
 
+    def _blurred_across(self, slices: Tensor) -> list[Tensor]:
+        """Return the middle of (N, C, H, W) as each Gaussian blurs it across slices, (N, 1, H, W)."""
+        middle = middle_slice(slices)
+        if not self.in_volume or slices.shape[1] == 1:
+            return [middle] * OUTER
+        at = [slices[:, channel : channel + 1] for channel in range(slices.shape[1])]
+        outer = [(at[OUTER - 1 - number], at[number - OUTER]) for number in range(OUTER)]
+        weight = self.across_weight.to(slices.dtype)
+        return [middle + weight * (before + after - 2 * middle) for before, after in outer]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Load a state; those of releases that blurred within slices have no weight of others."""
+        state_dict.setdefault(f"{prefix}across_weight", torch.tensor(0.0))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
 
 class LookupStart(nn.Module):
     """A generator that corrects a context lookup: x -> tanh(artanh(lookup(x)) + a tenth of the network before tanh).
@@ -82,6 +114,8 @@ class LookupStart(nn.Module):
 
     Args:
         network: A generator (N, C, H, W) -> (N, 1, H, W) that takes an `offset` before its tanh and has a `last` layer.
+        neighbour_mm: How far from the slice those on either side lie that the lookup sees, and it alone, rising; empty
+            for a lookup within the slice (`ContextLookup`).
 
     Attributes:
         stride: That of the network.
@@ -90,9 +124,10 @@ class LookupStart(nn.Module):
 
     correction_share: Tensor
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, neighbour_mm: Sequence[float] = ()):
         super().__init__()
-        self.network, self.lookup, self.stride = network, ContextLookup(), cast(int, network.stride)
+        self.network, self.lookup = network, ContextLookup(in_volume=bool(neighbour_mm))
+        self.stride, self.neighbour_mm = cast(int, network.stride), tuple(neighbour_mm)
         self.register_buffer("correction_share", torch.tensor(DEFAULT_SHARE))
         self.feature_channels = getattr(network, "feature_channels", [])  # see `patch_features.FeatureGenerator`
         *_, last = (layer for layer in cast(nn.Module, network.last).modules() if isinstance(layer, LAYERS))
@@ -101,16 +136,20 @@ class LookupStart(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, C, H, W) in [-1, 1], its middle slice, to (N, 1, H, W); raises what the network raises."""
-        expected = self.lookup(middle_slice(image))
-        corrected = self.network(image, torch.atanh(expected.clamp(-LARGEST, LARGEST)))
+        """Translate the middle slice of (N, C, H, W) in [-1, 1] to (N, 1, H, W); raises what the network raises."""
+        expected = self.lookup(image)
+        corrected = self.network(self._network_slices(image), torch.atanh(expected.clamp(-LARGEST, LARGEST)))
         if self.training:
             return corrected
         return torch.lerp(expected, corrected, self.correction_share.to(expected.dtype))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""
-        return cast(FeatureGenerator, self.network).features(image)
+        return cast(FeatureGenerator, self.network).features(self._network_slices(image))
+
+    def _network_slices(self, image: Tensor) -> Tensor:
+        """Return what the network sees of an image: all but the lookup's slices."""
+        return image[:, OUTER:-OUTER] if self.lookup.in_volume and image.shape[1] > 1 else image
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """Load a state; those of generators that were saved without a share have one of 1."""

@@ -1,5 +1,6 @@
 """Generators that see a slice with its neighbours (2.5D)."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -8,27 +9,29 @@ from networks.patch_features import FeatureGenerator
 
 
 class NeighbourGenerator(nn.Module):
-    """A generator of slices from the slice and as many neighbours on either side of it, as channels in their order.
+    """A generator of slices from the slice and neighbours on either side of it, as channels in their order.
 
     An image of one channel, which has no neighbours, is repeated in all channels: so a cycle translates a translation
     back, as public CycleGANs in 2.5D do.
 
     Args:
-        network: The generator (N, 2 n + 1, H, W) -> (N, 1, H, W).
-        neighbours: The number n of neighbours on either side.
+        network: The generator (N, C, H, W) -> (N, 1, H, W), of C = 1 + 2 (n + m) slices.
+        neighbours: The number n of neighbours on either side that lie next to the slice.
+        neighbour_mm: How far m others on either side lie from it, rising.
 
     Attributes:
         stride: Height and width must be multiples of this.
     """
 
-    def __init__(self, network: nn.Module, neighbours: int):
+    def __init__(self, network: nn.Module, neighbours: int, neighbour_mm: Sequence[float] = ()):
         super().__init__()
-        self.network, self.neighbours = network, neighbours
+        self.network, self.neighbours, self.neighbour_mm = network, neighbours, tuple(neighbour_mm)
+        self.channels = 1 + 2 * (neighbours + len(neighbour_mm))
         self.stride = cast(int, network.stride)
         self.feature_channels = getattr(network, "feature_channels", [])  # see `patch_features.FeatureGenerator`
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate the middle of (N, 2 n + 1, H, W), or (N, 1, H, W), to (N, 1, H, W); raises as the network does."""
+        """Translate the middle of (N, C, H, W), or (N, 1, H, W), to (N, 1, H, W); raises as the network does."""
         return self.network(self._with_neighbours(image))
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -36,7 +39,7 @@ class NeighbourGenerator(nn.Module):
         return cast(FeatureGenerator, self.network).features(self._with_neighbours(image))
 
     def _with_neighbours(self, image: Tensor) -> Tensor:
-        return with_channels(image, 2 * self.neighbours + 1)
+        return with_channels(image, self.channels)
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
@@ -45,6 +48,6 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
 
 
 def middle_slice(image: Tensor) -> Tensor:
-    """Return the slice (N, 1, H, W) of one with its neighbours (N, 2 n + 1, H, W)."""
+    """Return the slice (N, 1, H, W) in the middle of its neighbours (N, C, H, W)."""
     middle = image.shape[1] // 2
     return image[:, middle : middle + 1]

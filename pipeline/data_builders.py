@@ -15,6 +15,8 @@ from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrasts import warn_of_ids, warn_unpaired
 from pipeline.runs.prepare import CacheOptions, PreparedData, chain_settings, prepare, registrations
 from pipeline.training.schedule import Schedule
+from transforms.context_lookup import ACROSS_MM
+from transforms.neighbours import Neighbours
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 
@@ -123,7 +125,7 @@ def prepare_data(
     return prepare(
         cases, split, settings, cache,
         coverage_mm=preprocess.coverage_mm, saved_coverage=saved_coverage, paired=paired,
-        lookup=starts_from_lookup(config),
+        lookup=config.starts_from_lookup,
     )  # fmt: skip
 
 
@@ -135,9 +137,9 @@ def warn_of_names(config: Config, cases: Sequence[Case], split: CohortSplit, *, 
         warn_unpaired(cases, config.contrasts, split)
 
 
-def starts_from_lookup(config: Config) -> bool:
-    """Whether generators start from a lookup that is fitted to the training slices."""
-    return getattr(config.generator, "start", None) == "lookup"
+def slice_neighbours(config: Config) -> Neighbours:
+    """Return which slices of a volume generators see with a slice: those configured, and those of a lookup."""
+    return Neighbours(config.preprocess.neighbours, ACROSS_MM if config.lookup_in_volume else ())
 
 
 def names_mean_subjects(config: Config) -> bool:

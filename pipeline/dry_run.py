@@ -14,6 +14,7 @@ from pipeline.data_builders import (
     planned_cases,
     preprocess_settings,
     schedule_of,
+    slice_neighbours,
     split_cases,
     warn_of_names,
 )
@@ -72,7 +73,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     slices = [estimates.slices(side) for side in split.train.values()]
     pairs = estimates.slices(_paired_scans(split, contrasts, engine.paired))
     schedule = schedule_of(config.training, pairs if engine.paired else max(slices))
-    batch = (config.training.batch_size, 2 * preprocess.neighbours + 1, preprocess.size, preprocess.size)
+    batch = (config.training.batch_size, slice_neighbours(config).channels, preprocess.size, preprocess.size)
     needs = planned_disk(config, split, engine)
     memory = training_bytes(engine, batch, pairs=bool(split.pairs))
 

@@ -19,7 +19,7 @@ from pipeline.data.pairs import PairReader
 from pipeline.data.slice_stacks import stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
-from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings, starts_from_lookup
+from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings, slice_neighbours
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
@@ -69,7 +69,7 @@ def set_lookup_tables(config: Config, version: int, prepared: PreparedData, engi
     Raises:
         UserError: no lookup can be fitted to the training slices.
     """
-    if not starts_from_lookup(config):
+    if not config.starts_from_lookup:
         return
     networks = [engine.generators] if engine.ema is None else [engine.generators, engine.ema.networks]
     translators = [engine.translators_of(dict(players.items())) for players in networks]
@@ -143,9 +143,7 @@ def build_training_slices(
     """
     pair_sides = [[pair.first for pair in prepared.pairs], [pair.second for pair in prepared.pairs]]
     sides: list[Sequence[StoredSlices]] = [] if paired else [prepared.stored[name] for name in config.contrasts]
-    banks = [
-        SliceBank(side, config.preprocess.neighbours) for side in (*sides, *(pair_sides if prepared.pairs else []))
-    ]
+    banks = [SliceBank(side, slice_neighbours(config)) for side in (*sides, *(pair_sides if prepared.pairs else []))]
     sources = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
     extra = MonaiAugmentation(config.augment.monai) if config.augment.monai else None
     augmentation = Augmentation(**config.augment.model_dump(exclude={"monai"}), extra=extra)
@@ -171,7 +169,7 @@ def build_validation(
         scored_in_pairs=bool(held_out),
         reader=reader,
         slices=config.training.validation_slices,
-        neighbours=config.preprocess.neighbours,
+        neighbours=slice_neighbours(config),
         histograms=histograms,
         coverage=prepared.coverage,
         cohorts={name: cohort(SliceBank(prepared.stored[name]), histograms[name]) for name in config.contrasts},

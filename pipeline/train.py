@@ -17,7 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
-from pipeline.data_builders import pair_reader, schedule_of, starts_from_lookup
+from pipeline.data_builders import pair_reader, schedule_of
 from pipeline.dry_run import meta_engine
 from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import CapturedStep
@@ -114,7 +114,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     # Build the engine and the schedule.
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
-    begins_trained = training.start_from is not None or starts_from_lookup(config)
+    begins_trained = training.start_from is not None or config.starts_from_lookup
     schedule = replace(schedule_of(training, prepared.longest), validate_start=begins_trained)
     reader = pair_reader(config, version, max(cast(int, network.stride) for network in engine.translators().values()))
 

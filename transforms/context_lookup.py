@@ -1,17 +1,25 @@
 """Tables from an intensity and its surroundings to an intensity: where a voxel lies in them, and what they hold there.
 
-An intensity alone does not tell fluid, bone and air, which are all dark in T1. The intensity blurred in the slice does:
-bright tissue lies around fluid, on one side of bone, and not around air. A table holds values at the corners of a grid
+An intensity alone does not tell fluid, bone and air, which are all dark in T1. The blurred intensity does: bright
+tissue lies around fluid, on one side of bone, and not around air. A table holds values at the corners of a grid
 over (intensity, narrow blur, wide blur), linear between them; `networks.context_lookup` computes the same in torch.
+
+Gaussians blur within the slice; across slices, where they need less detail, three points stand for each (Gauss-Hermite
+quadrature): the slice, at 2/3, and those √3 standard deviations away, at 1/6. So five slices do.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from transforms.neighbours import Neighbours
+
 BLUR_MM = (6.0, 16.0)  # standard deviations of the Gaussians
+ACROSS_MM = tuple(math.sqrt(3) * sd for sd in BLUR_MM)  # how far the slices lie that stand for those on either side
+ACROSS_WEIGHT = 1 / 6  # of each of the two
 LEVELS = (13, 6, 6)  # entries of a table along the intensity and each blurred intensity
 AIR_WIDTH = 0.02  # of the first interval of the intensity, which keeps air apart from dark tissue; others are even
 
@@ -22,25 +30,30 @@ class ContextTable:
 
     Attributes:
         values: `LEVELS`, float32; results are clipped to [-1, 1].
-        blur_pixels: Standard deviations of the Gaussians within the slice, in pixels.
+        blur_pixels: Standard deviations of the Gaussians in pixels.
     """
 
     values: np.ndarray
     blur_pixels: tuple[float, ...]
 
-    def look_up(self, slices: np.ndarray) -> np.ndarray:
-        """Map slices (N, H, W) in [-1, 1] to the same shape and range, float32."""
-        looked_up = np.empty(slices.shape, np.float32)
+    def look_up(self, slices: np.ndarray, slice_mm: float) -> np.ndarray:
+        """Map a volume's slices (N, H, W) in [-1, 1], `slice_mm` apart, to the same shape and range, float32."""
+        looked_up, across = np.empty(slices.shape, np.float32), blurred_across(slices, slice_mm)
         for index in range(len(slices)):  # slice by slice, to stay in a core's cache
-            corner_units = np.stack(table_coordinates(slices[index : index + 1], self.blur_pixels))
+            one = slice(index, index + 1)
+            corner_units = np.stack(table_coordinates(slices[one], [each[one] for each in across], self.blur_pixels))
             looked_up[index] = map_coordinates(self.values, corner_units, order=1, mode="nearest")[0]
         return np.clip(looked_up, -1, 1, out=looked_up)
 
 
-def table_coordinates(slices: np.ndarray, blur_pixels: Sequence[float], step: int = 1) -> list[np.ndarray]:
+def table_coordinates(
+    slices: np.ndarray, across: Sequence[np.ndarray], blur_pixels: Sequence[float], step: int = 1
+) -> list[np.ndarray]:
     """Return where voxels of slices (N, H, W) in [-1, 1] lie in a table, in units of its corners, axis by axis.
 
     Args:
+        across: The slices `blurred_across`, for each Gaussian.
+        blur_pixels: Standard deviations of the Gaussians in pixels.
         step: Distance of the rows and columns that are returned; all are blurred.
 
     Returns:
@@ -49,8 +62,8 @@ def table_coordinates(slices: np.ndarray, blur_pixels: Sequence[float], step: in
     knots = intensity_knots()
     intensity = np.interp(slices[:, ::step, ::step], knots, np.arange(LEVELS[0])).astype(np.float32)
     surroundings = [
-        (np.clip(blurred(slices, sd, step), -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
-        for sd, levels in zip(blur_pixels, LEVELS[1:], strict=True)
+        (np.clip(blurred(each, sd, step), -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
+        for each, sd, levels in zip(across, blur_pixels, LEVELS[1:], strict=True)
     ]
     return [intensity, *surroundings]
 
@@ -58,6 +71,27 @@ def table_coordinates(slices: np.ndarray, blur_pixels: Sequence[float], step: in
 def intensity_knots() -> np.ndarray:
     """Return the intensities of a table's entries along its first axis, rising from -1 to 1."""
     return np.concatenate([[-1.0], np.linspace(-1 + AIR_WIDTH, 1, LEVELS[0] - 1)])
+
+
+def blurred_across(
+    slices: np.ndarray, slice_mm: float, air_beyond: tuple[bool, bool] = (False, False)
+) -> list[np.ndarray]:
+    """Return slices (N, H, W) in [-1, 1] blurred by each Gaussian across them, by three points.
+
+    Args:
+        slice_mm: Distance between slices.
+        air_beyond: Whether air (-1) lies before the first slice and after the last; else those two are repeated.
+    """
+    ends = [
+        np.full_like(end, -1) if air else end for end, air in zip((slices[:1], slices[-1:]), air_beyond, strict=True)
+    ]
+    with_ends, count = np.concatenate([ends[0], slices, ends[1]]), len(slices)
+    blurred_slices = []
+    for step in Neighbours(distances_mm=ACROSS_MM).steps(slice_mm)[len(ACROSS_MM) + 1 :]:
+        before, after = ((np.arange(count) + move).clip(-1, count) + 1 for move in (-step, step))
+        sides = with_ends[before] + with_ends[after]
+        blurred_slices.append(slices + np.float32(ACROSS_WEIGHT) * (sides - 2 * slices))
+    return blurred_slices
 
 
 def blurred(slices: np.ndarray, sd_pixels: float, step: int = 1) -> np.ndarray:

@@ -214,3 +214,13 @@ class Config(Section):
     def folder(self) -> Path:
         """Folder of everything that the run writes."""
         return self.output or Path("runs") / self.name
+
+    @property
+    def starts_from_lookup(self) -> bool:
+        """Whether generators start from a lookup that is fitted to the training slices."""
+        return getattr(self.generator, "start", None) == "lookup"
+
+    @property
+    def lookup_in_volume(self) -> bool:
+        """Whether that lookup sees slices on either side, too: pictures have none."""
+        return self.starts_from_lookup and self.data.source != "images"

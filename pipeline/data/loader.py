@@ -13,9 +13,11 @@ from torch import Tensor
 from pipeline.data.stored_slices import LEVELS, StoredSlices, decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, AugmentationParameters, on_device
+from transforms.neighbours import NO_NEIGHBOURS, Neighbours
 
 MEMORY_SHARE = 0.7  # largest share of a GPU's free memory for slices; the rest is for networks and activations
 GIB = 2**30
+AIR = -1  # in place of where a slice lies, beyond the end of a file
 PAIRS_STREAM = 2  # random stream of pairs beside unpaired slices, whose contrasts have 0 and 1
 
 
@@ -25,12 +27,15 @@ class SliceBank:
     Each read opens its file anew: that costs less than memory-mapping, whatever the number of volumes, and leaves
     caching to the operating system.
 
-    Each slice comes with `neighbours` slices on either side of it, as channels in their order (`stack_indices`).
+    Each slice comes with its `neighbours`, as channels in their order. Beyond the ends of a file they are air where the
+    volume goes on there, else its first or last slice is repeated.
     """
 
-    def __init__(self, stored: Sequence[StoredSlices], neighbours: int = 0):
-        self.entries, self.neighbours = list(stored), neighbours
+    def __init__(self, stored: Sequence[StoredSlices], neighbours: Neighbours = NO_NEIGHBOURS):
+        self.entries, self.channels = list(stored), neighbours.channels
         self.ends = np.cumsum([entry.count for entry in stored])
+        self.file_ends = np.cumsum([entry.file_count for entry in stored])
+        self._steps = np.array([neighbours.steps(entry.slice_mm) for entry in stored])  # (volumes, channels)
         self._layouts: dict[int, tuple[int, tuple[int, int]]] = {}
 
     def __len__(self) -> int:
@@ -39,18 +44,35 @@ class SliceBank:
     def gather(self, indices: Sequence[int], flips: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1]; UserError if a file was changed.
 
-        C is 1, or 2 n + 1 with n neighbours. `flips` are steps along each slice's two axes, 1 or -1: flipping while a
+        C is 1, or more with neighbours. `flips` are steps along each slice's two axes, 1 or -1: flipping while a
         slice is converted costs nothing.
         """
-        volumes, shape = np.searchsorted(self.ends, indices, side="right").tolist(), self.shape
-        stacks = stack_indices(indices, self.ends, self.neighbours)
-        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((*stacks.shape, *shape), dtype=np.float32)
+        shape, places = self.shape, self.places(indices)
+        volumes = np.searchsorted(self.file_ends, places, side="right").tolist()
+        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((*places.shape, *shape), dtype=np.float32)
         flips = [(1, 1)] * len(indices) if flips is None else flips
-        for targets, volume, stack, (rows, columns) in zip(gathered, volumes, stacks, flips, strict=True):
-            for target, index in zip(targets, stack, strict=True):
-                self._read(volume, int(index - self.ends[volume - 1]) if volume else int(index), stored)
+        for targets, stack, numbers, (rows, columns) in zip(gathered, places.tolist(), volumes, flips, strict=True):
+            for target, place, number in zip(targets, stack, numbers, strict=True):
+                if place == AIR:
+                    target.fill(-1)
+                    continue
+                self._read(number, place - int(self.file_ends[number]) + self.entries[number].file_count, stored)
                 decode(stored[::rows, ::columns], out=target)
         return torch.from_numpy(gathered)
+
+    def places(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return where slices and their neighbours lie, (N, C), counted through all slices of all files; or `AIR`."""
+        volumes = np.searchsorted(self.ends, indices, side="right")
+        entries = [self.entries[volume] for volume in volumes.tolist()]
+        counts = np.array([[entry.file_count] for entry in entries])
+        unused = np.array(
+            [entry.first - self.ends[volume] + entry.count for entry, volume in zip(entries, volumes, strict=True)]
+        )
+        wanted = (np.asarray(indices, dtype=np.int64) + unused)[:, None] + self._steps[volumes]
+        before, after = np.array([entry.air_beyond for entry in entries])[:, :, None].swapaxes(0, 1)
+        is_air = (before & (wanted < 0)) | (after & (wanted >= counts))
+        places = self.file_ends[volumes][:, None] - counts + wanted.clip(0, counts - 1)
+        return np.where(is_air, AIR, places)
 
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
@@ -66,17 +88,17 @@ class SliceBank:
         return self._layout(0)[1]
 
     def volume(self, number: int) -> np.ndarray:
-        """Return a volume's slices as stored, (N, S, S) uint16; raises like `gather`."""
+        """Return all slices in a volume's file as stored, (N, S, S) uint16; raises like `gather`."""
         self._layout(number)
         entry = self.entries[number]
         with _naming_file(entry.path):
-            return np.load(entry.path, allow_pickle=False)[entry.first : entry.first + entry.count]
+            return np.load(entry.path, allow_pickle=False)
 
     def _read(self, number: int, index: int, stored: np.ndarray) -> None:
-        """Read one slice of a volume into `stored`."""
+        """Read the slice of this index in a volume's file into `stored`."""
         entry, (start, _) = self.entries[number], self._layout(number)
         with _naming_file(entry.path), FileIO(entry.path) as file:
-            file.seek(start + (entry.first + index) * stored.nbytes)
+            file.seek(start + index * stored.nbytes)
             if file.readinto(stored.data) != stored.nbytes:
                 raise ValueError("its end is missing")
 
@@ -88,7 +110,7 @@ class SliceBank:
                 np.lib.format.read_magic(file)
                 (count, *shape), is_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
                 expected = shape if number == 0 else [*self.shape]
-                if is_fortran_order or dtype != np.uint16 or (count, shape) != (entry.stored or entry.count, expected):
+                if is_fortran_order or dtype != np.uint16 or (count, shape) != (entry.file_count, expected):
                     raise ValueError(f"{count} arrays of shape {(*shape,)} and type {dtype}")
                 self._layouts[number] = file.tell(), (shape[0], shape[1])
         return self._layouts[number]
@@ -116,37 +138,28 @@ class SliceSource(Protocol):
     ) -> Tensor:
         """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1], each with its own augmentation.
 
-        C is 1, or 2 n + 1 with n neighbours on either side, which are augmented alike.
+        C is 1, or more with neighbours, which are augmented alike.
         """
-
-
-def stack_indices(indices: Sequence[int] | np.ndarray, ends: np.ndarray, neighbours: int) -> np.ndarray:
-    """Return the indices (N, 2 n + 1) of slices and of n neighbours on either side, in their order.
-
-    Beyond the ends of a volume its first or last slice is repeated; `ends` are the indices after the volumes' last.
-    """
-    volumes = np.searchsorted(ends, indices, side="right")
-    last, first = ends[volumes] - 1, np.concatenate([[0], ends])[volumes]
-    steps = np.arange(-neighbours, neighbours + 1)
-    return np.clip(np.asarray(indices, dtype=np.int64)[:, None] + steps, first[:, None], last[:, None])
 
 
 class DeviceSliceBank:
     """A `SliceSource` that holds all of a bank's slices in one tensor on a device, and augments them there."""
 
     def __init__(self, bank: SliceBank, device: torch.device):
-        self.ends, self.neighbours = bank.ends, bank.neighbours
-        self.stored = torch.empty((len(bank), *bank.shape), dtype=torch.int16, device=device)  # the bits of uint16
-        for number, end in enumerate(bank.ends):
+        self.ends, self.places = bank.ends, bank.places
+        count = int(bank.file_ends[-1])
+        self.stored = torch.empty((count + 1, *bank.shape), dtype=torch.int16, device=device)  # the bits of uint16
+        for number, end in enumerate(bank.file_ends):
             volume = torch.from_numpy(bank.volume(number).view(np.int16))
             self.stored[int(end) - len(volume) : int(end)].copy_(volume)
+        self.stored[AIR] = 0  # the last one, of which 0 is the level of -1
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return int(self.ends[-1])
 
     def gather(self, indices: Sequence[int]) -> Tensor:
         """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1], equal to `SliceBank.gather`'s."""
-        levels = self.stored[on_device(stack_indices(indices, self.ends, self.neighbours), self.stored.device)]
+        levels = self.stored[on_device(self.places(indices), self.stored.device)]
         values = (levels.to(torch.int32) & 0xFFFF).to(torch.float32)
         return values.mul_(float(np.float32(2 / LEVELS))).sub_(1)
 
@@ -163,7 +176,7 @@ def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[D
     Raises:
         UserError: the slices do not fit.
     """
-    needed = sum(2 * len(bank) * bank.shape[0] * bank.shape[1] for bank in banks)
+    needed = sum(2 * int(bank.file_ends[-1]) * bank.shape[0] * bank.shape[1] for bank in banks)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if needed > MEMORY_SHARE * free:

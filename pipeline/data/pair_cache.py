@@ -17,7 +17,7 @@ from pipeline.data.case import Case
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
 from pipeline.data.slice_cache import cache_key, fill_cache, look_up_entry, write_slices
-from pipeline.data.stored_slices import StoredPair, StoredSlices
+from pipeline.data.stored_slices import StoredPair, StoredSlices, air_beyond
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.files import atomic_text, file_identity
 from transforms.io.fetched import not_fetched
@@ -56,7 +56,17 @@ def look_up_pair(cases: CasePair, folder: Path, options: PairSettings) -> Stored
     paths = _files(folder, key)
 
     def entry(record: dict[str, Any]) -> StoredPair:
-        first, second = (StoredSlices(case, path, record["positions"]) for case, path in zip(cases, paths, strict=True))
+        positions = record["positions"]
+        first, second = (
+            StoredSlices(
+                case,
+                path,
+                positions,
+                slice_mm=record["slice_mm"],
+                air_beyond=air_beyond(positions, record["slices"]),
+            )
+            for case, path in zip(cases, paths, strict=True)
+        )
         return StoredPair(first, second, record["movement"])
 
     return look_up_entry(folder / f"{key}.json", paths, options.preprocess.size, entry)
@@ -101,6 +111,8 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
         "count": len(positions),
         "files": checksums,
         "positions": positions.tolist(),
+        "slices": len(target),
+        "slice_mm": first.spacing_mm[0],
         "movement": rigid_transform.tolist(),
     }
     atomic_text(folder / f"{key}.json", json.dumps(statistics))

@@ -26,12 +26,13 @@ class Head:
     def voxels(self, stride: int = 1) -> np.ndarray:
         """Return the intensities (n, h, w) of every so many of its voxels."""
         slice_step, pixel_step = (stride * step for step in self.stack.steps)
-        return self.stack.read()[::slice_step, ::pixel_step, ::pixel_step]
+        return self.stack.slices()[::slice_step, ::pixel_step, ::pixel_step]
 
     def table_coordinates(self, blur_pixels: Sequence[float]) -> list[np.ndarray]:
         """Return the voxels' coordinates in a table, see `transforms.context_lookup.table_coordinates`."""
         slice_step, pixel_step = self.stack.steps
-        return table_coordinates(self.stack.read()[::slice_step], blur_pixels, pixel_step)
+        slices, *blurred = (each[::slice_step] for each in (self.stack.slices(), *self.stack.blurred_across()))
+        return table_coordinates(slices, blurred, blur_pixels, pixel_step)
 
     def middle_and_size_mm(self, within: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation (at least a voxel) of the head's positions by axis, (3,) each.
@@ -57,7 +58,7 @@ class Head:
 def find_head(stack: SliceStack) -> Head:
     """Find the head in a stack; without any contrast in it there is none."""
     slice_step, pixel_step = stack.steps
-    voxels = stack.read()[::slice_step, ::pixel_step, ::pixel_step]
+    voxels = stack.slices()[::slice_step, ::pixel_step, ::pixel_step]
     mask = foreground_mask(voxels) if voxels.min() < voxels.max() else np.zeros(voxels.shape, dtype=bool)
     rows, columns = (np.arange(n) * pixel_step * mm for n, mm in zip(mask.shape[1:], stack.pixel_mm, strict=True))
     return Head(stack, mask, (stack.positions_mm[::slice_step], rows, columns))

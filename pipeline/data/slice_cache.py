@@ -27,7 +27,14 @@ from pipeline.data.case import Case
 from pipeline.data.coverage import head_slices
 from pipeline.data.fingerprint import volume_fingerprint
 from pipeline.data.statistics import CaseStatistics
-from pipeline.data.stored_slices import StoredCase, encode, pack_histograms, slice_histograms
+from pipeline.data.stored_slices import (
+    StoredCase,
+    air_beyond,
+    encode,
+    pack_histograms,
+    slice_histograms,
+    unpack_histograms,
+)
 from pipeline.utils.console import bar, progress, warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
@@ -114,7 +121,16 @@ def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foregrou
     path = folder / f"{key}.npy"
 
     def entry(record: dict[str, Any]) -> StoredCase:
-        return StoredCase(case, path, record["positions"], statistics=CaseStatistics.from_json(record))
+        statistics, positions = CaseStatistics.from_json(record), record["positions"]
+        slices = len(unpack_histograms(statistics.slice_histograms))
+        return StoredCase(
+            case,
+            path,
+            positions,
+            slice_mm=statistics.slice_mm,
+            air_beyond=air_beyond(positions, slices),
+            statistics=statistics,
+        )
 
     return look_up_entry(folder / f"{key}.json", [path], settings.size, entry)
 

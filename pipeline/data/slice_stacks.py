@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pipeline.data.loader import SliceBank
 from pipeline.data.stored_slices import StoredCase, decode
+from transforms.context_lookup import blurred_across
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import AXES
 
@@ -20,14 +22,29 @@ class SliceStack:
     """Slices of one head in one contrast.
 
     Attributes:
-        read: Function that returns them, (N, H, W) float32 in [-1, 1].
+        read: Function that returns them, and those that lie about them, (M, H, W) float32 in [-1, 1].
         positions_mm: (N,), where they lie across the slices.
         pixel_mm: Height and width of a pixel.
+        first: Index of the first of them in what `read` returns.
+        air_beyond: Whether air lies before and after what `read` returns; else its ends go on as they are.
     """
 
     read: Callable[[], np.ndarray]
     positions_mm: np.ndarray
     pixel_mm: tuple[float, float]
+    first: int = 0
+    air_beyond: tuple[bool, bool] = (False, False)
+
+    def slices(self) -> np.ndarray:
+        """Return the slices, (N, H, W) float32 in [-1, 1]."""
+        return self._cut(self.read())
+
+    def blurred_across(self) -> list[np.ndarray]:
+        """Return the slices as `transforms.context_lookup.blurred_across` blurs them, (N, H, W) each."""
+        return [self._cut(blurred) for blurred in blurred_across(self.read(), self.slice_mm, self.air_beyond)]
+
+    def _cut(self, slices: np.ndarray) -> np.ndarray:
+        return slices[self.first : self.first + len(self.positions_mm)]
 
     @property
     def slice_mm(self) -> float:
@@ -73,4 +90,9 @@ def _stored_stack(entry: StoredCase, settings: PreprocessSettings) -> SliceStack
     if settings.spacing_mm is not None:
         rows_mm = columns_mm = settings.spacing_mm[0]
     bank, positions_mm = SliceBank([entry]), np.asarray(entry.positions) * entry.statistics.slice_mm
-    return SliceStack(lambda: decode(bank.volume(0)), positions_mm, (rows_mm, columns_mm))
+    read = partial(_decoded, bank)
+    return SliceStack(read, positions_mm, (rows_mm, columns_mm), entry.first, entry.air_beyond)
+
+
+def _decoded(bank: SliceBank) -> np.ndarray:
+    return decode(bank.volume(0))

@@ -27,6 +27,8 @@ class StoredSlices:
         positions: Indices in the volume of the slices used, ascending: all occupied ones, or those in a range.
         first: Index in the file of the first slice used; the others follow it.
         stored: Number of slices in the file; None if all are used.
+        slice_mm: Distance between slices.
+        air_beyond: Whether the volume goes on before the file's first slice and after its last, with next to no head.
     """
 
     case: Case
@@ -34,11 +36,18 @@ class StoredSlices:
     positions: Sequence[int]
     first: int = 0
     stored: int | None = None
+    slice_mm: float = 1.0
+    air_beyond: tuple[bool, bool] = (False, False)
 
     @property
     def count(self) -> int:
         """Number of slices used."""
         return len(self.positions)
+
+    @property
+    def file_count(self) -> int:
+        """Number of slices in the file."""
+        return self.count if self.stored is None else self.stored
 
     def cut(self, coverage: Coverage, head: tuple[int, int], slice_mm: float) -> Self:
         """Return the slices in a range, without copying; there may be none.
@@ -48,7 +57,7 @@ class StoredSlices:
         in_range = np.flatnonzero(coverage.select(np.asarray(self.positions), head, slice_mm))  # contiguous
         positions = [self.positions[index] for index in in_range.tolist()]
         first = self.first + int(in_range[0]) if len(in_range) else self.first
-        return replace(self, positions=positions, first=first, stored=self.stored or self.count)
+        return replace(self, positions=positions, first=first, stored=self.file_count)
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,11 @@ class StoredPair:
     def cases(self) -> tuple[Case, Case]:
         """The two images."""
         return self.first.case, self.second.case
+
+
+def air_beyond(positions: Sequence[int], count: int) -> tuple[bool, bool]:
+    """Return whether a volume of `count` slices goes on before the first and after the last of `positions`."""
+    return positions[0] > 0, positions[-1] < count - 1
 
 
 def encode(slices: np.ndarray) -> np.ndarray:

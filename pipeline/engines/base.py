@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.context_lookup import lookup_of
+from networks.neighbours import middle_slice
 from pipeline.engines.losses import ADVERSARIAL, finite, mean_absolute, total
 from pipeline.engines.optimisers import restore_options, update_scaler
 from pipeline.engines.state import ExponentialMovingAverage, Stateful
@@ -151,11 +152,14 @@ class Engine(ABC):
         return self.options.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
     def source_losses(self, generator: str, translation: Tensor, source: Tensor) -> Losses:
-        """Return the weighted terms that tie a translation to its source, by name, such as "structure_G"; or none."""
+        """Return the weighted terms that tie a translation to its source, by name, such as "structure_G"; or none.
+
+        `source` is what the generator was given, with neighbours where it sees any.
+        """
         losses = {}
         with self.full_precision():
             if self.structure is not None:
-                losses[f"structure_{generator}"] = self.structure(translation, source)
+                losses[f"structure_{generator}"] = self.structure(translation, middle_slice(source))
             if self.options.lookup_weight:
                 with torch.no_grad():
                     expected = lookup_of(self.generators[generator])(source)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from networks.blocks import normalise_spectrally
-from networks.context_lookup import LookupStart
+from networks.context_lookup import ACROSS_MM, LookupStart
 from networks.cpu_kernels import accelerate
 from networks.monai_networks import MonaiGenerator
 from networks.multiscale import MultiScaleDiscriminator
@@ -116,18 +116,19 @@ def build_discriminators(config: Config, device: torch.device) -> dict[str, nn.M
 def build_generator(config: Config, device: torch.device = CPU) -> nn.Module:
     """Return a freshly initialised generator for a device; for `munit` and `unit`, one contrast's auto-encoder."""
     network, neighbours = _plain_generator(config), config.preprocess.neighbours
-    if getattr(config.generator, "start", None) == "lookup":
-        network = LookupStart(network)
+    lookup_mm = ACROSS_MM if config.lookup_in_volume else ()
+    if config.starts_from_lookup:
+        network = LookupStart(network, lookup_mm)
     if device.type == "cpu":
         accelerate(network)
-    return NeighbourGenerator(network, neighbours) if neighbours else network
+    return NeighbourGenerator(network, neighbours, lookup_mm) if neighbours else network
 
 
 def _plain_generator(config: Config) -> nn.Module:
-    settings, neighbours = config.generator, config.preprocess.neighbours
+    settings, adjacent = config.generator, config.preprocess.neighbours
     arguments = settings.model_dump(exclude={"type", "start", "shared_blocks"})  # named as those of the networks
-    if neighbours:
-        arguments["in_channels"] = 2 * neighbours + 1
+    if adjacent:
+        arguments["in_channels"] = 2 * adjacent + 1
     if isinstance(settings, methods.UNetGenerator):
         return UNet(**arguments | {"depth": settings.depth or int(math.log2(config.preprocess.size))})
     if isinstance(settings, methods.MunitGenerator):

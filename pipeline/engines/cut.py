@@ -52,9 +52,8 @@ class Cut(UnpairedEngine):
             generators[f"nce_{name}"] = self.options.nce_weight * self._patch_nce(name, source, fake)
             if self.options.identity:
                 generators[f"nce_identity_{name}"] = self.options.nce_weight * self._patch_nce(name, target, identity)
-            source, target = middle_slice(source), middle_slice(target)
             generators |= self.source_losses(name, fake, source)
-            discriminators |= self.discriminator_losses(discriminator[-1], target, fake)
+            discriminators |= self.discriminator_losses(discriminator[-1], middle_slice(target), fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}
 
     def _patch_nce(self, name: str, source: Tensor, output: Tensor) -> Tensor:

@@ -58,17 +58,16 @@ class CycleGan(UnpairedEngine):
         cycle_input_a = (fake_a,) if self.cycle_weight else ()
         # G(a), G(F(b)), G(b)
         fake_b, *rest = batched_forward(self.G, real_a, *cycle_input_a, *identity_input_b)
-        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
         }
         if self.cycle_weight:
-            losses["cycle_a"] = self.cycle_weight * mean_absolute(self.F(fake_b), real_a)  # F(G(a)) ≈ a
-            losses["cycle_b"] = self.cycle_weight * mean_absolute(rest[0], real_b)  # G(F(b)) ≈ b
+            losses["cycle_a"] = self.cycle_weight * mean_absolute(self.F(fake_b), middle_slice(real_a))  # F(G(a)) ≈ a
+            losses["cycle_b"] = self.cycle_weight * mean_absolute(rest[0], middle_slice(real_b))  # G(F(b)) ≈ b
         if self.identity_weight:
-            losses["identity_a"] = self.identity_weight * mean_absolute(identity_a[0], real_a)  # F(a) ≈ a
-            losses["identity_b"] = self.identity_weight * mean_absolute(rest[-1], real_b)  # G(b) ≈ b
+            losses["identity_a"] = self.identity_weight * mean_absolute(identity_a[0], middle_slice(real_a))  # F(a) ≈ a
+            losses["identity_b"] = self.identity_weight * mean_absolute(rest[-1], middle_slice(real_b))  # G(b) ≈ b
         losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 

@@ -60,12 +60,11 @@ class DualGan(UnpairedEngine):
         G, F, weight = self.generators["G"], self.generators["F"], self.options.reconstruction_weight
         fake_a = F(real_b)
         fake_b, reconstructed_b = batched_forward(G, real_a, fake_a)
-        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
-            "reconstruction_a": weight * mean_absolute(F(fake_b), real_a),
-            "reconstruction_b": weight * mean_absolute(reconstructed_b, real_b),
+            "reconstruction_a": weight * mean_absolute(F(fake_b), middle_slice(real_a)),
+            "reconstruction_b": weight * mean_absolute(reconstructed_b, middle_slice(real_b)),
         }
         losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b

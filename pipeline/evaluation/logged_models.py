@@ -67,7 +67,7 @@ def log_models(
             model.translators[to],
             name=name,
             stride=model.stride,
-            channels=2 * neighbours_of(model.translators[to]) + 1,
+            channels=neighbours_of(model.translators[to]).channels,
             metadata=metadata[to],
             register_as=f"{register_as}-{name}" if register_as else None,
             score=score if checkpoint == "best" and math.isfinite(score) else None,

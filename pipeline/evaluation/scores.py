@@ -37,7 +37,7 @@ SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
     "much neighbours differ, 1 as much as the real target's; report.html says more",
     UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
 }
-Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name -> (source, foreground) -> prediction
+Baselines = dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]]  # of source, head, slice_mm
 SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
 
 
@@ -115,7 +115,7 @@ def _predictions(translation: Translation, baselines: Baselines) -> dict[str, np
     source = translation.scan
     stack = source.stack
     return {MODEL: source.unpadded(translation.slices)} | {
-        name: baseline(stack, source.foreground) for name, baseline in baselines.items()
+        name: baseline(stack, source.foreground, source.spacing_mm[0]) for name, baseline in baselines.items()
     }
 
 

@@ -71,6 +71,7 @@ def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_s
         device=model.device,
         batch_size=batch_size,
         precision=model.precision,
+        slice_mm=scan.spacing_mm[0],
         name=name,
     )
 

@@ -176,7 +176,8 @@ class _SliceSubset:
         self.positions = positions[
             np.unique(np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int))
         ]
-        source, reach = view.source, 2 * max(map(neighbours_of, model.translators.values()))
+        source, networks = view.source, model.translators.values()
+        reach = 2 * max(int(neighbours_of(network).steps(source.spacing_mm[0])[-1]) for network in networks)
         around = self.positions[:, None] + np.arange(-reach, reach + 1)
         self.kept = np.unique(around.clip(0, len(source.slices) - 1))
         self.chosen = np.searchsorted(self.kept, self.positions)
@@ -208,6 +209,7 @@ class _SliceSubset:
             device=self.model.device,
             batch_size=self.batch_size,
             precision=self.model.precision,
+            slice_mm=self.scan.spacing_mm[0],
             name=self.name,
         )
 

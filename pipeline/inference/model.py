@@ -96,7 +96,8 @@ class TranslationModel:
             "stride": self.stride,
             "origin": self.origin,
             "config_hash": self.config_hash,
-            **({"neighbours": neighbours} if neighbours else {}),
+            **({"neighbours": neighbours.adjacent} if neighbours.adjacent else {}),
+            **({"neighbour_mm": list(neighbours.distances_mm)} if neighbours.distances_mm else {}),
         }
 
     def identity(self, to: str) -> str:
@@ -193,8 +194,9 @@ def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
 
     module, metadata = load_translator(address, device)
     content: Mapping[str, Any] = metadata
-    if "neighbours" in content:  # which an exported graph does not know of itself
-        cast(Any, module).neighbours = content["neighbours"]
+    for name in ("neighbours", "neighbour_mm"):  # which an exported graph does not know of itself
+        if name in content:
+            setattr(module, name, content[name])
     try:
         first, second = content["contrasts"]
         return TranslationModel(
@@ -232,7 +234,7 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
     side = -(-size // stride) * stride
     shapes = {name: value.to("meta") for name, value in network.state_dict().items()}  # nothing is computed
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        image = torch.zeros(1, 2 * neighbours_of(network) + 1, side, side, device="meta")
+        image = torch.zeros(1, neighbours_of(network).channels, side, side, device="meta")
         torch.func.functional_call(network, shapes, image)
     return counter.get_total_flops() >= ENOUGH_WORK
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.utils.errors import OutputNotFinite, UserError
+from transforms.neighbours import Neighbours
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +32,21 @@ def translate_slices(
     device: torch.device,
     batch_size: int,
     precision: str,
+    slice_mm: float | None,
     name: str,
     run: Forward = forward_eagerly,
 ) -> np.ndarray:
     """Return a network's output (N, H, W), float32, for a stack of slices, computed in batches.
 
     Args:
-        slices: (N, H, W) float32 in [-1, 1], in the order of the volume. Where the network has `neighbours`, each goes
-            with so many slices on either side, the first and the last being repeated. Or (N, C, H, W), as the network
-            takes them.
+        slices: (N, H, W) float32 in [-1, 1], in the order of the volume. Each goes with the neighbours that the network
+            sees, the first and the last being repeated. Or (N, C, H, W), as the network takes them.
         network: (B, C, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
         occupied: (N,) bool, the slices that are not empty (`slices_with_content`). Empty ones become -1: networks were
             not trained on them and would make texture in the air.
         batch_size: B, halved with a warning when the memory runs out; the last batch may be smaller.
         precision: "float32", or "bf16" or "fp16" for autocast.
+        slice_mm: Distance between the slices; None where they come as the network takes them.
         name: The volume's name, for messages.
         run: Function that runs the network; eagerly, or compiled (`pipeline.inference.compile`).
 
@@ -62,7 +64,9 @@ def translate_slices(
     with torch.inference_mode(), _autocast(device, precision):
         while start < len(positions):
             indices = positions[start : start + batch_size]
-            batch = torch.from_numpy(_with_neighbours(slices, indices, neighbours_of(network)))  # (B, C, H, W)
+            batch = torch.from_numpy(
+                _with_neighbours(slices, indices, neighbours_of(network), slice_mm)
+            )  # (B, C, H, W)
             if _fits_memory(network, batch, output[start : start + len(indices)], device, run):
                 start += len(indices)
             elif batch_size == 1:
@@ -86,16 +90,17 @@ def translate_slices(
     return translated
 
 
-def neighbours_of(network: nn.Module) -> int:
-    """Return how many slices on either side of a slice a network sees."""
-    return cast(int, getattr(network, "neighbours", 0))
+def neighbours_of(network: nn.Module) -> Neighbours:
+    """Return which slices on either side of a slice a network sees (`networks.neighbours`)."""
+    return Neighbours(cast(int, getattr(network, "neighbours", 0)), tuple(getattr(network, "neighbour_mm", ())))
 
 
-def _with_neighbours(slices: np.ndarray, indices: np.ndarray, neighbours: int) -> np.ndarray:
+def _with_neighbours(
+    slices: np.ndarray, indices: np.ndarray, neighbours: Neighbours, slice_mm: float | None
+) -> np.ndarray:
     """Return the slices at `indices` as (B, C, H, W) float32, with their neighbours from a volume (N, H, W)."""
     if slices.ndim == 3:
-        stacks = indices[:, None] + np.arange(-neighbours, neighbours + 1)
-        indices = stacks.clip(0, len(slices) - 1)  # (B, C)
+        indices = neighbours.indices(indices, len(slices), slice_mm or 1.0)  # (B, C)
     chosen = slices[indices]
     batch = np.empty(chosen.shape, dtype=np.float32)  # with its usual strides, by which torch chooses kernels
     batch[...] = chosen

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 from torch import nn
 
@@ -20,7 +21,7 @@ from pipeline.utils.errors import UserError, first_cause
 from pipeline.utils.files import require_writable
 from transforms.io.nifti import name_of, read_with_warnings
 from transforms.slice_chain import slice_chain
-from transforms.slices import slices_with_content
+from transforms.slices import AXES, slices_with_content
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class OpenedVolume:
         slices: (N, H, W) float32 in [-1, 1], padded to multiples of the network's stride.
         foreground: (N, H, W) bool, the head.
         inverse_state: What the chain's inverse needs besides slices; see `transforms.monai_transforms`.
+        slice_mm: Distance between slices.
         warnings: The reader's warnings, a volume one voxel thick or with slices smaller than
             the stride, a volume unlike the model's training cohort (`pipeline.inference.domain_shift`).
     """
@@ -103,6 +105,7 @@ class OpenedVolume:
     slices: np.ndarray
     foreground: np.ndarray
     inverse_state: Mapping[str, Any]
+    slice_mm: float
     warnings: tuple[str, ...] = ()
 
     @property
@@ -121,6 +124,7 @@ class OpenedVolume:
             device=model.device,
             batch_size=batch_size,
             precision=model.precision,
+            slice_mm=self.slice_mm,
             name=self.name,
             run=model.run,
         )
@@ -152,7 +156,8 @@ def open_volume(
     if compare:
         warnings += compare_with_cohort(name, data, model, to, strict=strict)
     state = {**data, "image_header": header}
-    return OpenedVolume(name, data["image"], data["image_foreground"], state, tuple(warnings))
+    slice_mm = float(voxel_sizes(data["image_affine"])[AXES[model.settings.axis]])
+    return OpenedVolume(name, data["image"], data["image_foreground"], state, slice_mm, tuple(warnings))
 
 
 def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:

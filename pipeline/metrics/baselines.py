@@ -1,7 +1,8 @@
 """Baselines that a translation must beat: the input itself, histogram matching, and two lookup tables.
 
-All take a source stack (N, H, W) in [-1, 1] and its foreground, a bool mask of that shape, and return the prediction
-in the same form. None of them sees the test subject's own target.
+All take a source stack (N, H, W) in [-1, 1], its foreground, a bool mask of that shape, and the distance of its slices
+in mm, which matters to the context lookup alone; they return the prediction in the stack's form. None of them sees
+the test subject's own target.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,13 +16,15 @@ BACKGROUND = -1.0
 QUANTILES = 2048
 
 
-def copy_input(source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def copy_input(source: np.ndarray, foreground: np.ndarray, slice_mm: float = 1.0) -> np.ndarray:
     """Return the source as it is."""
-    del foreground
+    del foreground, slice_mm
     return source.copy()
 
 
-def match_histogram(source: np.ndarray, foreground: np.ndarray, *, target_quantiles: np.ndarray) -> np.ndarray:
+def match_histogram(
+    source: np.ndarray, foreground: np.ndarray, slice_mm: float = 1.0, *, target_quantiles: np.ndarray
+) -> np.ndarray:
     """Give the source's foreground the intensity distribution that the target contrast has in the training cohort.
 
     The distribution is pooled over the training subjects of the target contrast. The order of the source's intensities
@@ -31,6 +34,7 @@ def match_histogram(source: np.ndarray, foreground: np.ndarray, *, target_quanti
     Args:
         target_quantiles: (Q,) equally spaced quantiles of the cohort's foreground, from `histogram_quantiles`.
     """
+    del slice_mm
     matched = np.full_like(source, BACKGROUND)
     if foreground.any():
         ranks = (rankdata(source[foreground]) - 0.5) / np.count_nonzero(foreground)
@@ -39,15 +43,21 @@ def match_histogram(source: np.ndarray, foreground: np.ndarray, *, target_quanti
     return matched
 
 
-def look_up(source: np.ndarray, foreground: np.ndarray, *, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def look_up(
+    source: np.ndarray, foreground: np.ndarray, slice_mm: float = 1.0, *, table: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
     """Predict E[target | source intensity] from a table of `fit_lookup`, linear between levels; background: -1."""
+    del slice_mm
     looked_up = np.interp(source, *table).astype(source.dtype)
     return np.where(foreground, looked_up, source.dtype.type(BACKGROUND))
 
 
-def look_up_in_context(source: np.ndarray, foreground: np.ndarray, *, table: ContextTable) -> np.ndarray:
+def look_up_in_context(
+    source: np.ndarray, foreground: np.ndarray, slice_mm: float, *, table: ContextTable
+) -> np.ndarray:
     """Look intensities and their surroundings up in a table that was fitted without pairs; background: -1."""
-    return np.where(foreground, table.look_up(source), np.float32(BACKGROUND)).astype(source.dtype, copy=False)
+    looked_up = table.look_up(source, slice_mm)
+    return np.where(foreground, looked_up, np.float32(BACKGROUND)).astype(source.dtype, copy=False)
 
 
 def fit_lookup(

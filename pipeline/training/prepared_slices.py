@@ -24,6 +24,7 @@ from pipeline.utils.console import progress
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.files import atomic_write, file_identity, make_folder
 from pipeline.utils.workers import WorkerPool
+from transforms.neighbours import Neighbours
 from transforms.slices import AXES, well_filled_slices
 
 VERSION = 1  # of entries; to be raised when the same scans give other slices
@@ -111,7 +112,7 @@ def _entry_path(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path
 
 
 def prepare_scan_slices(
-    reader: PairReader, count: int, neighbours: int, coverage: Coverage, scan: Scan
+    reader: PairReader, count: int, neighbours: Neighbours, coverage: Coverage, scan: Scan
 ) -> list[dict[str, np.ndarray]]:
     """Return the arrays of `fixed_slices.FixedSlices` of a scan, or of both scans of a pair, the first scan first.
 
@@ -130,7 +131,7 @@ def _choose_slices(
     foreground: np.ndarray,
     real: np.ndarray | None,
     count: int,
-    neighbours: int,
+    neighbours: Neighbours,
     coverage: Coverage,
 ) -> dict[str, np.ndarray]:
     """Return the arrays of `validation.FixedSlices` of `count` evenly spread slices.
@@ -152,7 +153,6 @@ def _choose_slices(
         "head": scan.foreground[index],
         "pixel_mm": np.delete(voxel_sizes(scan.affine), AXES[scan.axis]),
     }
-    if neighbours:
-        around = index[:, None] + np.arange(-neighbours, neighbours + 1)
-        arrays["stacks"] = scan.slices[around.clip(0, len(scan.slices) - 1)]  # (K, C, H, W)
+    if neighbours.channels > 1:
+        arrays["stacks"] = scan.slices[neighbours.indices(index, len(scan.slices), scan.spacing_mm[0])]  # (K, C, H, W)
     return arrays if real is None else {**arrays, "real": real[index]}

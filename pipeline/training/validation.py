@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.fixed_slices import FixedSlices, cycled_with_noise, detector_input
 from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slices
 from pipeline.utils.errors import UserError
+from transforms.neighbours import NO_NEIGHBOURS, Neighbours
 
 logger = logging.getLogger(__name__)
 CORRECTION_SHARES = (0.25, 0.5, 0.75, 1.0)  # of which the best is chosen
@@ -40,7 +42,7 @@ class Validation:
             those that need no pairs.
         reader: Reads and registers.
         slices: Number of slices to score in each direction, spread evenly over subjects.
-        neighbours: Number of slices on either side that the networks see, too.
+        neighbours: Which slices on either side of a slice the networks see, too.
         histograms: Histogram of the training cohort's foreground over [-1, 1], by contrast.
         cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
         coverage: Range of the head that is trained on; slices beyond it are not scored.
@@ -65,7 +67,7 @@ class Validation:
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
-        neighbours: int = 0,
+        neighbours: Neighbours = NO_NEIGHBOURS,
         coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
         store: Path | None = None,
@@ -79,7 +81,7 @@ class Validation:
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
         settings |= {} if store is None else reader.identity()
-        settings |= {"neighbours": neighbours} if neighbours else {}
+        settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
         prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
         prepared = prepared_slices(
             scan_pairs or cases, prepare, settings, store=store, processes=processes, quiet=quiet
@@ -209,6 +211,7 @@ class Validation:
                 device=self.device,
                 batch_size=8,
                 precision=self.precision,
+                slice_mm=None,
                 name="a validation slice",
             )
 

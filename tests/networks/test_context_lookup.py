@@ -8,12 +8,24 @@ from scipy.ndimage import gaussian_filter
 from small_engine import SMALL_GENERATORS, config_of
 
 from networks import context_lookup
-from networks.context_lookup import ContextLookup, LookupStart
+from networks.context_lookup import ContextLookup, LookupStart, lookup_of
+from networks.neighbours import NeighbourGenerator
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
 from pipeline.engines.builders import build_generator
-from transforms.context_lookup import AIR_WIDTH, LEVELS, ContextTable, blurred, intensity_knots
+from transforms.context_lookup import (
+    ACROSS_MM,
+    ACROSS_WEIGHT,
+    AIR_WIDTH,
+    BLUR_MM,
+    LEVELS,
+    ContextTable,
+    blurred,
+    blurred_across,
+    intensity_knots,
+)
+from transforms.neighbours import Neighbours
 
 BLUR = (1.5, 4.0)
 
@@ -25,7 +37,8 @@ def random_table(seed=0):
 
 def with_table(module):
     table = random_table()
-    lookup = module.lookup if isinstance(module, LookupStart) else module
+    module_of_start = module.network if isinstance(module, NeighbourGenerator) else module
+    lookup = module_of_start.lookup if isinstance(module_of_start, LookupStart) else module_of_start
     lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
     return module
 
@@ -39,6 +52,7 @@ def smooth_image(*shape):
 
 def test_levels_are_those_of_the_fit():
     assert (context_lookup.LEVELS, context_lookup.AIR_WIDTH) == (LEVELS, AIR_WIDTH)
+    assert (ACROSS_MM, ACROSS_WEIGHT) == (context_lookup.ACROSS_MM, context_lookup.ACROSS_WEIGHT)
 
 
 def test_blurring_is_a_gaussian_with_air_beyond_the_border():
@@ -48,10 +62,42 @@ def test_blurring_is_a_gaussian_with_air_beyond_the_border():
     np.testing.assert_allclose(blurred(slices, 2.5, step=3), expected[:, ::3, ::3], atol=1e-5)
 
 
+def test_three_points_across_slices_stand_for_a_gaussian():
+    """Of slices with a smooth course across, the mean of three is nearly the mean by a Gaussian."""
+    course = np.sin(np.arange(120) / 15)[:, None, None] * np.ones((1, 2, 2))
+    for sd, blurred_slices in zip(BLUR_MM, blurred_across(course.astype(np.float32), 2.0), strict=True):
+        expected = gaussian_filter(course, (sd / 2, 0, 0), mode="nearest")
+        np.testing.assert_allclose(blurred_slices[30:90], expected[30:90], atol=0.04)
+
+
+def test_beyond_the_ends_there_is_air_or_what_the_ends_show():
+    slices = np.full((4, 1, 1), 0.5, np.float32)
+    np.testing.assert_array_equal(blurred_across(slices, 2.0), np.full((2, 4, 1, 1), 0.5))
+    for air, expected in (((True, True), 0.0), ((False, True), 0.25)):  # all steps lead out of the stack
+        np.testing.assert_allclose(blurred_across(slices, 2.0, air), np.full((2, 4, 1, 1), expected), atol=1e-6)
+
+
 def test_the_network_computes_what_the_table_holds():
-    image, table = smooth_image(2, 1, 40, 56), random_table()
-    found = with_table(ContextLookup())(image)
-    np.testing.assert_allclose(found[:, 0].numpy(), table.look_up(image[:, 0].numpy()), atol=1e-5)
+    slices, table = smooth_image(30, 1, 40, 56)[:, 0].numpy(), random_table()
+    places = Neighbours(distances_mm=ACROSS_MM).indices(range(30), 30, 3.0)
+    looked_up = with_table(ContextLookup(in_volume=True))(torch.from_numpy(slices[places]))
+    np.testing.assert_allclose(looked_up[:, 0].numpy(), table.look_up(slices, 3.0), atol=1e-5)
+
+
+def test_a_single_slice_stands_for_those_about_it():
+    image, table = smooth_image(1, 1, 40, 56), random_table()
+    for lookup in (ContextLookup(), ContextLookup(in_volume=True)):
+        looked_up = with_table(lookup)(image)[:, 0].numpy()
+        np.testing.assert_allclose(looked_up, table.look_up(image[:, 0].numpy(), 1.0), atol=1e-5)
+
+
+def test_weights_of_releases_that_blurred_within_slices_still_do():
+    lookup, stack = with_table(ContextLookup(in_volume=True)), smooth_image(1, 5, 32, 32)
+    saved = {name: value for name, value in lookup.state_dict().items() if name != "across_weight"}
+    old = ContextLookup(in_volume=True)
+    old.load_state_dict(saved)
+    torch.testing.assert_close(old(stack), lookup(stack[:, 2:3]), rtol=0, atol=0)
+    assert (lookup(stack) - old(stack)).abs().max() > 0.01
 
 
 def test_a_table_of_its_own_intensities_changes_nothing():
@@ -87,7 +133,7 @@ def test_an_untrained_generator_is_the_lookup_and_learns(kind):
     network = with_table(build_generator(config_of(generator=SMALL_GENERATORS[kind] | {"start": "lookup"})))
     image = smooth_image(1, 1, 2 * max(16, network.stride), 2 * max(16, network.stride))
     started = network(image)
-    torch.testing.assert_close(started, network.lookup(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(started, lookup_of(network)(image), rtol=0, atol=1e-6)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(2):
         optimiser.zero_grad()
@@ -114,10 +160,14 @@ def test_a_batch_gives_what_its_images_give_one_by_one():
 def test_a_generator_with_neighbours_starts_from_the_middle_slices_lookup():
     section = SMALL_GENERATORS["skip"] | {"start": "lookup"}
     network = build_generator(config_of(generator=section, preprocess={"neighbours": 1}))
-    assert network.neighbours == 1
+    assert (network.neighbours, network.neighbour_mm, network.channels) == (1, ACROSS_MM, 7)
     with_table(network.network)
-    image = smooth_image(1, 3, 32, 32)
-    torch.testing.assert_close(network(image), network.network.lookup(image[:, 1:2]), rtol=0, atol=1e-6)
+    image = smooth_image(1, 7, 32, 32)
+    others = image.clone()
+    others[:, 2:5:2] = 0  # the slices next to it, which the lookup does not see
+    torch.testing.assert_close(network(image), network.network.lookup(others), rtol=0, atol=1e-6)
+    torch.nn.init.ones_(network.network.network.last.weight)
+    assert (network(image) - network(others)).abs().max() > 1e-4  # but the network does
 
 
 def test_features_are_the_networks():

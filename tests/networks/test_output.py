@@ -54,7 +54,7 @@ def test_an_image_in_half_precision_has_the_grey_levels_of_single_precision(prec
     network, slices = generator("unet"), random_image(2, 64, 64).numpy()
 
     def translated(precision, **how):
-        options = {"device": CPU, "batch_size": 2, "precision": precision, "name": "a scan", **how}
+        options = {"device": CPU, "batch_size": 2, "precision": precision, "slice_mm": 1.0, "name": "a scan", **how}
         return translate_slices(slices, network, np.ones(2, bool), **options)
 
     single, half = translated("float32"), translated(precision)

@@ -34,9 +34,8 @@ def test_it_translates_by_the_lookup_in_its_checkpoint(trained):
     model, engine = load_model(trained, "cpu"), latest(trained)["engine"]
     network, image = model.translators["T2"], torch.rand(1, 1, 32, 32) * 2 - 1
     assert torch.equal(network.lookup.table, engine["G"]["lookup.table"])  # T1 to T2
-    slices = translate_slices(
-        image[0].numpy(), network, [True], device=torch.device("cpu"), batch_size=1, precision="float32", name="a scan"
-    )
+    options = {"device": torch.device("cpu"), "batch_size": 1, "precision": "float32", "slice_mm": 8.0}
+    slices = translate_slices(image[0].numpy(), network, [True], **options, name="a scan")
     torch.testing.assert_close(torch.from_numpy(slices), network(image)[0])
     assert (network(image) - network.lookup(image)).abs().mean() < 0.2  # eight steps from it
 

@@ -8,15 +8,18 @@ from small_slices import EVERYTHING, batches, store_volumes
 from pipeline.data.loader import DeviceSliceBank, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
+from transforms.neighbours import Neighbours
 
 CPU = torch.device("cpu")
 PLAIN = replace(EVERYTHING, brightness=0.0, contrast=0.0)
 
 
-@pytest.fixture(params=[0, 2])
+@pytest.fixture(params=[Neighbours(), Neighbours(2), Neighbours(distances_mm=(2.0,))])
 def banks(tmp_path, request):
     volumes = (store_volumes(tmp_path / name, counts) for name, counts in (("a", [5, 1, 5]), ("b", [3, 4])))
-    return [SliceBank(stored, neighbours=request.param) for stored in volumes]
+    first, *others = [[replace(entry, air_beyond=(False, True)) for entry in stored] for stored in volumes]
+    first[0] = replace(first[0], positions=range(1, 4), first=1, stored=5)
+    return [SliceBank(stored, request.param) for stored in (first, *others)]
 
 
 def test_what_lies_on_the_device_is_what_is_stored(banks):

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from pipeline.data.lookup_fit import fit_context_tables
 from pipeline.data.slice_stacks import SliceStack
 
-SHAPE, MM = (20, 40, 40), 3.0
+SHAPE, MM = (20, 40, 40), 5.0
 AIR, SKULL, BRAIN, FLUID = range(4)
 FIRST = np.array([-1.0, -0.5, 0.4, -0.5])  # skull and fluid look alike
 SECOND = np.array([-1.0, -0.5, -0.3, 0.9])
@@ -41,7 +41,7 @@ def tables():
 def errors(tables, seed=50):
     """Root mean square error by tissue, of a head that was not fitted to, from "a" to "b"."""
     tissues = head(seed)
-    found = tables["b"].look_up(stack(tissues, FIRST, seed).read())
+    found = tables["b"].look_up(stack(tissues, FIRST, seed).read(), MM)
     return [float(np.sqrt(np.mean((found - SECOND[tissues])[tissues == tissue] ** 2))) for tissue in range(4)]
 
 
@@ -53,8 +53,8 @@ def test_one_intensity_becomes_two_by_what_surrounds_it(tables):
 def test_both_directions_are_fitted_and_air_stays_air(tables):
     assert set(tables) == {"a", "b"}
     for table in tables.values():
-        assert table.blur_pixels == (2.0, 16 / 3) and table.values.dtype == np.float32
-        assert table.look_up(np.full((1, 40, 40), -1, np.float32)).max() < -0.9
+        assert table.blur_pixels == (6 / MM, 16 / MM) and table.values.dtype == np.float32
+        assert table.look_up(np.full((1, 40, 40), -1, np.float32), MM).max() < -0.9
 
 
 def test_the_fit_is_the_same_each_time(tables):
@@ -76,7 +76,7 @@ def test_pictures_of_one_slice_and_thick_slices_are_fitted_too():
                 SliceStack(lambda image=image: image, np.arange(len(image)) * slice_mm, (MM, MM)) for image in images
             ]
         tables = fit_context_tables(stacks)
-        found = tables["b"].look_up(stacks["a"][0].read())
+        found = tables["b"].look_up(stacks["a"][0].read(), slice_mm or 1.0)
         assert np.sqrt(np.mean((found - stacks["b"][0].read()) ** 2)) < 0.3
 
 

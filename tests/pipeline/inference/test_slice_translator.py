@@ -18,12 +18,10 @@ class Neighbour(nn.Module):
         return image[:, self.channel : self.channel + 1]
 
 
-def translated(slices, network, batch_size=2, occupied=None):
+def translated(slices, network, batch_size=2, occupied=None, slice_mm=1.0):
     occupied = np.ones(len(slices), bool) if occupied is None else np.array(occupied)
-    device = torch.device("cpu")
-    return translate_slices(
-        slices, network, occupied, device=device, batch_size=batch_size, precision="float32", name="a scan"
-    )
+    options = {"device": torch.device("cpu"), "batch_size": batch_size, "precision": "float32", "slice_mm": slice_mm}
+    return translate_slices(slices, network, occupied, **options, name="a scan")
 
 
 def numbered(count):
@@ -40,6 +38,14 @@ def test_a_slice_goes_with_its_neighbours_in_the_volume(step, neighbours, number
     out = translated(numbered(5), Neighbour(step, neighbours), batch_size)
     assert out.shape == (5, 4, 6)
     assert (10 * out[:, 0, 0]).round().tolist() == numbers
+
+
+def test_neighbours_at_a_distance_are_counted_in_the_volumes_own_slices():
+    network = Neighbour(2, 0)  # of three channels the last
+    network.neighbour_mm = (6.0,)
+    for slice_mm, numbers in ((3.0, [2, 3, 4, 4, 4]), (6.0, [1, 2, 3, 4, 4]), (20.0, [1, 2, 3, 4, 4])):
+        out = translated(numbered(5), network, slice_mm=slice_mm)
+        assert (10 * out[:, 0, 0]).round().tolist() == numbers
 
 
 def test_slices_of_air_are_neighbours_but_are_not_translated():

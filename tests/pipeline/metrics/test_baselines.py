@@ -41,7 +41,7 @@ def test_quantiles_keep_the_voxels_clipped_to_the_ends():
 def test_the_context_lookup_reads_its_table_and_leaves_background_black(source):
     stack, foreground = source
     inverted = ContextTable(np.broadcast_to(-intensity_knots()[:, None, None], LEVELS), (1.0, 3.0))
-    found = look_up_in_context(stack, foreground, table=inverted)
+    found = look_up_in_context(stack, foreground, 2.0, table=inverted)
     assert found.dtype == np.float32 and np.all(found[~foreground] == -1)
     np.testing.assert_allclose(found[foreground], -stack[foreground], atol=1e-6)
 

@@ -207,7 +207,8 @@ SHORT = ("training.steps_per_epoch=1", "training.sample_slices=1", "evaluation.t
 def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch, capsys):
     tags = {}
     monkeypatch.setattr(
-        "pipeline.training.validation.translate_slices", lambda stacks, *rest, **options: stacks[:, 0].copy()
+        "pipeline.training.validation.translate_slices",
+        lambda stacks, *rest, **options: stacks[:, stacks.shape[1] // 2].copy(),
     )
     monkeypatch.setattr("pipeline.tracking.tracker.Tracker.set_tags", lambda tracker, new: tags.update(new))
     assert phantom_run(tmp_path / "run", *QUICK, *SHORT) == 0

@@ -6,6 +6,7 @@ from torch import nn
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.training.validation import Validation
+from transforms.neighbours import Neighbours
 from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
@@ -46,7 +47,7 @@ def test_the_networks_see_a_slices_neighbours_in_the_volume(tmp_path, paired):
         scored_in_pairs=paired,
         reader=Reader(),
         slices=3,
-        neighbours=1,
+        neighbours=Neighbours(1),
         histograms={contrast: [1.0] * 256 for contrast in CONTRASTS},
         device=torch.device("cpu"),
         quiet=True,
