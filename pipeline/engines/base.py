@@ -163,12 +163,9 @@ class Engine(ABC):
         return losses
 
     def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
-        """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.
+        """Draw random numbers for the whole batch; return those of this process's samples, (count, *shape).
 
-        Args:
-            draw: Such as `RandomState.normal`, in the same state in every process.
-            count: Number of this process's samples.
-            shape: Shape of the numbers for each sample.
+        `draw` is such as `RandomState.normal`, in the same state in every process.
         """
         return self.world.local_shard(draw(self.world.size * count, *shape))
 
@@ -237,9 +234,7 @@ class Engine(ABC):
     def disable_host_sync(self) -> None:
         """From now on keep learning rates, and whether a step is finite, on the device.
 
-        Raises:
-            ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
-                know whether the step was skipped, because not every step moves both players by the same terms.
+        Raises ValueError if the engine `requires_host_sync`, for the reasons that the message gives.
         """
         if self.requires_host_sync:
             raise ValueError("only Adam, moving both players by the same terms in every step, can do without the host")
@@ -288,6 +283,11 @@ class Engine(ABC):
         if self.ema is not None:
             self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
             self.ema.update_rate.count.fill_(state["averaged_steps"])
+
+    def load_translator(self, side: str, state: Mapping[str, Any]) -> None:
+        """Load the translator of a target, "a" or "b", into the generators and, if one is kept, into their average."""
+        for networks in (self.generators, self.evaluated_generators()):
+            self.translators_of(dict(networks.items()))[side].load_state_dict(dict(state))
 
     def random_generators(self) -> list[torch.Generator]:
         """Return the method's own random generators."""
