@@ -18,10 +18,12 @@ from pipeline.utils.files import require_writable
 logger = logging.getLogger(__name__)
 
 EPILOG = """exit codes: 0 written, 2 bad arguments or a model that cannot be exported, 130/143 stopped, 1 our bug
-pipeline.translate takes .onnx and .xml as --model. What a format lacks is printed. An earlier OUT is replaced."""
+pipeline.translate takes .onnx and .xml as --model. What a format lacks is printed. An earlier OUT is replaced, but for
+a bundle's folder, which must be new or empty."""
 FORMATS = {  # the suffix of OUT, "" for a folder, and the function that writes it
     "onnx": (".onnx", "pipeline.exporting.onnx:export_onnx"),
     "openvino": (".xml", "pipeline.exporting.openvino:export_openvino"),
+    "bundle": ("", "pipeline.exporting.bundle:export_bundle"),
     "pt2": (".pt2", "pipeline.exporting.program:export_program"),
 }
 
@@ -30,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     command = argparse.ArgumentParser(
         prog="python -m pipeline.export",
-        description="Write one direction of a trained model in another format: for ONNX Runtime, OpenVINO or plain "
-        "torch. Not for clinical use.",
+        description="Write one direction of a trained model in another format: for ONNX Runtime, OpenVINO, plain "
+        "torch, or MONAI (a bundle). Not for clinical use.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
