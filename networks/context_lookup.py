@@ -176,6 +176,6 @@ def _blurred(image: Tensor, sd: Tensor) -> Tensor:
 
 def _gaussian_matrix(length: int, sd: Tensor) -> Tensor:
     """Return `transforms.context_lookup.gaussian_matrix`, in `sd`'s type and on its device; it is symmetric."""
-    pixels = torch.arange(length, dtype=sd.dtype, device=sd.device)
+    pixels = sd.new_ones(length).cumsum(0)  # not `arange`, of which a traced graph would keep the device
     total = sd * math.sqrt(2 * math.pi) * (1 + 2 * torch.exp(-2 * (math.pi * sd) ** 2))
     return torch.exp(((pixels - pixels[:, None]) / sd) ** 2 / -2) / total

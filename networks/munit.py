@@ -203,13 +203,13 @@ class StyleTranslator(nn.Module):
         self.decoder = target.decoder
         self.register_buffer("style", torch.zeros(1, target.style_dim))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, in the style (1, style_dim), or its own.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
-        return self.decoder(self.content_encoder(image), self.style)
+        return self.decoder(self.content_encoder(image), self.style if style is None else style)
 
     def translating_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the weights that `forward` uses: all but the style encoder's, which are for `encode_style` alone."""

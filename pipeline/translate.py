@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output_help)
 
     # Model and contrast.
-    addresses = f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow)"
+    addresses = f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow), an exported .onnx or .xml"
     add("--model", nargs="+", type=path_or_address, required=True, help=f"{addresses}; for --views one of each axis")
     add("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     style_help = "take on this volume's style (MUNIT; REF is a CONTRAST)"
@@ -78,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=count, default=8, metavar="N", help="slices at once (default: 8)")
     precision_help = "default: as trained; CPU float32"
     add("--precision", choices=("model", "float32", "bf16"), default="model", help=precision_help)
+    backend_help = (
+        "what computes the network, on the CPU but for torch (default: torch, or what MODEL was exported for)"
+    )
+    add("--backend", choices=("torch", "onnxruntime", "openvino"), help=backend_help)
     compile_help = "auto: on the CPU, for twenty volumes or more"
     add("--compile", choices=("auto", "yes", "no"), default="auto", help=compile_help)
 
@@ -150,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
 def _check_options(arguments: argparse.Namespace, world: World) -> None:
     if arguments.style is not None and (arguments.uncertainty or arguments.views):
         raise UserError("--style goes neither with --views nor with --uncertainty, which knows the model's own style")
+    if arguments.uncertainty and arguments.backend not in (None, "torch"):
+        raise UserError("--uncertainty needs the networks of torch; leave it out, or --backend")
     for option in ("bids_suffix", "skull_stripped"):
         if getattr(arguments, option) is not None and not arguments.bids:
             raise UserError(f"--{option.replace('_', '-')} goes with --bids alone; add that, or leave this out")
@@ -201,16 +207,23 @@ def _load_translator(arguments: argparse.Namespace) -> "MultiViewTranslator":
     from pipeline.inference.domain_shift import require_similarity
     from pipeline.inference.model import load_model
     from pipeline.inference.multi_view import open_multi_view
+    from pipeline.inference.runtimes import device_for
     from pipeline.inference.translator import use_style_of
     from pipeline.utils.hardware import set_up
 
     set_up(threads=None)
-    models = [load_model(address, arguments.device).in_precision(arguments.precision) for address in arguments.model]
+    device = device_for(arguments.backend, arguments.device)
+    models = [load_model(address, device) for address in arguments.model]
     to = models[0].target(arguments.to)
     if arguments.strict:
         require_similarity(models[0], to)
     if arguments.style is not None:
         use_style_of(arguments.style, models[0], to)
+    if arguments.backend is not None:
+        from pipeline.exporting.backends import in_backend  # as slow to import as torch's exporter
+
+        models = [in_backend(model, to, arguments.backend) for model in models]
+    models = [model.in_precision(arguments.precision) for model in models]
     return open_multi_view(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
 
 

@@ -42,6 +42,7 @@ BELOW = {
         "pipeline.tracking",
     ),
     "pipeline.model_builder": ("transforms", "networks", "pipeline.engines", "pipeline.runs"),
+    "pipeline.exporting": ("pipeline.inference", "transforms", "networks", "pipeline.data", "pipeline.runs"),
     "pipeline.inference": (
         "transforms",
         "pipeline.data",
@@ -62,7 +63,7 @@ SEES_CONFIG = {
     "pipeline.run_builders",
     "pipeline.run_config",
 }
-SLOW_TO_IMPORT = {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn"}
+SLOW_TO_IMPORT = {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn", "onnx"}
 MOST_LINES = 300
 
 

@@ -12,6 +12,7 @@ SOURCES = {
     for path in (ROOT / package).rglob("*.py")
 }
 WRITTEN_BY_A_READER = {"pipeline/engines/NAME.py", "pipeline/data/sources/NAME.py", "pipeline/engines/gcgan.py"}
+WRITTEN_BY_A_READER |= {"docs/README.md"}  # of a bundle
 FILE = re.compile(r"\b(?:pipeline|transforms|networks|benchmarks|tests|docs|configs)/[\w/.-]+\.(?:py|md|yaml)\b")
 DOTTED = re.compile(r"\b(?:pipeline|transforms|networks\.cpu_kernels|benchmarks)(?:\.[A-Za-z_]\w*)+")
 TEXTS = [

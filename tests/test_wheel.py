@@ -58,7 +58,7 @@ def test_it_translates_from_another_folder(installed, tmp_path):
 
 
 def test_its_commands_answer_and_find_the_shipped_configurations(installed, tmp_path):
-    for name in ("run", "translate", "compare", "explore", "download", "sweep", "sync"):
+    for name in ("run", "translate", "compare", "explore", "download", "sweep", "sync", "export"):
         command = installed[1] / "bin" / f"mri-{name}"
         ended = run(installed, tmp_path, str(command), "--version")
         assert (ended.returncode, ended.stdout.split()[-1:]) == (0, ["0.1.0"]), (name, ended.stderr)

@@ -152,10 +152,7 @@ class Engine(ABC):
         return self.options.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
     def source_losses(self, generator: str, translation: Tensor, source: Tensor) -> Losses:
-        """Return the weighted terms that tie a translation to its source, by name, such as "structure_G"; or none.
-
-        `source` is what the generator was given, with neighbours where it sees any.
-        """
+        """Return the weighted terms, by name, that tie a translation to its source with the neighbours it has; or none."""
         losses = {}
         with self.full_precision():
             if self.structure is not None:
@@ -167,12 +164,9 @@ class Engine(ABC):
         return losses
 
     def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
-        """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.
+        """Draw random numbers for the whole batch; return those of this process's samples, (count, *shape).
 
-        Args:
-            draw: Such as `RandomState.normal`, in the same state in every process.
-            count: Number of this process's samples.
-            shape: Shape of the numbers for each sample.
+        `draw` is such as `RandomState.normal`, in the same state in every process.
         """
         return self.world.local_shard(draw(self.world.size * count, *shape))
 
@@ -239,12 +233,7 @@ class Engine(ABC):
         return rates
 
     def disable_host_sync(self) -> None:
-        """From now on keep learning rates, and whether a step is finite, on the device.
-
-        Raises:
-            ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
-                know whether the step was skipped, because not every step moves both players by the same terms.
-        """
+        """From now on keep learning rates, and whether a step is finite, on the device; or say why not (ValueError)."""
         if self.requires_host_sync:
             raise ValueError("only Adam, moving both players by the same terms in every step, can do without the host")
         self._device_rates = {player: torch.tensor(rate, device=self.device) for player, rate in self.rates.items()}
@@ -292,6 +281,11 @@ class Engine(ABC):
         if self.ema is not None:
             self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
             self.ema.update_rate.count.fill_(state["averaged_steps"])
+
+    def load_translator(self, side: str, state: Mapping[str, Any]) -> None:
+        """Load the translator of a target, "a" or "b", into the generators and, if one is kept, into their average."""
+        for networks in (self.generators, self.evaluated_generators()):
+            self.translators_of(dict(networks.items()))[side].load_state_dict(dict(state))
 
     def random_generators(self) -> list[torch.Generator]:
         """Return the method's own random generators."""

@@ -1,7 +1,8 @@
 """MUNIT: unpaired translation by swapping styles over a shared content (Huang et al. 2018)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,13 @@ class Munit(UnpairedEngine):
             assert isinstance(translator, StyleTranslator)
             translator.set_style(styles.mean if self.options.translate_with == "mean" else styles.random_style)
         return translators
+
+    def load_translator(self, side: str, state: Mapping[str, Any]) -> None:
+        """See `Engine.load_translator`: the mean style goes with it; a random one never changes."""
+        super().load_translator(side, state)
+        style, styles = state["style"][0].to(self.device), self.styles[side.upper()]
+        if not torch.equal(style, styles.random_style.to(style)):
+            styles.mean.copy_(style)
 
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:

@@ -13,6 +13,7 @@ from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.mlflow_run import RunAccess
+from pipeline.training.validation import score_name
 from pipeline.utils.files import atomic_text
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def log_models(
             metadata=metadata[to],
             register_as=f"{register_as}-{name}" if register_as else None,
             score=score if checkpoint == "best" and math.isfinite(score) else None,
+            score_name=score_name(score),
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
             logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")

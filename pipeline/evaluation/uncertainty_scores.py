@@ -173,11 +173,10 @@ class _SliceSubset:
     def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
         common_head = view.source.foreground & view.foreground
         positions = np.flatnonzero(common_head.any(axis=(1, 2)))
-        self.positions = positions[
-            np.unique(np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int))
-        ]
-        source, networks = view.source, model.translators.values()
-        reach = 2 * max(int(neighbours_of(network).steps(source.spacing_mm[0])[-1]) for network in networks)
+        spread = np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int)
+        self.positions = positions[np.unique(spread)]
+        source, seen = view.source, [neighbours_of(network) for network in model.translators.values()]
+        reach = 2 * max(int(neighbours.steps(source.spacing_mm[0])[-1]) for neighbours in seen)
         around = self.positions[:, None] + np.arange(-reach, reach + 1)
         self.kept = np.unique(around.clip(0, len(source.slices) - 1))
         self.chosen = np.searchsorted(self.kept, self.positions)

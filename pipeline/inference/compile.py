@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.inference.model import TranslationModel, is_large
+from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.uncertainty import dropouts
 from pipeline.utils.console import one_line
 from pipeline.utils.errors import first_cause
@@ -27,8 +28,10 @@ def worth_compiling(setting: str, volumes: int, model: TranslationModel, to: str
 
     That is on a CPU with a C++ compiler, for `MIN_VOLUMES` or more and a network of `model.ENOUGH_WORK`. On a GPU a
     volume takes less than a second uncompiled, and compiling takes longer. In float32, networks with layers that a
-    compiler makes slower (`is_faster_than_compiled`) are not compiled.
+    compiler makes slower (`is_faster_than_compiled`) are not compiled, nor are those that another runtime computes.
     """
+    if isinstance(model.translators[to], RuntimeNetwork):
+        return False
     if setting != "auto":
         return setting == "yes"
     if volumes < MIN_VOLUMES or model.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
+from pipeline.inference.model_address import CHECKPOINTS, MLFLOW_SCHEMES, checkpoint_at
+from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported
 from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
 from pipeline.runs.checkpoint import load_checkpoint
@@ -55,6 +56,7 @@ class TranslationModel:
         saved_names: By target contrast, the names under which an earlier release saved weights that are called
             otherwise now, None for what it did not have; the identity is that of the saved weights.
         run: Function that runs the networks: eagerly, or compiled (`pipeline.inference.compile`).
+        folder: The folder of the run that trained it, for model cards; None where it is not known.
     """
 
     contrasts: tuple[str, str]
@@ -69,6 +71,7 @@ class TranslationModel:
     calibration: Mapping[str, Any] | None = None
     saved_names: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     run: Forward = forward_eagerly
+    folder: Path | None = None
 
     def info(self, to: str) -> ModelInfo:
         """Return what identifies the model that makes `to`, for records."""
@@ -102,8 +105,11 @@ class TranslationModel:
 
     def identity(self, to: str) -> str:
         """Return twelve digits of the SHA-256 of the weights that make `to`: equal for equal weights, on any device."""
+        network = self.translators[to]
+        if isinstance(network, RuntimeNetwork):
+            return network.weights_identity
         digest, names = hashlib.sha256(), self.saved_names.get(to, {})
-        state = self.translators[to].state_dict()
+        state = network.state_dict()
         weights = {saved: tensor for name, tensor in state.items() if (saved := names.get(name, name)) is not None}
         for name, tensor in sorted(weights.items()):
             values = tensor.detach().cpu().contiguous()
@@ -112,7 +118,14 @@ class TranslationModel:
         return digest.hexdigest()[:12]
 
     def in_precision(self, precision: str) -> "TranslationModel":
-        """Return the model with another `precision`, "float32", "bf16" or "fp16"; with its own for "model"."""
+        """Return the model with another `precision`, "float32", "bf16" or "fp16"; with its own for "model".
+
+        Raises:
+            UserError: the runtime of an exported network does not compute in it.
+        """
+        for network in self.translators.values():
+            if isinstance(network, RuntimeNetwork):
+                network.require_precision(self.precision if precision == "model" else precision)
         return self if precision == "model" else replace(self, precision=precision)
 
     def source(self, to: str) -> str:
@@ -139,14 +152,16 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        address: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`; see
-            `pipeline.inference.model_address.checkpoint_at`.
+        address: A run's folder, a checkpoint file, MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS` (see
+            `pipeline.inference.model_address.checkpoint_at`), or an exported `.onnx` or `.xml`, for the CPU alone.
         device: "auto", "cpu", "cuda" or "mps". On a GPU, torch's use of TF32 is set for the whole process as the run
             had it.
 
     Raises:
         UserError: there is no such model, it is no checkpoint or of another version, or the device is not available.
     """
+    if is_exported(Path(address)):
+        return _from_export(Path(address), device)
     chosen = choose_device(device)
     if str(address).startswith(MLFLOW_SCHEMES):
         return _from_mlflow(str(address), chosen)
@@ -163,7 +178,8 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     except RuntimeError as error:  # out of memory, or a driver that fails
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{chosen}: cannot hold the model ({reason}); use --device cpu, or free the device") from error
-    return model
+    run = path.absolute().parent
+    return replace(model, folder=run.parent if run.name == CHECKPOINTS else None)
 
 
 def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> TranslationModel:
@@ -197,11 +213,24 @@ def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
     for name in ("neighbours", "neighbour_mm"):  # which an exported graph does not know of itself
         if name in content:
             setattr(module, name, content[name])
+    return _from_metadata(module, content, device, address)
+
+
+def _from_export(path: Path, device: str) -> TranslationModel:
+    """Return the model of a file that `pipeline.export` made."""
+    network, record = open_exported(path)
+    return _from_metadata(network, record, torch.device(device_for(network.backend, device)), str(path))
+
+
+def _from_metadata(
+    network: nn.Module, content: Mapping[str, Any], device: torch.device, address: str
+) -> TranslationModel:
+    """Return a model of what `TranslationModel.metadata` gave; raises UserError where that is incomplete."""
     try:
         first, second = content["contrasts"]
         return TranslationModel(
             contrasts=(first, second),
-            translators={content["to"]: module},
+            translators={content["to"]: network},
             settings=PreprocessSettings.from_json(content["settings"]),
             statistics=_statistics(content["facts"]),
             stride=content["stride"],
@@ -211,7 +240,7 @@ def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
             calibration=content.get("uncertainty"),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{address}: its metadata is incomplete ({error}); use the release that logged it") from error
+        raise UserError(f"{address}: its metadata is incomplete ({error}); use the release that made it") from error
 
 
 def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:

@@ -38,6 +38,17 @@ def checkpoint_at(path: Path) -> Path:
     raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
 
 
+def files_at(path: Path) -> list[Path]:
+    """Return the files that hold a model's weights: its checkpoint, or an exported file and an OpenVINO graph's .bin.
+
+    Raises:
+        UserError: as `checkpoint_at`.
+    """
+    checkpoint = checkpoint_at(path)
+    weights = checkpoint.with_suffix(".bin")
+    return [checkpoint, weights] if checkpoint.suffix.lower() == ".xml" and is_file(weights) else [checkpoint]
+
+
 def _saved_config(run: Path) -> dict[str, Any]:
     """Return the configuration that a run saved; empty where it cannot be read: the checkpoint has its own."""
     import yaml  # a tenth of the time that a refusal takes

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.model_address import MLFLOW_SCHEMES
+from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.uncertainty import Calibration, UncertaintySources, has_own_spread
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
@@ -105,8 +106,12 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
     """Return the calibrated uncertainty of a model that was loaded from an address.
 
     Raises:
-        UserError: the model was never calibrated, or with other weights; with the remedy.
+        UserError: the model was never calibrated, or with other weights, or is exported; with the remedy.
     """
+    if isinstance(model.translators[to], RuntimeNetwork):
+        raise UserError(
+            f"{uri}: an exported model has no uncertainty; give the run's folder, or leave --uncertainty out"
+        )
     if model.calibration:  # an MLflow model carries its own
         return _calibrated(uncertainty_sources(model, to, {}, SINGLE_NETWORK), model.calibration, uri)
     if uri.startswith(MLFLOW_SCHEMES):

@@ -42,11 +42,11 @@ def nrmse(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = No
 def psnr(prediction: np.ndarray, real: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
     """Return the peak signal-to-noise ratio 10 log10(data_range² / MSE) in dB; inf for identical images.
 
-    `data_range` is the range the images may take (2 for [-1, 1]), not what they happen to take. Other arguments and
-    errors as in `mae`.
+    NaN if a voxel is. `data_range` is the range the images may take (2 for [-1, 1]), not what they happen to take.
+    Other arguments and errors as in `mae`.
     """
     error = _mean_square(*_selected(prediction, real, mask))
-    return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
+    return float("inf") if error == 0 else float(10 * np.log10(data_range**2 / error))
 
 
 def calibrated_psnr(

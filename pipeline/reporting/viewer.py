@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -144,7 +145,7 @@ def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> d
         size = sum(map(len, files))
         if size <= most_bytes or limit_mm > longest:
             encoded = [b64encode(file).decode() for file in files]
-            return {"volumes": encoded, "subjects": entries, "colours": _region_colours(subjects)}
+            return {"volumes": encoded, "subjects": entries, "colours": _region_colours(entries)}
         limit_mm = max(limit_mm, finest) * max(1.05, (size / most_bytes) ** (1 / 3))
 
 
@@ -162,12 +163,13 @@ def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tupl
             name: None if volume is None else files.setdefault(_file(volume, shape, affine), len(files))
             for name, volume in volumes.items()
         }
+        label_maps = {name: _resampled(label_map, shape) for name, label_map in subject.regions.items()}
         regions = [
             {
-                "volume": files.setdefault(_label_file(label_map.indices, shape, affine), len(files)),
+                "volume": files.setdefault(_label_file(label_map.indices, affine), len(files)),
                 "labels": [[f"{name}/{label}", number] for label, number in labels.items()],
             }
-            for name, label_map in subject.regions.items()
+            for name, label_map in label_maps.items()
             if (labels := _present_labels(label_map))
         ]
         entries.append(
@@ -193,11 +195,17 @@ def _file(volume: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> byt
     return _compressed(volume, affine, slope=2 / 255, intercept=-1)
 
 
-def _label_file(indices: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> bytes:
-    """Return a label map's indices, brought to a shape by nearest neighbour, as a gzipped NIfTI file."""
-    if shape != indices.shape:
-        indices = resize(indices, shape, order=0, anti_aliasing=False, preserve_range=True).astype(np.uint8)
+def _label_file(indices: np.ndarray, affine: np.ndarray) -> bytes:
+    """Return a label map's indices as a gzipped NIfTI file."""
     return _compressed(indices, affine, slope=1, intercept=0)
+
+
+def _resampled(label_map: LabelMap, shape: tuple[int, ...]) -> LabelMap:
+    """Return a label map brought to a shape by nearest neighbour, in which small labels may be lost."""
+    if shape == label_map.indices.shape:
+        return label_map
+    indices = resize(label_map.indices, shape, order=0, anti_aliasing=False, preserve_range=True)
+    return LabelMap(indices.astype(np.uint8), label_map.labels)
 
 
 def _compressed(volume: np.ndarray, affine: np.ndarray, *, slope: float, intercept: float) -> bytes:
@@ -219,19 +227,12 @@ def _present_labels(label_map: LabelMap) -> dict[int, int]:
     return {label: number for number, label in enumerate(label_map.labels, 1) if voxels[number]}
 
 
-def _region_colours(subjects: Sequence[ViewedSubject]) -> dict[str, list[int]]:
-    """Return red, green and blue, 0 to 255, of each label that a subject shows, by the name that scores call it."""
-    labels = {
-        (name, label)
-        for subject in subjects
-        for name, label_map in subject.regions.items()
-        for label in _present_labels(label_map)
-    }
-    colours = [hsv_to_rgb(index * HUE_STEP % 1, 0.8, 1.0) for index in range(len(labels))]
-    return {
-        f"{name}/{label}": [round(255 * part) for part in colour]
-        for (name, label), colour in zip(sorted(labels), colours, strict=True)
-    }
+def _region_colours(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return red, green and blue, 0 to 255, of each label in the subjects' entries, by the name that scores call it."""
+    names = {name for entry in entries for region in entry["regions"] for name, _ in region["labels"]}
+    in_order = sorted(names, key=lambda name: (name.rpartition("/")[0], int(name.rpartition("/")[2])))
+    colours = [hsv_to_rgb(index * HUE_STEP % 1, 0.8, 1.0) for index in range(len(names))]
+    return {name: [round(255 * part) for part in colour] for name, colour in zip(in_order, colours, strict=True)}
 
 
 def _quantised(volume: np.ndarray) -> np.ndarray:

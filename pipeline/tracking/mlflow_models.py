@@ -1,6 +1,7 @@
 """Trained generators as MLflow models: exported graphs (pt2) that load without our classes and without pickle."""
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Mapping
@@ -25,9 +26,10 @@ from pipeline.tracking.mlflow_settings import (
 )
 from pipeline.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
 FORMAT = 1  # version of the metadata
 ALIAS = "best"
-SCORE_TAG = "validation_score"  # tag of a registered model's versions
+SCORE_TAG, SCORE_NAME_TAG = "validation_score", "validation_score_name"  # tags of a registered model's versions
 DOWNLOAD_TIMEOUT_S = 26  # added to the timeout of a request in training
 EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
 _RUN = re.compile(r"runs:/+([\w-]+)(?:/+(.*[^/]))?/*")
@@ -43,6 +45,7 @@ def log_translator(
     metadata: Mapping[str, object],
     register_as: str | None = None,
     score: float | None = None,
+    score_name: str = "",
 ) -> str | None:
     """Log a generator as a model of the tracker's MLflow run; does nothing if MLflow is off or does not answer.
 
@@ -53,8 +56,9 @@ def log_translator(
         metadata: Further data for translation, in JSON's types; `load_translator` returns it.
         register_as: Registered model of which this model becomes a version; None for none. The version gets the alias
             `best`, unless the version that has the alias scored higher.
-        score: Validation score, the higher the better; negative scores (of runs without pairs) are not comparable with
-            positive ones. If either version has no score, the alias moves.
+        score: Validation score, the higher the better; None for none.
+        score_name: What the score measures. Only scores of one name are compared: if the version that has the alias has
+            none, or one of another name, as earlier releases gave, the alias moves.
 
     Returns:
         The model's address: `models:/<name>@best`; `models:/<name>/<version>` if another version keeps the alias;
@@ -67,7 +71,9 @@ def log_translator(
         export_translator(module, path, stride=stride, channels=channels, metadata=metadata)
         size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return tracker.call(
-            f"the model {name}", lambda run: _upload(run, path, clean_name(name), register_as, score), size_bytes
+            f"the model {name}",
+            lambda run: _upload(run, path, clean_name(name), register_as, score, score_name),
+            size_bytes,
         )
 
 
@@ -96,7 +102,9 @@ def export_translator(
         )
 
 
-def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, score: float | None) -> str:
+def _upload(
+    run: MlflowRun, path: Path, name: str, register_as: str | None, score: float | None, score_name: str
+) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -111,7 +119,7 @@ def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, scor
     run.client.finalize_logged_model(logged.model_id, "READY")
     if register_as is None:
         return f"runs:/{run.id}/{name}"
-    return _register(run, clean_name(register_as), logged.model_id, score)
+    return _register(run, clean_name(register_as), logged.model_id, score, score_name)
 
 
 def _drop_half_logged(run: MlflowRun, name: str) -> None:
@@ -122,7 +130,7 @@ def _drop_half_logged(run: MlflowRun, name: str) -> None:
             run.client.delete_logged_model(model.model_id)
 
 
-def _register(run: MlflowRun, name: str, model_id: str, score: float | None) -> str:
+def _register(run: MlflowRun, name: str, model_id: str, score: float | None, score_name: str) -> str:
     """Register a model as a version, with the alias unless another version scored higher; return its address."""
     from mlflow.exceptions import MlflowException
 
@@ -131,24 +139,31 @@ def _register(run: MlflowRun, name: str, model_id: str, score: float | None) -> 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {} if score is None else {SCORE_TAG: f"{score:.9g}"}
+    tags = {} if score is None else {SCORE_TAG: f"{score:.9g}", SCORE_NAME_TAG: score_name}
     version = run.client.create_model_version(name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=tags)
-    if score is not None and _outscored(run, name, score):
+    if score is not None and _outscored(run, name, score, score_name):
         return f"models:/{name}/{version.version}"
     run.client.set_registered_model_alias(name, ALIAS, version.version)
     return f"models:/{name}@{ALIAS}"
 
 
-def _outscored(run: MlflowRun, name: str, score: float) -> bool:
-    """Whether the version that has the alias has a higher score of the same sign."""
+def _outscored(run: MlflowRun, name: str, score: float, score_name: str) -> bool:
+    """Whether the version that has the alias has a higher score of the same name; say so if it has one of another."""
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = run.client.get_model_version_by_alias(name, ALIAS).tags
-        holder = float(tags[SCORE_TAG])
+        holder = run.client.get_model_version_by_alias(name, ALIAS)
+        holder_score = float(holder.tags[SCORE_TAG])
     except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
         return False
-    return (holder < 0) == (score < 0) and holder > score
+    holder_name = holder.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
+    if holder_name != score_name:
+        logger.info(
+            f"models:/{name}@{ALIAS} moves from version {holder.version} to the new one, for their scores do not "
+            f"compare ({holder_name}; {score_name}); set the alias back if the earlier model is better"
+        )
+        return False
+    return holder_score > score
 
 
 def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, object]]:

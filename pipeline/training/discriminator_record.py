@@ -1,14 +1,21 @@
-"""How well discriminators tell real slices from translations: their logged losses, relative to those by chance."""
+"""How well discriminators tell real slices from translations: their logged losses, relative to those by chance.
+
+A loss at chance is no failure in itself: R1 keeps discriminators there that still teach. So they count as blind only
+while their translations have stopped gaining in validation.
+"""
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult
+from pipeline.training.validation import direction_score
 
+PATIENCE = 3  # validations in a row without a new best score, after which a translation has stopped gaining
 LOGGED = 50  # number of logged losses in a mean; nothing is said before there are as many
 METRIC = "discriminator_loss"
-CHECKS = ("blind_discriminator", "unerring_discriminator")
+BLIND = "blind_discriminator"
+CHECKS = (BLIND, "unerring_discriminator")
 
 
 class DiscriminatorRecord:
@@ -42,13 +49,41 @@ class DiscriminatorRecord:
         }
 
 
-def check_discriminators(metrics: Mapping[str, float]) -> list[CheckResult]:
-    """Return the results of both checks of the discriminators for each direction that has a mean loss."""
+def scores_by_direction(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the `direction_score` of each direction that a validation has scored, "T1_to_T2"."""
+    names = [name.split("/") for name in metrics if name.startswith("validation/")]
+    directions = dict.fromkeys(parts[1] for parts in names if parts[2:] in (["psnr"], ["cycle_error"]))
+    return {direction: direction_score(metrics, direction) for direction in directions}
+
+
+def gaining_directions(history: Mapping[int, Mapping[str, float]]) -> set[str]:
+    """Return the directions that have their best score in one of the latest `PATIENCE` validations.
+
+    Args:
+        history: `scores_by_direction` of each validation so far, by epoch, in order.
+    """
+    best: dict[str, tuple[float, int]] = {}  # score, number of the validation
+    for number, scores in enumerate(history.values()):
+        best |= {
+            direction: (score, number)
+            for direction, score in scores.items()
+            if score > best.get(direction, (-math.inf, 0))[0]  # NaN is not
+        }
+    return {direction for direction, (_, number) in best.items() if number >= len(history) - PATIENCE}
+
+
+def check_discriminators(metrics: Mapping[str, float], gaining: Collection[str] = ()) -> list[CheckResult]:
+    """Return the results of both checks of the discriminators for each direction that has a mean loss.
+
+    `gaining` directions have no blind discriminator, whatever its loss.
+    """
     results = []
     for metric, value in metrics.items():
         family, _, qualified_name = metric.partition("/")
         direction, _, name = qualified_name.rpartition("/")
         for check_name in CHECKS if (family, name) == ("detectors", METRIC) else ():
-            triggered, threshold = FAILURE_CHECKS[check_name].exceeded(value)
-            results.append(CheckResult(check_name, direction, value, threshold, triggered))
+            exceeded, threshold = FAILURE_CHECKS[check_name].exceeded(value)
+            triggered = exceeded and not (check_name == BLIND and direction in gaining)
+            details = f"no new best score in {PATIENCE} validations" if triggered and check_name == BLIND else ""
+            results.append(CheckResult(check_name, direction, value, threshold, triggered, details))
     return results

@@ -16,7 +16,12 @@ from pipeline.data.loader import SliceBank
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.training.discriminator_record import DiscriminatorRecord, check_discriminators
+from pipeline.training.discriminator_record import (
+    DiscriminatorRecord,
+    check_discriminators,
+    gaining_directions,
+    scores_by_direction,
+)
 from pipeline.training.failure_checks import CheckResult, check_failures, check_shifts
 from pipeline.training.shifts import Shifts, shift_sentence, shifts_by_direction
 from transforms.intensity import foreground_mask
@@ -120,6 +125,7 @@ class FailureMonitor:
         self.warnings: Warnings = {}
         self.shift = ""  # the shifts of the latest validation, in a sentence
         self._shifts: dict[int, Shifts] = {}  # of the validations that count, by epoch
+        self._scores: dict[int, dict[str, float]] = {}  # of all validations, by epoch and direction
         records = read_metrics(metrics_path)[0] if metrics_path.exists() else []
         for record in records:
             self.record_losses(record)
@@ -161,13 +167,15 @@ class FailureMonitor:
         """Update the warnings; return the keys of those that were triggered, triggered again or cleared."""
         self.shift = shift_sentence(metrics)
         changed: list[tuple[str, str]] = []
+        # A resumed run validates some epochs again.
+        self._scores = {validated: scores for validated, scores in self._scores.items() if validated < epoch}
+        self._scores[epoch] = scores_by_direction(metrics)
         if epoch < self.from_epoch:
             return changed
-        # A resumed run validates some epochs again.
         self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
         self._shifts[epoch] = shifts_by_direction(metrics)
         results = check_failures(metrics, self.pixel_mm) + check_shifts(self._shifts, self.epochs)
-        for result in results + check_discriminators(metrics):
+        for result in results + check_discriminators(metrics, gaining_directions(self._scores)):
             key = (result.name, result.direction)
             previous = self.warnings.get(key)
             was_standing = previous is not None and previous.cleared is None

@@ -1,9 +1,10 @@
 """Initial weights from another run: located early, and checked against the networks to train."""
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ class InitialWeights:
     """Weights of another run to begin from.
 
     Attributes:
-        weights: The state of each network or other transferable component, by name.
+        weights: The state of each network or other transferable component, by name, all of one step.
+        translators: The state of each translator, by target, "a" or "b"; that of `best.pt` may be of an earlier step.
         record: Description of the other run, as in `pipeline.training.resume`.
         subjects: Names of the subjects that the weights were trained with.
     """
@@ -36,6 +38,26 @@ class InitialWeights:
     weights: Mapping[str, Any]
     record: Mapping[str, Any]
     subjects: frozenset[str]
+    translators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def load_into(self, engine: "Engine") -> None:
+        """Load the weights into an engine of the same networks, and the translators that are of an earlier step.
+
+        Of an engine whose translators share weights with each other (UNIT), all weights stay those of the one step.
+        """
+        import torch
+
+        engine.load_pretrained(self.weights)
+        generators = copy.deepcopy(engine.generators)  # as the other run's translators were made of them at that step
+        generators.load_state_dict(self.weights.get("averaged", generators.state_dict()))
+        newest = engine.translators_of(dict(generators.items()))
+        if {*map(id, newest["a"].parameters())} & {*map(id, newest["b"].parameters())}:
+            return
+        for side, state in self.translators.items():
+            best = copy.deepcopy(newest[side])
+            best.load_state_dict(dict(state))
+            if not all(map(torch.equal, best.parameters(), newest[side].parameters())):
+                engine.load_translator(side, state)
 
     def with_overlap(self, split: CohortSplit) -> "InitialWeights":
         """Return a copy whose record counts the held-out subjects that the weights were trained with.
@@ -119,7 +141,9 @@ def read_initial_weights(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
-    return InitialWeights(content["engine"], record, subjects)
+    states = content.get("translators", {})
+    translators = {side: states[to] for side, to in zip("ab", settings["contrasts"], strict=True) if to in states}
+    return InitialWeights(content["engine"], record, subjects, translators)
 
 
 def _require_contrasts(path: Path, other_contrasts: list[str], contrasts: list[str]) -> None:

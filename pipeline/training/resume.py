@@ -56,7 +56,7 @@ class StartingPoint:
         if self.state is not None:
             engine.load_state_dict(self.state["engine"])
         elif self.weights is not None:
-            engine.load_pretrained(self.weights.weights)
+            self.weights.load_into(engine)
 
     def with_overlap(self, split: CohortSplit) -> "StartingPoint":
         """Return a copy with `InitialWeights.with_overlap` of the split."""

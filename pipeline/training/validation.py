@@ -1,6 +1,7 @@
 """Validation while training: fixed slices of the validation subjects, their scores and their pictures."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -77,6 +78,7 @@ class Validation:
         self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
+        self._unscored: set[str] = set()  # directions that were warned of
         scan_pairs = pairs(cases, contrasts) if scored_in_pairs else []
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
@@ -91,8 +93,12 @@ class Validation:
                 logger.warning(f"{images}; left out of the validation")
                 continue
             for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, images, strict=True):
-                label = scan.name if isinstance(scan, Case) else case.subject
-                self.by_target[self._other(case.contrast)].append(FixedSlices.from_arrays(label, arrays))
+                label, target = scan.name if isinstance(scan, Case) else case.subject, self._other(case.contrast)
+                fixed = FixedSlices.from_arrays(label, arrays)
+                if fixed.foreground.any():
+                    self.by_target[target].append(fixed)
+                else:
+                    logger.warning(f"{case.path}: shows no head to score {target} in; left out of the validation")
         if not all(self.by_target.values()):
             raise UserError(
                 "no validation subject could be read, for the reasons above: restore them or, where nothing is trained "
@@ -139,11 +145,16 @@ class Validation:
 
         # Average over subjects, and make one score of both directions.
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
-        scores = [direction_score(means, f"{self._other(target)}_to_{target}") for target in self.by_target]
-        return {**means, **detector_values, "validation/score": float(np.mean(scores))}
+        scores = {target: direction_score(means, f"{self._other(target)}_to_{target}") for target in self.by_target}
+        for target, score in scores.items():
+            if math.isnan(score):
+                self._warn_unscored(target)
+        return {**means, **detector_values, "validation/score": float(np.mean([*scores.values()]))}
 
     def choose_correction_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Set the best `correction_share` of each translator that corrects a lookup, if there are pairs to judge by.
+
+        A share whose score is NaN is never chosen; where all are, the translator keeps the share that it has.
 
         Returns:
             The shares as metrics, "validation/<direction>/correction_share".
@@ -154,13 +165,18 @@ class Validation:
             if start is None or not scans:
                 continue
             expected = [self._translate(fixed.source, start.lookup) for fixed in scans]
+            present_share = float(start.correction_share)
             start.correction_share.fill_(1.0)
             corrected = [self._translate(fixed.input, network) for fixed in scans]
             scores = []
             for share in CORRECTION_SHARES:
                 means = [(1 - share) * low + share * high for low, high in zip(expected, corrected, strict=True)]
                 scores.append(np.mean([_scan_score(*each) for each in zip(scans, means, strict=True)]))
-            start.correction_share.fill_(CORRECTION_SHARES[int(np.argmax(scores))])
+            if np.isnan(scores).all():
+                self._warn_unscored(target)
+                start.correction_share.fill_(present_share)
+                continue
+            start.correction_share.fill_(CORRECTION_SHARES[int(np.nanargmax(scores))])
             metrics[f"validation/{self._other(target)}_to_{target}/correction_share"] = float(start.correction_share)
         return metrics
 
@@ -215,6 +231,17 @@ class Validation:
                 name="a validation slice",
             )
 
+    def _warn_unscored(self, target: str) -> None:
+        """Warn, once, that the translations to a contrast have no score."""
+        if target not in self._unscored:
+            self._unscored.add(target)
+            direction = f"{self._other(target)} → {target}"
+            logger.warning(
+                f"validation: the score of {direction} is not a number, so nothing is chosen by it; "
+                "look for values that are no numbers in the validation subjects' scans, or let others validate "
+                "(split.validation, split.file)"
+            )
+
     def _other(self, contrast: str) -> str:
         first, second = self.contrasts
         return second if contrast == first else first
@@ -234,6 +261,11 @@ def direction_score(metrics: Mapping[str, float], direction: str) -> float:
     if f"{prefix}/psnr" in metrics:
         return _paired_score(metrics[f"{prefix}/psnr"], metrics[f"{prefix}/ssim"])
     return -(metrics[f"{prefix}/cycle_error"] + metrics[f"{prefix}/intensity_distance"])
+
+
+def score_name(score: float) -> str:
+    """Return what a `direction_score` measures, by its sign; scores of different names do not compare."""
+    return "minus cycle error and intensity distance" if score < 0 else f"PSNR [dB] + {SSIM_WEIGHT:g} SSIM"
 
 
 def _scan_score(fixed: FixedSlices, translated: np.ndarray) -> float:

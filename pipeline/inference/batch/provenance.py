@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.inference.batch.dicom_folders import files_of_series
-from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
+from pipeline.inference.model_address import MLFLOW_SCHEMES, files_at
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file, is_folder
 
@@ -98,7 +98,7 @@ def model_files_digest(addresses: Iterable[str], style: Path | None) -> str:
     if any(address.startswith(MLFLOW_SCHEMES) for address in addresses):
         return ""
     try:
-        digests = [files_digest([checkpoint_at(Path(address))]) for address in addresses]
+        digests = [files_digest(files_at(Path(address))) for address in addresses]
         return "+".join([*digests, *([] if style is None else [files_digest(source_files(style))])])
     except UserError:  # loading the model reports the reason
         return ""

@@ -13,7 +13,8 @@ def log(tmp_path, monkeypatch):
     """Logs both directions with metadata; returns the scores of those that were logged anew."""
     logged = {}
 
-    def log_translator(*_, name, score, **__):
+    def log_translator(*_, name, score, score_name, **__):
+        assert score_name == "PSNR [dB] + 10 SSIM"
         logged[name] = score
         return f"models:/{name}@best"
 

@@ -40,6 +40,12 @@ def test_a_mask_leaves_everything_else_out():
     assert psnr(prediction, real, 2, mask) == pytest.approx(10 * np.log10(4 / 0.125))
 
 
+def test_a_voxel_that_is_no_number_leaves_no_psnr(two_slices):
+    broken = two_slices[1].copy()
+    broken.flat[3] = np.nan
+    assert np.isnan(psnr(two_slices[0], broken, 2)) and np.isnan(calibrated_psnr(two_slices[0], broken, 2))
+
+
 def test_identical_images_have_infinite_psnr_and_ssim_one(two_slices):
     _, real = two_slices
     assert psnr(real, real, 2) == float("inf")

@@ -166,6 +166,21 @@ def test_labels_of_coarser_volumes_are_still_labels_and_as_coarse():
     assert set(np.unique(labels.get_fdata())) == {0, 1, 2}
 
 
+def test_labels_that_coarser_volumes_lose_are_not_listed():
+    tiny = lesion().indices
+    tiny[9, 11, 3] = 2
+    regions = {"tissue": tissue(), "lesion": LabelMap(tiny, (1, 12))}
+    assert packed([subject(regions=regions)])["colours"].keys() == {"tissue/2", "tissue/4", "lesion/1", "lesion/12"}
+    data = packed([subject(regions=regions)], most_bytes=2000)
+    (entry,) = data["subjects"]
+    assert entry["coarser"]
+    for region in entry["regions"]:
+        shown = np.unique(decoded(data, region["volume"]).get_fdata())
+        assert {number for _, number in region["labels"]} == {*shown[shown > 0]}
+    listed = {name for region in entry["regions"] for name, _ in region["labels"]}
+    assert data["colours"].keys() == listed < {"tissue/2", "tissue/4", "lesion/1", "lesion/12"}
+
+
 def test_the_page_lists_regions_only_where_a_subject_has_one(package):
     plain, listed = (
         render(Report(title="t", result="r", viewer=make_viewer([subject(regions=regions)], package)))

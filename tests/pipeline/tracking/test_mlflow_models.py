@@ -97,7 +97,7 @@ def test_registered_models_load_by_alias_and_version(logged, unet):
         assert same(module, unet, (1, 1, 32, 16))
 
 
-def test_the_alias_stays_with_the_higher_score_of_those_that_can_be_compared(logged):
+def test_the_alias_stays_with_the_higher_score_of_those_of_one_name_and_else_moves_with_a_word(logged, capsys):
     from types import SimpleNamespace
 
     from mlflow import MlflowClient
@@ -105,12 +105,20 @@ def test_the_alias_stays_with_the_higher_score_of_those_that_can_be_compared(log
     client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
     model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
     run = SimpleNamespace(client=client, id=run_id)
-    scores = [None, 14.5, 11.0, 14.5, -0.2, -0.3, -0.1, 9.0]
-    addresses = [_register(run, "ranked", model.model_id, score) for score in scores]
+    client.create_registered_model("ranked")
+    client.create_model_version("ranked", f"models:/{model.model_id}", tags={"validation_score": "30"})
+    client.set_registered_model_alias("ranked", "best", "1")  # as an earlier release left it, by PSNR alone
+    capsys.readouterr()
+    scores = [(14.5, "p"), (11.0, "p"), (None, "p"), (14.0, "p"), (14.5, "p"), (-0.2, "e"), (-0.3, "e"), (9.0, "p")]
+    addresses, said = [], []
+    for score, score_name in scores:
+        addresses.append(_register(run, "ranked", model.model_id, score, score_name))
+        said.append(" moves from version " in capsys.readouterr().out)
     held = [address.rpartition("@")[2] == "best" for address in addresses]
-    assert held == [True, True, False, True, True, False, True, True]
-    assert addresses[2] == "models:/ranked/3"
-    assert int(client.get_model_version_by_alias("ranked", "best").version) == 8
+    assert held == [True, False, True, True, True, True, False, True]
+    assert said == [True, False, False, False, False, True, False, True]
+    assert addresses[1] == "models:/ranked/3"
+    assert int(client.get_model_version_by_alias("ranked", "best").version) == 9
 
 
 def test_the_model_is_a_dynamic_pt2_that_mlflow_itself_loads(logged, unet, monkeypatch):

@@ -1,5 +1,6 @@
 """The share of a lookup's correction in translations, chosen in validation."""
 
+import math
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -41,6 +42,22 @@ def test_the_share_is_the_one_whose_mean_is_nearest_to_the_real_target(expected,
     image = torch.zeros(1, 1, 16, 16)
     assert float(network.eval()(image).mean()) == pytest.approx((1 - share) * expected + share * corrected, abs=1e-5)
     assert float(network.train()(image).mean()) == pytest.approx(corrected, abs=1e-5)  # training knows no share
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [((1.0, math.nan, 3.0, 2.0), 0.75), ((math.nan, 1.0, math.nan, math.nan), 0.5), ((math.nan,) * 4, 0.9)],
+)
+def test_a_share_without_a_score_is_never_chosen(scores, share, tmp_path, monkeypatch, capsys):
+    pair = [case(tmp_path, "one", "T1"), case(tmp_path, "two", "T2")]
+    made = validation(pair, {"one": constant(0.0), "two": constant(0.5)})
+    monkeypatch.setattr("pipeline.training.validation._scan_score", Mock(side_effect=scores))
+    network = starting(0.3, 0.7)
+    network.correction_share.fill_(0.9)  # of an earlier validation
+    metrics = made.choose_correction_shares({"T2": network})
+    assert float(network.correction_share) == pytest.approx(share)
+    assert metrics == ({} if share == 0.9 else {"validation/T1_to_T2/correction_share": share})
+    assert ("is not a number" in capsys.readouterr().err) == (share == 0.9)
 
 
 def test_without_pairs_the_share_stays_a_half(tmp_path):

@@ -7,7 +7,13 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.engines.losses import ADVERSARIAL, CHANCE
 from pipeline.run_builders import _discriminator_record
-from pipeline.training.discriminator_record import LOGGED, DiscriminatorRecord, check_discriminators
+from pipeline.training.discriminator_record import (
+    LOGGED,
+    DiscriminatorRecord,
+    check_discriminators,
+    gaining_directions,
+    scores_by_direction,
+)
 from pipeline.training.failure_monitor import FailureMonitor
 
 DIRECTIONS = {"discriminator_A": "b_to_a", "discriminator_B": "a_to_b"}
@@ -29,6 +35,69 @@ def test_the_mean_of_the_latest_logged_losses_is_a_share_of_that_by_chance():
 
 def triggered(value):
     return {result.name for result in check_discriminators({METRIC: value, "epoch": 3}) if result.triggered}
+
+
+def scored(*scores, loss=1.0):
+    """The metrics of validations, one an epoch, with these scores of one direction, and a loss at chance."""
+    return [{METRIC: loss, "validation/b_to_a/psnr": score, "validation/b_to_a/ssim": 0.0} for score in scores]
+
+
+@pytest.mark.parametrize(
+    ("scores", "gaining"),
+    [
+        ((10.0, 11.0, 10.5, 10.9), True),  # the best is one of the last three
+        ((10.0, 11.0, 10.5, 10.9, 10.8), False),
+        ((10.0, 11.0, 10.5, 10.9, 11.1), True),
+        ((11.0, math.nan, math.nan, math.nan), False),
+        ((math.nan,), False),
+    ],
+)
+def test_a_direction_gains_while_its_best_score_is_recent(scores, gaining):
+    history = {epoch: scores_by_direction(metrics) for epoch, metrics in enumerate(scored(*scores))}
+    assert gaining_directions(history) == ({"b_to_a"} if gaining else set())
+
+
+def test_scores_without_pairs_count_and_ssim_does():
+    metrics = {"validation/a_to_b/cycle_error": 0.2, "validation/a_to_b/intensity_distance": 0.1}
+    paired = {"validation/b_to_a/psnr": 12.0, "validation/b_to_a/ssim": 0.3, "validation/score": 1.0}
+    assert scores_by_direction(metrics | paired) == pytest.approx({"a_to_b": -0.3, "b_to_a": 15.0})
+
+
+def test_a_discriminator_at_chance_is_blind_only_while_its_translation_gains_nothing(tmp_path):
+    rising, falling = scored(*range(10, 16)), scored(*range(15, 9, -1))
+    for validations, triggered in ((rising, set()), (falling, {("blind_discriminator", "b_to_a")})):
+        monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0)
+        for epoch, metrics in enumerate(validations, start=1):
+            monitor(metrics, epoch)
+        assert monitor.warnings.keys() == triggered
+    (warning,) = monitor.warnings.values()
+    assert str(warning) == (
+        "blind discriminator, b → a: 1.00 (no new best score in 3 validations) after epoch 4, above 0.95"
+    )
+    monitor(scored(16.0)[0], 7)
+    assert warning != monitor.warnings["blind_discriminator", "b_to_a"] and "cleared after epoch 7" in str(
+        monitor.warnings["blind_discriminator", "b_to_a"]
+    )
+
+
+def test_a_resumed_run_knows_when_its_translation_last_gained(tmp_path):
+    metrics = dict(enumerate(scored(15, 14, 13, 12), start=1))
+    lines = [{"step": epoch, "time": 1.0, "epoch": epoch, **values} for epoch, values in metrics.items()]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0)
+    key, stands = ("blind_discriminator", "b_to_a"), []
+    for epoch in (3, 4):  # after an earlier checkpoint they are validated again
+        stands.append(monitor.warnings[key].cleared is None)
+        monitor(metrics[epoch], epoch)
+    stands.append(monitor.warnings[key].cleared is None)
+    assert stands == [True, False, True]
+
+
+def test_certainty_is_warned_of_though_the_translation_gains(tmp_path):
+    monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0)
+    for epoch, metrics in enumerate(scored(*range(10, 16), loss=0.01), start=1):
+        monitor(metrics, epoch)
+    assert monitor.warnings.keys() == {("unerring_discriminator", "b_to_a")}
 
 
 def test_only_chance_and_certainty_trigger():
@@ -76,6 +145,7 @@ def test_the_monitor_warns_of_a_blind_discriminator_and_a_resumed_run_has_its_lo
     assert monitor.warnings == {}  # the first validation never counts
     monitor(monitor.discriminator_metrics(), 2)
     assert capsys.readouterr().err.startswith(
-        "warning: blind discriminator, b → a: 1.00 after epoch 2, above 0.95: the translation is told from real slices "
-        "no better than by chance: it is very good, or its discriminator does not learn; look at the sample pictures; "
+        "warning: blind discriminator, b → a: 1.00 (no new best score in 3 validations) after epoch 2, above 0.95: the "
+        "translation is told from real slices no better than by chance and gains no more in validation: it is very "
+        "good, or its discriminator does not learn; look at the sample pictures; "
     )

@@ -9,7 +9,7 @@ from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, 
 
 from pipeline.dry_run import meta_engine
 from pipeline.engines.builders import build_engine
-from pipeline.runs.checkpoint import CheckpointFolder
+from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.runs.folder import RunFolder
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.errors import UserError
@@ -36,15 +36,21 @@ def trained(**options):
 
 def checkpoint(folder, engine, config):
     """A checkpoint of a run, with as much as a start reads."""
-    state = {
+    CheckpointFolder(folder / "checkpoints").save(state_of(engine, config), best=("T1", "T2"))
+    return folder
+
+
+def state_of(engine, config):
+    return {
         "config": config.model_dump(mode="json"),
         "chain_version": CHAIN_VERSION,
         "engine": engine.state_dict(),
         "position": {"step": 3},
         "split": {"train": {"T1": ["s1/2020"], "T2": ["s2"]}, "validation": [], "test": ["s3"]},
+        "translators": {
+            to: engine.translators()[side].state_dict() for side, to in zip("ab", ("T1", "T2"), strict=True)
+        },
     }
-    CheckpointFolder(folder / "checkpoints").save(state, best=("T1", "T2"))
-    return folder
 
 
 def start(tmp_path, theirs, ours):
@@ -98,6 +104,32 @@ def test_a_checkpoint_with_a_u_nets_earlier_names_of_weights_may_be_begun_from(t
         getattr(fresh, load)(initial_weights.weights)
         assert not differences({name: fresh.state_dict()[name] for name in ("G", "F", "averaged")},
                                {name: expected[name] for name in ("G", "F", "averaged")})  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_direction_begins_from_its_own_best_translator(method, tmp_path):
+    options = METHODS[method]
+    engine, config, checkpoints = engine_of(**options), config_of(**options), CheckpointFolder(tmp_path / "checkpoints")
+    # T1's translator is the best after one step, T2's after three.
+    for index, best in enumerate((("T1", "T2"), (), ("T2",))):
+        engine.step(*batch(index))
+        if best:
+            checkpoints.save(copy.deepcopy(state_of(engine, config)), best=best)
+    earlier = load_checkpoint(checkpoints.best)["translators"]["T1"]
+    newest, now = saved(engine), copy.deepcopy(state_of(engine, config)["translators"])
+    assert differences(earlier, now["T1"])
+    for path, expected in ((checkpoints.best, earlier), (checkpoints.latest, now["T1"])):
+        begun = engine_of(weights_seed=5, **options)
+        read(path, tmp_path, config).load_into(begun)
+        translators = {side: network.state_dict() for side, network in begun.translators().items()}
+        # The two ways of UNIT share weights, so that they are of one step.
+        assert differences(translators["a"], now["T1"] if method == "unit" else expected) == set()
+        assert differences(translators["b"], now["T2"]) == set()
+        state = saved(begun)
+        assert all(differences(state[name], newest[name]) == set() for name in ("D_A", "D_B"))
+        if method == "averaged":
+            assert differences(state["G"], newest["G"]) == set()  # not its average
+            assert differences(state["F"], earlier if path == checkpoints.best else newest["F"]) == set()
 
 
 def test_cut_takes_its_heads_and_munit_its_mean_styles_along():

@@ -8,7 +8,7 @@ from small_validation import CONTRASTS, case, constant, scan, validation
 from torch import nn
 
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
-from pipeline.training.validation import direction_score, evaluating
+from pipeline.training.validation import direction_score, evaluating, score_name
 from pipeline.utils.errors import UserError
 
 
@@ -88,6 +88,34 @@ def test_pairs_may_be_scored_as_if_they_were_none(pair):
     scans = {"one": constant(0.1), "two": constant(0.3)}
     scores = validation(pair, scans, scored_in_pairs=False).scores(identity())
     assert "validation/T1_to_T2/cycle_error" in scores and "validation/T1_to_T2/psnr" not in scores
+
+
+def test_a_scan_without_a_head_to_score_in_is_left_out_with_a_warning(tmp_path, capsys):
+    cases = [case(tmp_path, f"{subject}{contrast}", contrast, subject) for subject in "ab" for contrast in CONTRASTS]
+    scans = {scan_case.path.name.removesuffix(".nii"): constant(0.1) for scan_case in cases}
+    scans["bT2"] = scan(np.full((1, 16, 16), 0.3), np.zeros((1, 12, 14), bool))
+    made = validation(cases, scans)
+    assert [fixed.label for fixed in made.by_target["T2"]] == ["a"]
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path / 'bT1.nii'}: shows no head to score T2 in; left out of the validation\n"
+    )
+    scores = made.scores(identity())
+    assert not any(math.isnan(score) for score in scores.values())
+
+
+def test_a_score_that_is_no_number_is_warned_of_once(pair, capsys):
+    made = validation(pair, {"one": constant(0.1), "two": constant(0.3)})
+    made.by_target["T2"][0].real[:] = np.nan
+    for _ in range(2):
+        assert math.isnan(made.scores(identity())["validation/T1_to_T2/psnr"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: validation: the score of T1 → T2 is not a number, so nothing is chosen by it; ")
+
+
+def test_scores_of_other_measures_have_other_names():
+    assert [score_name(score) for score in (12.0, 0.0, -0.4)] == [
+        "PSNR [dB] + 10 SSIM", "PSNR [dB] + 10 SSIM", "minus cycle error and intensity distance",
+    ]  # fmt: skip
 
 
 # ── slices ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,146 @@
+"""A model card in Markdown, from what a model and its run's folder know."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import __version__
+from pipeline.inference.model import TranslationModel
+from pipeline.runs.folder import RunFolder
+
+USE = (
+    "Research on synthetic MRI. Not for clinical use: a translation shows what a scan of the other contrast might look "
+    "like; it can lose or invent structures, lesions above all."
+)
+LIMITS = """- Anatomy can be lost or invented, lesions above all; no check tells it for certain.
+- Slices are translated one by one: neighbouring slices may disagree.
+- Scanners, sequences, ages and diseases that the training scans did not show are untested.
+- Scores compare intensities; they do not show that a translation serves a purpose.
+"""
+SHOWN = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE"}
+PARTS = {"train": "trained on", "validation": "validated on", "test": "tested on"}
+
+
+def model_card(model: TranslationModel, target: str) -> str:
+    """Return the card of one direction of a model: use, data, preprocessing, method, figures and limits.
+
+    What its run's folder does not say, or a folder that is not known (`TranslationModel.folder`), is left out. The card
+    names no subject and no path.
+    """
+    source = model.source(target)
+    sections = {
+        "Use": USE,
+        "Data": "\n".join(_bullets(_data(model, target))),
+        "Preprocessing": "\n".join(_bullets(_preprocessing(model))),
+        "Training": "\n".join(_bullets(_training(model, target))),
+        "Figures": _figures(model, target),
+        "Limits": LIMITS.rstrip(),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return f"# {source} to {target}\n\n{first_sentence(model, target)} **Not for clinical use.**\n\n{body}\n"
+
+
+def first_sentence(model: TranslationModel, target: str) -> str:
+    """Return what a model does, in a sentence."""
+    axis = model.settings.axis
+    return f"Translates brain MRI volumes from {model.source(target)} to {target}, {axis} slice by slice."
+
+
+def own_figures(model: TranslationModel, target: str) -> dict[str, float]:
+    """Return the model's mean figures inside the head by our protocol, by metric; empty where none are known."""
+    rows = [row for row in _rows(_read(model, "scores.json"), target) if row["system"] == "model"]
+    return {row["metric"]: round(row["mean"], 4) for row in rows if row["mean"] is not None}
+
+
+def _bullets(facts: Iterator[tuple[str, str]]) -> list[str]:
+    return [f"- {name}: {text}" for name, text in facts if text]
+
+
+def _data(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
+    config, split = _read(model, "config.yaml"), _read(model, "split.json")
+    yield "source", str(config.get("data", {}).get("source", ""))
+    training = split.get("train", {})
+    names = list(model.contrasts)
+    if isinstance(training, Mapping):
+        counts = ", ".join(f"{len(training.get(name, []))} in {name}" for name in names)
+        yield PARTS["train"], f"{counts} ({config.get('split', {}).get('pairing', 'unpaired')})" if training else ""
+    for part in ("validation", "test"):
+        if part in split:
+            yield PARTS[part], f"{len(split[part])} subjects"
+    if not split:
+        cases = {name: model.statistics[name].cases for name in names if name in model.statistics}
+        yield PARTS["train"], ", ".join(f"{count} scans in {name}" for name, count in cases.items() if count)
+    statistics = model.statistics[target]
+    yield f"intensities of synthetic {target}", f"{statistics.low:.6g} to {statistics.high:.6g}, those of training"
+
+
+def _preprocessing(model: TranslationModel) -> Iterator[tuple[str, str]]:
+    settings = model.settings
+    spacing = "each volume's own"
+    if settings.spacing_mm is not None:
+        spacing = "{:g} mm within slices, {:g} mm across".format(*settings.spacing_mm)
+    yield "slices", f"{settings.axis}, {settings.size} pixels a side, cropped to the head and padded"
+    yield "spacing", spacing
+    yield "bias field", "corrected by N4" if settings.n4 else "not corrected"
+    if settings.percentiles is not None:
+        lower, upper = settings.percentiles
+        yield "intensities", f"percentiles {lower:g} and {upper:g} of the head become -1 and 1; others are clipped"
+
+
+def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
+    config, record = _read(model, "config.yaml"), _read(model, "run.json")
+    yield "method", model.origin
+    yield "generator", str(config.get("generator", {}).get("type", ""))
+    yield (
+        "steps",
+        f"{record['steps']:,} of batch {record['batch_size']}" if record.keys() >= {"steps", "batch_size"} else "",
+    )
+    yield "weights", model.identity(target)
+    yield "configuration", model.config_hash
+    yield "contrast-translation", str(record.get("version", __version__))
+
+
+def _figures(model: TranslationModel, target: str) -> str:
+    """Return a table of the model beside the baselines, with what is needed to read it; "" where there is none."""
+    scores = _read(model, "scores.json")
+    by_system: dict[str, dict[str, str]] = {}
+    count = 0
+    for row in _rows(scores, target):
+        if row["metric"] in SHOWN and row["mean"] is not None:
+            spread = "" if row["sd"] is None else f" ± {row['sd']:.3g}"
+            by_system.setdefault(row["system"], {})[row["metric"]] = f"{row['mean']:.4g}{spread}"
+            count = max(count, row["n"])
+    if not by_system:
+        return ""
+    lines = [
+        f"Whole volumes inside the head of the real target, {count} test subjects, mean and sample SD over them.",
+        f"Protocol: {scores.get('protocols', {}).get('own', 'own')}.",
+        "",
+        f"| | {' | '.join(SHOWN.values())} |",
+        f"| --- {'| --- ' * len(SHOWN)}|",
+    ]
+    for system, values in by_system.items():
+        lines.append(f"| {system} | {' | '.join(values.get(metric, '') for metric in SHOWN)} |")
+    lines += [f"\nNote: {note}." for note in scores.get("notes", [])]
+    return "\n".join(lines)
+
+
+def _rows(scores: Mapping[str, Any], target: str) -> list[dict[str, Any]]:
+    place = {"target": target, "protocol": "own", "unit": "volume", "region": "foreground"}
+    return [row for row in scores.get("summary", []) if all(row.get(key) == value for key, value in place.items())]
+
+
+def _read(model: TranslationModel, name: str) -> dict[str, Any]:
+    """Return a file of the run's folder; empty where it is missing or cannot be read."""
+    if model.folder is None:
+        return {}
+    path: Path = RunFolder(model.folder).path / name
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

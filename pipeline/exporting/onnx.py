@@ -1,0 +1,85 @@
+"""A trained network as an ONNX model, for ONNX Runtime and whatever else reads the format."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.exporting.agreement import require_agreement
+from pipeline.exporting.program import exported_program, style_of
+from pipeline.exporting.record import NOTICE, file_metadata, losses
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.runtimes import IMAGE, STYLE, TRANSLATION, open_onnx, required_package
+from pipeline.utils.files import atomic_write
+
+OPSET = 18  # of ONNX 1.13 (2022): the one that torch makes without converting
+AXES = {IMAGE: ("batch", None, "height", "width"), TRANSLATION: ("batch", None, "height", "width")}  # names, if dynamic
+
+
+def export_onnx(model: TranslationModel, target: str, output: Path) -> list[str]:
+    """Write the network that makes `target` as an ONNX model; return what the file lacks, a sentence each.
+
+    Raises:
+        UserError: a package is missing, the model is no torch network, ONNX Runtime computes something else, or the
+            file cannot be written.
+    """
+    content = onnx_model(model, target)
+    session = open_onnx(content)
+    require_agreement(model, target, lambda inputs: session.run(inputs, "float32"), "ONNX Runtime's translation")
+    atomic_write(output, lambda stream: stream.write(content))
+    return losses(model, target, returns=True)
+
+
+def onnx_model(model: TranslationModel, target: str) -> bytes:
+    """Return an ONNX model, checked: an image (batch, C, height, width) -> its translation (batch, 1, height, width).
+
+    A network with a style (MUNIT) takes it as a second input, (1, style_dim). Raises UserError as `export_onnx`.
+    """
+    onnx = required_package("onnx", "onnxruntime")
+    required_package("onnxscript", "onnxruntime")
+    program = exported_program(model, target)
+    names = [IMAGE, *([STYLE] if style_of(model.translators[target]) is not None else [])]
+    with _silence():
+        exported: Any = torch.onnx.export(
+            program, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=[TRANSLATION], verbose=False
+        )
+    made = exported.model_proto
+    _tidy(made)
+    made.doc_string = NOTICE
+    onnx.helper.set_model_props(made, file_metadata(model, target))
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString()
+
+
+def _tidy(made: Any) -> None:
+    """Name the sizes that vary, and remove where on this machine the code of each node lay."""
+    graph = made.graph
+    for value in (*graph.input, *graph.output):
+        for axis, name in zip(value.type.tensor_type.shape.dim, AXES.get(value.name, ()), strict=False):
+            if name is not None:
+                axis.dim_param = name
+    del graph.value_info[:]  # their sizes have names of the tracer's
+    for part in (made, graph, *graph.input, *graph.output, *graph.initializer, *graph.node, *made.functions):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for function in made.functions:
+        del function.value_info[:]
+        for node in function.node:
+            del node.metadata_props[:]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's hints to programmers off the console; its errors are exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

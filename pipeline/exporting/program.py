@@ -1,0 +1,89 @@
+"""A trained network as a torch program (`torch.export`, pt2), which runs without the classes of this project."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pipeline.exporting.agreement import require_agreement
+from pipeline.exporting.record import file_metadata, losses
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.runtimes import RECORD, RuntimeNetwork
+from pipeline.inference.slice_translator import neighbours_of
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_path
+
+EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
+PATHS = ("stack_trace", "torch_fn", "from_node")  # of a graph's nodes: where the code lay on this machine
+
+
+def export_program(model: TranslationModel, target: str, output: Path) -> list[str]:
+    """Write the network that makes `target` as a torch program; return what the file lacks, a sentence each.
+
+    `torch.export.load` with `extra_files={"metadata.json": ""}` reads it, with what the file says of its model.
+
+    Raises:
+        UserError: the model is no torch network, or the file cannot be written.
+    """
+    program = exported_program(model, target)
+    require_agreement(model, target, lambda inputs: _outputs(program.module(), inputs), "the torch program")
+    metadata = file_metadata(model, target)
+    facts: dict[str, Any] = metadata | {RECORD: json.loads(metadata[RECORD])}
+    with atomic_path(output) as temporary:
+        torch.export.save(program, temporary, extra_files={"metadata.json": json.dumps(facts, indent=1)})
+    return losses(model, target, returns=False)
+
+
+def exported_program(model: TranslationModel, target: str) -> ExportedProgram:
+    """Return a network's graph in evaluation form, on the CPU in float32, for any batch and any size that it takes.
+
+    Its arguments are the image (N, C, H, W) and, for a network with a style (MUNIT), that style (1, style_dim). It
+    names no path of this machine.
+
+    Raises:
+        UserError: the network is computed by another runtime already.
+    """
+    from torch.fx.experimental import _config as shapes
+
+    network = model.translators[target]
+    if isinstance(network, RuntimeNetwork):
+        raise UserError(
+            f"{model.origin}: the model is a file for {network.runtime.name} already, which no format is made of; give "
+            "the run's folder, a checkpoint, or MLflow's model"
+        )
+    own = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
+    side = -(-EXAMPLE_SIDE // model.stride) * model.stride
+    examples: list[Tensor] = [torch.zeros(2, neighbours_of(network).channels, side, side)]
+    sizes: list[dict[int, Any]] = [dict.fromkeys((0, 2, 3), Dim.AUTO)]
+    if (style := style_of(network)) is not None:
+        examples.append(style.cpu().float())
+        sizes.append({})
+    # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
+    with shapes.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]  # set when imported
+        program = torch.export.export(own, tuple(examples), dynamic_shapes=tuple(sizes))
+    _forget_paths(program.graph_module)
+    return program
+
+
+def style_of(network: nn.Module) -> Tensor | None:
+    """Return the style (1, style_dim) that a network translates in; None where it has none."""
+    style = getattr(network, "style", None)
+    return style.detach().clone() if isinstance(style, Tensor) else None
+
+
+def _outputs(module: nn.Module, inputs: Any) -> Any:
+    with torch.no_grad():
+        return module(*(torch.from_numpy(value) for value in inputs.values())).numpy()
+
+
+def _forget_paths(graph: torch.fx.GraphModule) -> None:
+    """Remove from a graph, and those within it, where on this machine the code of each node lay."""
+    for module in graph.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                for key in PATHS:
+                    node.meta.pop(key, None)

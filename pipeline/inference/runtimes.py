@@ -1,0 +1,209 @@
+"""Networks that ONNX Runtime or OpenVINO computes instead of torch, on the CPU, and the exported files that hold them.
+
+What an exported file knows of its model besides the network is a record in JSON (`pipeline.exporting.record`).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.files import is_file
+
+TORCH = "torch"  # the backend of models that no other runtime computes
+IMAGE, STYLE, TRANSLATION = "image", "style", "translation"  # inputs of an exported graph, and its output
+RECORD = "contrast_translation"  # the record's key among a file's metadata
+SECTION = "exported_model"  # of the metadata of OpenVINO's files, where some keys are its own
+RECORD_FORMAT = 1
+PROGRAM_SUFFIX = ".pt2"
+OPENVINO_PRECISIONS = {"float32": "f32", "bf16": "bf16"}  # stated, for OpenVINO rounds to bf16 where a CPU has it
+MAX_REASON_LENGTH = 200  # characters of a runtime's error
+
+Inputs = Mapping[str, np.ndarray]
+Run = Callable[[Inputs, str], np.ndarray]  # inputs by name, and the precision -> the output
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime: its name for messages, the extra of this project that installs it, its files and its precisions."""
+
+    name: str
+    extra: str
+    suffix: str
+    precisions: tuple[str, ...]
+
+
+RUNTIMES = {
+    "onnxruntime": Runtime("ONNX Runtime", "onnx", ".onnx", ("float32",)),
+    "openvino": Runtime("OpenVINO", "openvino", ".xml", tuple(OPENVINO_PRECISIONS)),
+}
+
+
+class Exported(NamedTuple):
+    """What an exported file holds."""
+
+    run: Run
+    record: str | None  # JSON; None in a file of another tool
+
+
+class RuntimeNetwork(nn.Module):
+    """A network (N, C, H, W) -> (N, 1, H, W) in [-1, 1] that another runtime computes, on the CPU, without gradients.
+
+    Under autocast to bf16 OpenVINO computes in bf16, as a torch network does.
+
+    Args:
+        backend: A key of `RUNTIMES`.
+        run: Function that computes the output.
+        record: See `pipeline.exporting.record.model_record`.
+
+    Attributes:
+        stride, neighbours, neighbour_mm: Those of the network that was exported.
+        weights_identity: `TranslationModel.identity` of the network that was exported.
+        style: (1, style_dim) of a network that takes one (MUNIT); None for others.
+    """
+
+    def __init__(self, backend: str, run: Run, record: Mapping[str, Any]):
+        super().__init__()
+        self.backend, self.runtime, self._run = backend, RUNTIMES[backend], run
+        self.stride, self.neighbours = int(record["stride"]), int(record.get("neighbours", 0))
+        self.neighbour_mm = tuple(map(float, record.get("neighbour_mm", ())))
+        self.weights_identity = str(record["identity"])
+        self.style = np.array([record["style"]], np.float32) if "style" in record else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Translate (N, C, H, W) in [-1, 1] to (N, 1, H, W) in that range.
+
+        Raises:
+            MemoryError: the memory ran out; RuntimeError: the runtime failed.
+        """
+        inputs = {IMAGE: np.ascontiguousarray(image.numpy(), np.float32)}
+        if self.style is not None:
+            inputs[STYLE] = self.style
+        is_half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        try:
+            return torch.from_numpy(self._run(inputs, "bf16" if is_half else "float32"))
+        except Exception as error:  # each runtime has classes of its own
+            reason = short_reason(error)
+            kind = MemoryError if "alloc" in reason.lower() else RuntimeError
+            raise kind(f"{self.runtime.name}: {reason}") from error
+
+    def require_precision(self, precision: str) -> None:
+        """Raise UserError unless the runtime computes in "float32", "bf16" or "fp16"."""
+        if precision not in self.runtime.precisions:
+            known = " and ".join(self.runtime.precisions)
+            raise UserError(f"--precision {precision}: {self.runtime.name} computes in {known}; choose that")
+
+
+def device_for(backend: str | None, device: str) -> str:
+    """Return the device to load a model on: the CPU where a runtime other than torch computes its network.
+
+    Raises:
+        UserError: another device was chosen for such a runtime.
+    """
+    if backend in (None, TORCH):
+        return device
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: {RUNTIMES[backend].name} computes on the CPU alone here; choose cpu")
+    return "cpu"
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is a file that `pipeline.export` makes, by its suffix."""
+    return path.suffix.lower() in (*(runtime.suffix for runtime in RUNTIMES.values()), PROGRAM_SUFFIX) and is_file(path)
+
+
+def open_exported(path: Path) -> tuple[RuntimeNetwork, dict[str, Any]]:
+    """Return the network of an exported file, and the record of its model.
+
+    Raises:
+        UserError: the runtime is not installed, or the file cannot be read or is not of this tool.
+    """
+    if path.suffix.lower() == PROGRAM_SUFFIX:
+        raise UserError(f"{path}: a torch program is for other programs; give the run's folder, an .onnx or an .xml")
+    backend = next(name for name, runtime in RUNTIMES.items() if runtime.suffix == path.suffix.lower())
+    opened = OPENERS[backend](path)
+    try:
+        record = json.loads(opened.record or "")
+        known = record["format"] == RECORD_FORMAT
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: was not exported by this tool; give a file that pipeline.export made") from None
+    if not known:
+        raise UserError(f"{path}: exported by another release; use that one, or export the model again")
+    try:
+        return RuntimeNetwork(backend, opened.run, record), record
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its record is incomplete ({error}); export the model again") from error
+
+
+def open_onnx(source: Path | bytes) -> Exported:
+    """Open an ONNX model, from a file or its bytes, in ONNX Runtime; raises UserError as `open_exported`."""
+    onnxruntime = required_package("onnxruntime", "onnxruntime")
+    with _reading(source, "onnxruntime"):
+        content = source if isinstance(source, bytes) else source.read_bytes()  # no path: no other file is read
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    record = session.get_modelmeta().custom_metadata_map.get(RECORD)
+    return Exported(lambda inputs, precision: session.run(None, dict(inputs))[0], record)
+
+
+def open_openvino(source: Path | bytes) -> Exported:
+    """Open a model in OpenVINO: its own file, or the bytes of an ONNX model; raises UserError as `open_exported`."""
+    openvino = required_package("openvino", "openvino")
+    with _reading(source, "openvino"):
+        core = openvino.Core()
+        model = core.read_model(source)
+        key = [SECTION, RECORD]
+        record = model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None
+        compiled = {"float32": _compiled(core, model, "float32")}
+
+    def run(inputs: Inputs, precision: str) -> np.ndarray:
+        if precision not in compiled:
+            compiled[precision] = _compiled(core, model, precision)
+        return compiled[precision](dict(inputs))[0]
+
+    return Exported(run, record)
+
+
+OPENERS: dict[str, Callable[[Path | bytes], Exported]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
+
+
+def _compiled(core: Any, model: Any, precision: str) -> Any:
+    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision]})
+
+
+@contextmanager
+def _reading(source: Path | bytes, backend: str) -> Iterator[None]:
+    """Turn what a runtime raises for a file into a UserError; for bytes of ours it is a fault of ours, and stays."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(source, bytes):
+            raise
+        runtime = RUNTIMES[backend].name
+        raise UserError(
+            f"{source}: {runtime} cannot read it ({short_reason(error)}); export the model again"
+        ) from error
+
+
+def required_package(name: str, backend: str) -> Any:
+    """Return an optional package; raises UserError with the remedy where it is not installed."""
+    runtime = RUNTIMES[backend]
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{runtime.name}: the package {name} is missing ({short_reason(error)}); install it: "
+            f'pip install "contrast-translation[{runtime.extra}]"'
+        ) from error
+
+
+def short_reason(error: BaseException) -> str:
+    """Return a runtime's error as one short line."""
+    return " ".join(first_cause(error).split())[:MAX_REASON_LENGTH]

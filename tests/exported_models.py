@@ -1,0 +1,59 @@
+"""Small networks of every kind, as models that can be exported."""
+
+from dataclasses import replace
+
+import torch
+from negative_model import model_of
+
+from networks.context_lookup import LookupStart
+from networks.cpu_kernels import accelerate
+from networks.monai_networks import MonaiGenerator
+from networks.munit import AutoEncoder, StyleTranslator
+from networks.neighbours import NeighbourGenerator
+from networks.residual_concat import ResidualConcatGenerator
+from networks.resnet import ResNetGenerator
+from networks.skip import SkipGenerator
+from networks.unet import UNet
+from networks.unit import LatentAutoEncoder, LatentTranslator
+
+
+def lookup_start(network):
+    start = LookupStart(network)
+    start.lookup.set_table(torch.rand(start.lookup.table.shape) * 2 - 1, (1.3, 2.7))
+    start.correction_share.fill_(0.7)
+    return start
+
+
+def munit():
+    source, target = (AutoEncoder(2, 1, 1, style_dim=3, style_downs=2, mlp_width=4) for _ in range(2))
+    translator = StyleTranslator(source.content_encoder, target)
+    translator.set_style(torch.tensor([0.5, -1.0, 2.0]))
+    return translator
+
+
+def unit():
+    source, target = (LatentAutoEncoder(2, 2, 1) for _ in range(2))
+    return LatentTranslator(source.encoder, target.decoder)
+
+
+NETWORKS = {
+    "unet": lambda: UNet(3, 4, attention=True),
+    "resnet": lambda: ResNetGenerator(1, 4, upsampling="nearest"),
+    "residual_concat": lambda: ResidualConcatGenerator(1, 4),
+    "skip": lambda: SkipGenerator(1, 4),
+    "lookup": lambda: lookup_start(UNet(2, 4)),
+    "lookup, neighbours": lambda: NeighbourGenerator(lookup_start(SkipGenerator(1, 4, in_channels=3)), 1),
+    "unit": unit,
+    "munit": munit,
+    "monai": lambda: MonaiGenerator("UNet", {"channels": (4, 8), "strides": (2,), "num_res_units": 1}),
+}
+
+
+def small_model(kind):
+    """A model that makes T2 by a network of a kind, whose weights are large enough to tell networks apart."""
+    torch.manual_seed(0)
+    network = accelerate(NETWORKS[kind]()).requires_grad_(False)
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, 0.0, 0.2)
+    return replace(model_of(network, 0.0, 1000.0, size=16), stride=network.stride)

@@ -1,0 +1,71 @@
+"""A model card says what the run's folder knows, and leaves out what it does not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from negative_model import model_of
+from torch import nn
+
+from pipeline.exporting.card import model_card, own_figures
+
+PLACE = {"source": "T1", "target": "T2", "protocol": "own", "unit": "volume", "region": "foreground"}
+SCORES = {
+    "protocols": {"own": "intensities in [-1, 1], data range 2"},
+    "notes": ["the lookup was fitted on pairs"],
+    "summary": [
+        {**PLACE, "system": "model", "metric": "psnr", "mean": 17.224, "sd": 0.17, "n": 4},
+        {**PLACE, "system": "copy", "metric": "psnr", "mean": 9.85, "sd": None, "n": 4},
+        {**PLACE, "system": "copy", "metric": "ssim", "mean": None, "sd": None, "n": 0},
+        {**PLACE, "system": "model", "metric": "psnr", "mean": 1.0, "sd": 0.1, "n": 4, "region": "image"},
+        {**PLACE, "system": "model", "metric": "psnr", "mean": 2.0, "sd": 0.1, "n": 4, "target": "T1"},
+    ],
+}
+
+
+@pytest.fixture
+def model():
+    return model_of(nn.Conv2d(1, 1, 1), 0.0, 812.5, version=2, percentiles=(0.5, 99.5), spacing_mm=(1.0, 3.0))
+
+
+@pytest.fixture
+def trained(model, tmp_path):
+    """The model in its run's folder."""
+    contents = {
+        "scores.json": SCORES,
+        "run.json": {"steps": 3800, "batch_size": 2, "version": "0.1.0"},
+        "split.json": {"train": {"T1": ["anna", "bert"], "T2": ["carl"]}, "validation": ["dora"], "test": ["emil"]},
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "config.yaml").write_text(
+        "data: {source: nifti}\ngenerator: {type: skip}\nsplit: {pairing: unpaired}\n"
+    )
+    return replace(model, folder=tmp_path)
+
+
+def test_a_card_says_what_the_run_knows(trained):
+    card = model_card(trained, "T2")
+    for text in (
+        *(
+            "# T1 to T2",
+            "Not for clinical use",
+            "- source: nifti",
+            "2 in T1, 1 in T2 (unpaired)",
+            "tested on: 1 subjects",
+        ),
+        *("1 mm within slices, 3 mm across", "percentiles 0.5 and 99.5", "0 to 812.5", "3,800 of batch 2", "skip"),
+        *("data range 2", "the lookup was fitted on pairs", "4 test subjects", trained.identity("T2")),
+        *("| model | 17.22 ± 0.17 |  |  |", "| copy | 9.85 |  |  |", "lesions"),
+    ):
+        assert text in card, text
+    assert "1.0 ±" not in card and "2.0 ±" not in card  # of another region, and of the other direction
+    assert not any(name in card for name in ("anna", "dora", str(trained.folder)))
+    assert own_figures(trained, "T2") == {"psnr": 17.224}
+
+
+def test_a_card_leaves_out_what_is_not_known(model, trained):
+    assert "## Figures" not in model_card(model, "T2") and "Not for clinical use" in model_card(model, "T2")
+    for path in trained.folder.iterdir():
+        path.write_text("{ damaged")
+    assert model_card(trained, "T2").replace(str(trained.folder), "") == model_card(model, "T2")

@@ -1,0 +1,162 @@
+import shutil
+
+import nibabel as nib
+import numpy as np
+import onnx
+import pytest
+import torch
+from negative_model import volume_at
+
+from pipeline.config.schema import Config
+from pipeline.data.statistics import ContrastStatistics
+from pipeline.engines.builders import build_translators
+from pipeline.export import main
+from pipeline.inference.model import load_model
+from pipeline.runs.checkpoint import FORMAT
+from pipeline.translate import main as translate
+
+CONFIG = {
+    "name": "trial",
+    "contrasts": ["T1", "T2"],
+    "data": {"source": "ixi", "folder": "ixi"},
+    "generator": {"type": "skip", "width": 4, "blocks": 1},
+    "preprocess": {
+        "axis": "coronal",
+        "spacing_mm": {"in_plane": 8.0, "through_plane": 9.0},
+        "size": 32,
+        "neighbours": 1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of a run, whose networks do something."""
+    config = Config.model_validate(CONFIG)
+    torch.manual_seed(0)
+    translators = build_translators(config)
+    for network in translators.values():
+        for values in network.parameters():
+            if values.ndim > 1:
+                torch.nn.init.normal_(values, 0.0, 0.3)
+    content = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "chain_version": 2,
+        "facts": {name: ContrastStatistics(0.0, 500.0, integer=True).to_json() for name in ("T1", "T2")},
+        "translators": {to: network.state_dict() for to, network in translators.items()},
+    }
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint):
+    """The files that the command made of the checkpoint, by format."""
+    paths = {name: checkpoint.with_name(f"model{suffix}") for name, suffix in (("onnx", ".onnx"), ("openvino", ".xml"))}
+    for name, path in paths.items():
+        assert main([str(checkpoint), "-o", str(path), "--format", name, "--to", "T2"]) == 0
+    return paths
+
+
+def translated(folder, name, *options):
+    """The voxels of a scan that the command translates, and its exit code."""
+    source, target = volume_at(folder / "in.nii.gz"), folder / f"{name}.nii.gz"
+    code = translate(["-i", str(source), "-o", str(target), *map(str, options)])
+    return nib.load(target).get_fdata() if code == 0 else code
+
+
+@pytest.fixture
+def expected(checkpoint, tmp_path):
+    """What torch makes of the scan."""
+    return translated(tmp_path, "torch", "--model", checkpoint, "--to", "T2")
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_what_was_exported_translates_volumes_as_the_checkpoint_does(name, checkpoint, exported, expected, tmp_path):
+    ours = translated(tmp_path, name, "--model", exported[name])
+    assert np.ptp(expected) > 100 and expected.std() > 20
+    assert np.abs(ours - expected).max() <= 1  # whole numbers, of which rounding may take the next
+    assert (ours != expected).mean() < 0.01
+    original, model = load_model(checkpoint, "cpu"), load_model(exported[name])
+    assert model.info("T2") == original.info("T2") and model.metadata("T2") == original.metadata("T2")
+    # The same weights made both, so that a command with either finds its work done.
+    again = translate(
+        ["-i", str(tmp_path / "in.nii.gz"), "-o", str(tmp_path / "torch.nii.gz"), "--model", str(exported[name])]
+    )
+    assert again == 0 and np.array_equal(nib.load(tmp_path / "torch.nii.gz").get_fdata(), expected)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_any_model_is_translated_by_another_runtime(backend, checkpoint, expected, tmp_path):
+    ours = translated(tmp_path, backend, "--model", checkpoint, "--to", "T2", "--backend", backend)
+    assert np.abs(ours - expected).max() <= 1 and (ours != expected).mean() < 0.01
+
+
+def test_the_command_names_what_is_lost(checkpoint, tmp_path, capsys):
+    path = tmp_path / "new" / "model.pt2"
+    assert main([str(checkpoint), "-o", str(path), "--format", "pt2", "--to", "T2"]) == 0
+    printed = capsys.readouterr().out
+    for lost in ("uncertainty maps", "the other direction", "checks of a volume against the training cohort"):
+        assert f"not in model.pt2: {lost}" in printed.replace("preprocessing and the ", "")
+    assert "wrote" in printed and "T1 to T2" in printed and "not for clinical use" in printed
+
+
+def refusal(capsys, command, *arguments):
+    """The line that a command prints when it refuses."""
+    capsys.readouterr()
+    assert command([*map(str, arguments)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_what_an_exported_model_cannot_do_is_one_line(exported, checkpoint, tmp_path, capsys):
+    source, onnx_file, xml = volume_at(tmp_path / "in.nii"), exported["onnx"], exported["openvino"]
+    common = ("-i", source, "-o", tmp_path / "out.nii", "--model")
+    for options, message in {
+        (onnx_file, "--uncertainty"): "an exported model has no uncertainty; give the run's folder",
+        (checkpoint, "--backend", "openvino", "--uncertainty"): "--uncertainty needs the networks of torch",
+        (onnx_file, "--precision", "bf16"): "--precision bf16: ONNX Runtime computes in float32",
+        (onnx_file, "--device", "cuda"): "--device cuda: ONNX Runtime computes on the CPU alone here; choose cpu",
+        (xml, "--backend", "onnxruntime"): "comes from a file for OpenVINO; leave --backend out",
+        (xml, "--to", "T1"): "the model does not make 'T1' but T2",
+        (xml, "--style", source): "it has no styles to set",
+    }.items():
+        assert message in refusal(capsys, translate, *common, *options)
+    assert not (tmp_path / "out.nii").exists()
+    assert "a file for ONNX Runtime already" in refusal(
+        capsys, main, onnx_file, "-o", tmp_path / "x.onnx", "--format", "onnx"
+    )
+
+
+def test_bad_arguments_are_one_line(checkpoint, tmp_path, capsys):
+    for options, message in {
+        ("-o", "x.bin", "--format", "onnx", "--to", "T2"): "--format onnx writes a file that ends in .onnx",
+        ("-o", tmp_path / "x.onnx", "--format", "onnx"): r"the model makes T1 and T2; name the one to make (--to)",
+    }.items():
+        assert message in refusal(capsys, main, checkpoint, *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_of_the_same_suffix_are_one_line(exported, tmp_path, capsys):
+    source = volume_at(tmp_path / "in.nii")
+    foreign = onnx.load(exported["onnx"])
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    newer = onnx.load(exported["onnx"])
+    for entry in newer.metadata_props:
+        entry.value = entry.value.replace('"format": 1', '"format": 9')
+    onnx.save(newer, tmp_path / "newer.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(exported["onnx"].read_bytes()[:-1000])
+    shutil.copy(exported["openvino"], tmp_path / "alone.xml")  # without its .bin
+    for name, message in {
+        "foreign.onnx": "foreign.onnx: was not exported by this tool",
+        "newer.onnx": "newer.onnx: exported by another release",
+        "damaged.onnx": "damaged.onnx: ONNX Runtime cannot read it",
+        "alone.xml": "alone.xml: OpenVINO cannot read it",
+        "absent.onnx": "absent.onnx: no such model",
+    }.items():
+        assert message in refusal(
+            capsys, translate, "-i", source, "-o", tmp_path / "out.nii", "--model", tmp_path / name
+        )
