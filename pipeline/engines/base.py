@@ -152,7 +152,7 @@ class Engine(ABC):
         return self.options.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
     def source_losses(self, generator: str, translation: Tensor, source: Tensor) -> Losses:
-        """Return the weighted terms, by name, that tie a translation to its source with the neighbours it has; or none."""
+        """Return the weighted terms, by name, that tie a translation to its source (with its neighbours); or none."""
         losses = {}
         with self.full_precision():
             if self.structure is not None:
