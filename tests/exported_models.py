@@ -17,8 +17,8 @@ from networks.unet import UNet
 from networks.unit import LatentAutoEncoder, LatentTranslator
 
 
-def lookup_start(network):
-    start = LookupStart(network)
+def lookup_start(network, neighbour_mm=()):
+    start = LookupStart(network, neighbour_mm)
     start.lookup.set_table(torch.rand(start.lookup.table.shape) * 2 - 1, (1.3, 2.7))
     start.correction_share.fill_(0.7)
     return start
@@ -42,6 +42,7 @@ NETWORKS = {
     "residual_concat": lambda: ResidualConcatGenerator(1, 4),
     "skip": lambda: SkipGenerator(1, 4),
     "lookup": lambda: lookup_start(UNet(2, 4)),
+    "lookup, in the volume": lambda: lookup_start(UNet(2, 4), (3.0, 8.0)),
     "lookup, neighbours": lambda: NeighbourGenerator(lookup_start(SkipGenerator(1, 4, in_channels=3)), 1),
     "unit": unit,
     "munit": munit,

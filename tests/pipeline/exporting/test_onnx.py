@@ -55,7 +55,8 @@ def test_the_file_says_what_it_is_for_and_names_no_path_of_this_machine(tmp_path
         assert [size.dim_param or size.dim_value for size in sizes] == ["batch", channels, "height", "width"]
     facts = {entry.key: entry.value for entry in made.metadata_props}
     assert facts["translates"] == "T1 to T2" and "[-1, 1]" in facts["input"] and "0 to 1000" in facts["output"]
-    assert "the slice in the middle of 1 next to it on either side" in facts["input"] and (facts["stride"], facts["neighbours"]) == ("4", "1")
+    assert "the slice in the middle of 1 next to it on either side" in facts["input"]
+    assert (facts["stride"], facts["neighbours"]) == ("4", "1")
     assert "percentiles 0 and 100" in facts["preprocessing"] and "version" in facts
     assert "Not for clinical use" in facts["notice"] and "Not for clinical use" in made.doc_string
     record = json.loads(facts["contrast_translation"])
