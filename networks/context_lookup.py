@@ -23,6 +23,7 @@ OUTER = len(LEVELS) - 1  # slices on either side that a lookup sees, one for eac
 ACROSS_MM = tuple(math.sqrt(3) * sd for sd in (6.0, 16.0))  # how far they lie from the slice
 ACROSS_WEIGHT = 1 / 6  # of each, by three-point Gauss-Hermite quadrature
 LARGEST = 0.97  # of what a start gives before the network has learnt: at 1, tanh has no slope
+AIR_LEVEL = -0.96  # of the narrower Gaussian's mean: below it lies air, some 10 mm from a head and farther
 DEFAULT_SHARE = 0.5  # of the correction in an evaluated translation, where no validation has chosen it
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -67,6 +68,13 @@ class ContextLookup(nn.Module):
         """
         return in_full_precision(self._look_up, image)
 
+    def is_air(self, image: Tensor) -> Tensor:
+        """Return where next to nothing lies about the middle of (N, C, H, W), (N, 1, H, W) bool."""
+        narrow = in_full_precision(
+            lambda slices: _blurred(slices, self.blur_pixels[0].to(slices.dtype)), middle_slice(image)
+        )
+        return narrow < AIR_LEVEL
+
     def _look_up(self, slices: Tensor) -> Tensor:
         image, around = middle_slice(slices), self._blurred_across(slices)
         sds = self.blur_pixels.to(image.dtype).unbind()
@@ -110,7 +118,7 @@ class LookupStart(nn.Module):
 
     The network's last layer begins at zero, so that before the first step this is the lookup (within `LARGEST`). In
     evaluation mode the result is a mean of that and the lookup: their errors differ, so that it has a smaller one than
-    either.
+    either. In the air, where losses hardly tell what a network draws, it is the lookup.
 
     Args:
         network: A generator (N, C, H, W) -> (N, 1, H, W) that takes an `offset` before its tanh and has a `last` layer.
@@ -141,7 +149,8 @@ class LookupStart(nn.Module):
         corrected = self.network(self._network_slices(image), torch.atanh(expected.clamp(-LARGEST, LARGEST)))
         if self.training:
             return corrected
-        return torch.lerp(expected, corrected, self.correction_share.to(expected.dtype))
+        mean = torch.lerp(expected, corrected, self.correction_share.to(expected.dtype))
+        return torch.where(self.lookup.is_air(image), expected, mean)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""

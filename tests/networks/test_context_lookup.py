@@ -145,6 +145,20 @@ def test_an_untrained_generator_is_the_lookup_and_learns(kind):
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
+def test_in_the_air_a_translation_is_the_lookups(kind):
+    torch.manual_seed(0)
+    network = with_table(LookupStart(GENERATORS[kind]())).eval()
+    for weight in network.parameters():  # the last layer too
+        torch.nn.init.normal_(weight, 0, 0.2)
+    image = torch.full((1, 1, 64, 64), -1.0)
+    image[..., :24] = 0.5
+    difference = (network(image) - network.lookup(image)).abs()
+    assert difference[..., :26].amax(dim=(0, 1, 2)).min() > 0.01 and not difference[..., 34:].any()
+    corrected = network.train()(image)
+    assert (corrected - network.lookup(image))[..., 34:].abs().max() > 0.01  # training tells it what it draws there
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
 def test_it_exports_for_any_size(kind):
     torch.manual_seed(0)
     network = with_table(LookupStart(GENERATORS[kind]()))
