@@ -15,7 +15,7 @@ from pipeline.utils.console import cli_main, echo
 from pipeline.utils.errors import EXIT_DONE, UserError
 from pipeline.utils.files import require_writable
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pipeline.export")  # `__main__`, as which it runs, is not printed
 
 EPILOG = """exit codes: 0 written, 2 bad arguments or a model that cannot be exported, 130/143 stopped, 1 our bug
 pipeline.translate takes .onnx and .xml as --model. What a format lacks is printed. An earlier OUT is replaced, but for

@@ -17,7 +17,8 @@ from pipeline.exporting.bundle_texts import inference, metadata, usage
 from pipeline.exporting.card import model_card
 from pipeline.exporting.record import DIRECTION_LOST, UNCERTAINTY_LOST
 from pipeline.exporting.scripted_volume import VolumeTranslator
-from pipeline.inference.model import TranslationModel, stride_of
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.files import temporary_folder, writing_to
@@ -102,9 +103,14 @@ def scripted_translator(model: TranslationModel, target: str) -> torch.jit.Scrip
         spacing_mm = [settings.spacing_mm[0]] * 3
         spacing_mm[AXES[settings.axis]] = settings.spacing_mm[1]
     network = model.translators[target]
+    if isinstance(network, RuntimeNetwork | torch.fx.GraphModule):
+        raise UserError(
+            f"{model.origin}: its network is an exported graph (of MLflow, ONNX or OpenVINO), which TorchScript cannot "
+            "hold; give the run's folder or a checkpoint"
+        )
     neighbours = neighbours_of(network)
     translator = VolumeTranslator(
-        traced(network, model.origin),
+        traced(network, model.stride, model.origin),
         axis=AXES[settings.axis],
         spacing_mm=spacing_mm,
         size=settings.size,
@@ -120,7 +126,7 @@ def scripted_translator(model: TranslationModel, target: str) -> torch.jit.Scrip
         return torch.jit.script(translator.eval())
 
 
-def traced(network: nn.Module, origin: str) -> torch.jit.ScriptModule:
+def traced(network: nn.Module, stride: int, origin: str) -> torch.jit.ScriptModule:
     """Return a network (N, C, H, W) -> (N, 1, H, W) in TorchScript, for any N, H and W that its stride divides.
 
     Raises:
@@ -128,7 +134,7 @@ def traced(network: nn.Module, origin: str) -> torch.jit.ScriptModule:
     """
     try:
         plain = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
-        stride, channels = stride_of(plain), neighbours_of(plain).channels
+        channels = neighbours_of(plain).channels
         side = -(-EXAMPLE_SIDE // stride) * stride
         generator = torch.Generator().manual_seed(0)
         images = [
@@ -142,7 +148,7 @@ def traced(network: nn.Module, origin: str) -> torch.jit.ScriptModule:
     except Exception as error:  # whatever tracing has against a layer
         raise UserError(
             f"{origin}: its network cannot be TorchScript, which bundles hold ({first_line(error)}); export it as "
-            "onnx, or give the run's folder where this is a model of MLflow"
+            "onnx or pt2"
         ) from error
     if not difference <= MAX_DIFFERENCE:
         raise UserError(

@@ -11,7 +11,7 @@ from pipeline import __version__
 from pipeline.exporting.card import USE, first_sentence, own_figures
 from pipeline.inference.model import TranslationModel
 
-SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 PACKAGES = {"nibabel": "5.3.0"}  # beyond MONAI's own, to run the bundle
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # what names of files do not hold of a contrast's name
 

@@ -52,7 +52,7 @@ def first_sentence(model: TranslationModel, target: str) -> str:
 def own_figures(model: TranslationModel, target: str) -> dict[str, float]:
     """Return the model's mean figures inside the head by our protocol, by metric; empty where none are known."""
     rows = [row for row in _rows(_read(model, "scores.json"), target) if row["system"] == "model"]
-    return {row["metric"]: round(row["mean"], 4) for row in rows if row["mean"] is not None}
+    return {row["metric"]: round(row["mean"], 4) for row in rows if isinstance(row["mean"], float)}
 
 
 def _bullets(facts: Iterator[tuple[str, str]]) -> list[str]:
@@ -69,12 +69,16 @@ def _data(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
         yield PARTS["train"], f"{counts} ({config.get('split', {}).get('pairing', 'unpaired')})" if training else ""
     for part in ("validation", "test"):
         if part in split:
-            yield PARTS[part], f"{len(split[part])} subjects"
+            yield PARTS[part], _subjects(len(split[part]))
     if not split:
         cases = {name: model.statistics[name].cases for name in names if name in model.statistics}
         yield PARTS["train"], ", ".join(f"{count} scans in {name}" for name, count in cases.items() if count)
     statistics = model.statistics[target]
     yield f"intensities of synthetic {target}", f"{statistics.low:.6g} to {statistics.high:.6g}, those of training"
+
+
+def _subjects(count: int) -> str:
+    return f"{count} subject{'s' * (count != 1)}"
 
 
 def _preprocessing(model: TranslationModel) -> Iterator[tuple[str, str]]:
@@ -109,14 +113,14 @@ def _figures(model: TranslationModel, target: str) -> str:
     by_system: dict[str, dict[str, str]] = {}
     count = 0
     for row in _rows(scores, target):
-        if row["metric"] in SHOWN and row["mean"] is not None:
-            spread = "" if row["sd"] is None else f" ± {row['sd']:.3g}"
+        if row["metric"] in SHOWN and isinstance(row["mean"], float):  # what is not finite is text there, or None
+            spread = f" ± {row['sd']:.3g}" if isinstance(row["sd"], float) else ""
             by_system.setdefault(row["system"], {})[row["metric"]] = f"{row['mean']:.4g}{spread}"
             count = max(count, row["n"])
     if not by_system:
         return ""
     lines = [
-        f"Whole volumes inside the head of the real target, {count} test subjects, mean and sample SD over them.",
+        f"Whole volumes inside the head of the real target, test: {_subjects(count)}, mean and sample SD over them.",
         f"Protocol: {scores.get('protocols', {}).get('own', 'own')}.",
         "",
         f"| | {' | '.join(SHOWN.values())} |",

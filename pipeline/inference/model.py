@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.model_address import CHECKPOINTS, MLFLOW_SCHEMES, checkpoint_at
+from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
 from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported
 from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
@@ -56,7 +56,7 @@ class TranslationModel:
         saved_names: By target contrast, the names under which an earlier release saved weights that are called
             otherwise now, None for what it did not have; the identity is that of the saved weights.
         run: Function that runs the networks: eagerly, or compiled (`pipeline.inference.compile`).
-        folder: The folder of the run that trained it, for model cards; None where it is not known.
+        folder: The folder of the run that trained and evaluated it, for model cards; None where it is not known.
     """
 
     contrasts: tuple[str, str]
@@ -178,8 +178,7 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     except RuntimeError as error:  # out of memory, or a driver that fails
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{chosen}: cannot hold the model ({reason}); use --device cpu, or free the device") from error
-    run = path.absolute().parent
-    return replace(model, folder=run.parent if run.name == CHECKPOINTS else None)
+    return replace(model, folder=run_that_evaluates(path))
 
 
 def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> TranslationModel:

@@ -49,6 +49,13 @@ def files_at(path: Path) -> list[Path]:
     return [checkpoint, weights] if checkpoint.suffix.lower() == ".xml" and is_file(weights) else [checkpoint]
 
 
+def run_that_evaluates(checkpoint: Path) -> Path | None:
+    """Return the folder of the run whose figures are those of a checkpoint; None for another one, or elsewhere."""
+    folder = checkpoint.absolute().parent
+    is_evaluated = folder.name == CHECKPOINTS and checkpoint_at(folder) == checkpoint.absolute()
+    return folder.parent if is_evaluated else None
+
+
 def _saved_config(run: Path) -> dict[str, Any]:
     """Return the configuration that a run saved; empty where it cannot be read: the checkpoint has its own."""
     import yaml  # a tenth of the time that a refusal takes

@@ -62,7 +62,7 @@ def model_for(name, **settings):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_generator_is_itself_in_torchscript_and_names_no_device(name):
     network = network_of(name)
-    graph = traced(network, "test")
+    graph = traced(network, network.stride, "test")
     image = torch.rand(1, neighbours_of(network).channels, EXAMPLE_SIDE, 2 * EXAMPLE_SIDE) * 2 - 1
     expected = network(image)
     assert expected.std() > 0.005
@@ -174,6 +174,12 @@ def test_a_network_that_a_trace_does_not_show_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"test model: its network in TorchScript differs from itself by .*as onnx"):
         export_bundle(model, "T2", tmp_path / "bundle")
     assert not any(tmp_path.iterdir())
+
+
+def test_an_exported_graph_is_refused(tmp_path):
+    graph = torch.fx.symbolic_trace(nn.Conv2d(1, 1, 1))
+    with pytest.raises(UserError, match=r"test model: .*exported graph .*give the run's folder"):
+        export_bundle(model_of(graph, version=2), "T2", tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(

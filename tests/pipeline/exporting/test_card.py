@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from negative_model import model_of
 from torch import nn
 
 from pipeline.exporting.card import model_card, own_figures
+from pipeline.inference.model_address import run_that_evaluates
 
 PLACE = {"source": "T1", "target": "T2", "protocol": "own", "unit": "volume", "region": "foreground"}
 SCORES = {
@@ -17,6 +19,7 @@ SCORES = {
         {**PLACE, "system": "model", "metric": "psnr", "mean": 17.224, "sd": 0.17, "n": 4},
         {**PLACE, "system": "copy", "metric": "psnr", "mean": 9.85, "sd": None, "n": 4},
         {**PLACE, "system": "copy", "metric": "ssim", "mean": None, "sd": None, "n": 0},
+        {**PLACE, "system": "model", "metric": "mae", "mean": "inf", "sd": None, "n": 4},
         {**PLACE, "system": "model", "metric": "psnr", "mean": 1.0, "sd": 0.1, "n": 4, "region": "image"},
         {**PLACE, "system": "model", "metric": "psnr", "mean": 2.0, "sd": 0.1, "n": 4, "target": "T1"},
     ],
@@ -52,10 +55,10 @@ def test_a_card_says_what_the_run_knows(trained):
             "Not for clinical use",
             "- source: nifti",
             "2 in T1, 1 in T2 (unpaired)",
-            "tested on: 1 subjects",
+            "tested on: 1 subject",
         ),
         *("1 mm within slices, 3 mm across", "percentiles 0.5 and 99.5", "0 to 812.5", "3,800 of batch 2", "skip"),
-        *("data range 2", "the lookup was fitted on pairs", "4 test subjects", trained.identity("T2")),
+        *("data range 2", "the lookup was fitted on pairs", "test: 4 subjects", trained.identity("T2")),
         *("| model | 17.22 ± 0.17 |  |  |", "| copy | 9.85 |  |  |", "lesions"),
     ):
         assert text in card, text
@@ -69,3 +72,17 @@ def test_a_card_leaves_out_what_is_not_known(model, trained):
     for path in trained.folder.iterdir():
         path.write_text("{ damaged")
     assert model_card(trained, "T2").replace(str(trained.folder), "") == model_card(model, "T2")
+
+
+def test_figures_go_with_the_checkpoint_that_was_evaluated(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("best.pt", "latest.pt"):
+        (run / "checkpoints" / name).touch()
+    (tmp_path / "best.pt").touch()
+    monkeypatch.chdir(run)
+    best, latest = (Path("checkpoints") / name for name in ("best.pt", "latest.pt"))
+    assert run_that_evaluates(best) == run
+    assert run_that_evaluates(latest) is run_that_evaluates(tmp_path / "best.pt") is None
+    (run / "config.yaml").write_text("evaluation: {checkpoint: latest}")
+    assert run_that_evaluates(best) is None and run_that_evaluates(latest) == run

@@ -96,6 +96,14 @@ def test_volumes_of_a_batch_do_not_mix(pair):
         assert torch.equal(together[index : index + 1], script(images[index : index + 1], spacing[index]))
 
 
+def test_values_that_are_no_numbers_become_the_lowest_and_highest(pair):
+    voxels = torch.from_numpy(scan("T1"))[None, None]
+    voxels[0, 0, 5, 5, 5:7], voxels[0, 0, 18, 20, 16] = voxels.min(), voxels.max()
+    broken = voxels.clone()
+    broken[0, 0, 5, 5, 5:7], broken[0, 0, 18, 20, 16] = torch.tensor([torch.nan, -torch.inf]), torch.inf
+    assert torch.equal(pair[1](broken), pair[1](voxels))
+
+
 def test_a_volume_of_one_value_is_refused(pair):
     with pytest.raises(torch.jit.Error, match="every voxel has the same value"):
         pair[1](torch.ones(1, 1, 8, 8, 8))
