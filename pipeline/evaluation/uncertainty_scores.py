@@ -145,7 +145,7 @@ def calibrate(
             errors = subset.errors(translated)[subset.inside][::step]
             for kind in (RUN, SINGLE_NETWORK):
                 sources = uncertainty_sources(model, to, others, kind)
-                cycle, spread = subset.features(translated, sources)
+                cycle, spread = subset.features(to, translated, sources)
                 inside = np.flatnonzero(subset.inside)[::step]
                 features = Features(None if cycle is None else cycle.ravel()[inside], spread.ravel()[inside])
                 samples.setdefault((to, kind), []).append((features, errors))
@@ -166,8 +166,7 @@ def calibrate(
 class _SliceSubset:
     """Some slices of a scan whose real target is known; `inside` (n, h, w) is the head of source and real target.
 
-    Where the model sees neighbours, `scan` has those of the slices and of their translations, too; `chosen` are the
-    slices' indices in it, `kept` the indices of its slices in the whole scan.
+    `scan` has those slices, at `positions` of the whole scan; networks see their neighbours, too.
     """
 
     def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
@@ -175,30 +174,32 @@ class _SliceSubset:
         positions = np.flatnonzero(common_head.any(axis=(1, 2)))
         spread = np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int)
         self.positions = positions[np.unique(spread)]
-        source, seen = view.source, [neighbours_of(network) for network in model.translators.values()]
-        reach = 2 * max(int(neighbours.steps(source.spacing_mm[0])[-1]) for neighbours in seen)
-        around = self.positions[:, None] + np.arange(-reach, reach + 1)
-        self.kept = np.unique(around.clip(0, len(source.slices) - 1))
-        self.chosen = np.searchsorted(self.kept, self.positions)
+        source, self.view, self.model = view.source, view, model
         self.scan: PreparedScan = replace(
-            source, slices=source.slices[self.kept], foreground=source.foreground[self.kept]
+            source, slices=source.slices[self.positions], foreground=source.foreground[self.positions]
         )
         self.inside, self.real = common_head[self.positions], view.real[self.positions]
-        self.model, self.batch_size, self.name = model, batch_size, name
+        self.batch_size, self.name = batch_size, name
 
     def translated(self, to: str) -> np.ndarray:
-        """Return the slices of `scan` translated to a contrast, still padded."""
-        return self._send(self.model.translators[to], self.scan.slices)
+        """Return the slices translated to a contrast, (n, H, W), still padded."""
+        return self._send(self.model.translators[to], self._stacks(to))
 
-    def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
-        """Return the features of the chosen slices (n, h, w) from what `translated` returned, without padding."""
-        cycle, spread = uncertainty_features(self.scan.slices, translated, sources, self._send)
+    def features(self, to: str, translated: np.ndarray, sources: UncertaintySources) -> Features:
+        """Return the features (n, h, w) of what `translated` returned, without padding."""
+        cycle, spread = uncertainty_features(self._stacks(to), translated, sources, self._send)
         unpadded = self.scan.unpadded
-        return Features(None if cycle is None else unpadded(cycle)[self.chosen], unpadded(spread)[self.chosen])
+        return Features(None if cycle is None else unpadded(cycle), unpadded(spread))
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
-        """Return |G(x) - y| of the chosen slices, (n, h, w)."""
-        return np.abs(self.scan.unpadded(translated)[self.chosen] - self.real)
+        """Return |G(x) - y|, (n, h, w)."""
+        return np.abs(self.scan.unpadded(translated) - self.real)
+
+    def _stacks(self, to: str) -> np.ndarray:
+        """Return the slices with the neighbours that the network of a direction sees, (n, C, H, W)."""
+        slices, slice_mm = self.view.source.slices, self.view.source.spacing_mm[0]
+        neighbours = neighbours_of(self.model.translators[to])
+        return slices[neighbours.indices(self.positions, len(slices), slice_mm)]
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
         return translate_slices(
@@ -208,7 +209,7 @@ class _SliceSubset:
             device=self.model.device,
             batch_size=self.batch_size,
             precision=self.model.precision,
-            slice_mm=self.scan.spacing_mm[0],
+            slice_mm=None,
             name=self.name,
         )
 
@@ -249,8 +250,8 @@ class UncertaintyScorer:
         subset = _SliceSubset(view, self.model, self.batch_size, str(case.path))
         if not subset.inside.any():
             return
-        translated = translation.slices[subset.kept]
-        features = subset.features(translated, uncertainty_sources(self.model, to, self.others))
+        translated = translation.slices[subset.positions]
+        features = subset.features(to, translated, uncertainty_sources(self.model, to, self.others))
         expected_map = self.calibrations[to][RUN].expected(features)
         expected, observed = expected_map[subset.inside], subset.errors(translated)[subset.inside]
         curve = calibration_curve(expected, observed)
@@ -288,9 +289,7 @@ class UncertaintyScorer:
 def _example(subset: _SliceSubset, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:
     """Return the slice that shows most of the head, with both errors."""
     index = int(subset.inside.sum(axis=(1, 2)).argmax())
-    source_stack, translated_stack = (
-        subset.scan.unpadded(stack)[subset.chosen] for stack in (subset.scan.slices, translated)
-    )
+    source_stack, translated_stack = (subset.scan.unpadded(stack) for stack in (subset.scan.slices, translated))
     stacks = (source_stack, translated_stack, subset.real, subset.errors(translated), expected)
     inside = subset.inside[index]
     source, translation, real, observed, expected_error = (stack[index] for stack in stacks)

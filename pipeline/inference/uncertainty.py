@@ -101,8 +101,13 @@ class Calibration:
 def uncertainty_features(
     slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
 ) -> Features:
-    """Return cycle error and spread of a translation G(x), (N, H, W), of slices x, (N, H, W), both in [-1, 1]."""
-    cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
+    """Return cycle error and spread of a translation G(x), (N, H, W), of slices x, both in [-1, 1].
+
+    Slices are (N, H, W), or (N, C, H, W) with the neighbours that the network sees. Translations go back each slice by
+    itself, as in training.
+    """
+    source = slices if slices.ndim == 3 else slices[:, slices.shape[1] // 2]
+    cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated[:, None]) - source))
     mean: np.ndarray = translated.astype(np.float32)
     count, squares = 1, np.zeros(translated.shape, np.float32)
     for version in _translation_versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
@@ -115,9 +120,9 @@ def uncertainty_features(
 
 def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
     network = sources.forward
-    yield send(network, slices[:, ::-1])[:, ::-1]  # left and right; of sagittal slices, front and back
+    yield send(network, slices[..., ::-1, :])[:, ::-1]  # left and right; of sagittal slices, front and back
     for shift in SHIFTS_PX:
-        yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
+        yield np.roll(send(network, np.roll(slices, (shift, shift), (-2, -1))), (-shift, -shift), (1, 2))
     if sources.single_network:
         return
     vary = _active_dropout if dropouts(network) else _sampled_style

@@ -239,7 +239,7 @@ def test_some_slices_have_the_features_that_they_have_in_the_whole_volume(monkey
         monkeypatch.setattr(uncertainty_scores, "SLICES", count)
         subset = uncertainty_scores._SliceSubset(View(scan, slices, head), model, 4, "a scan")
         translated = subset.translated("T2")
-        features[count] = (*subset.features(translated, sources), subset.errors(translated), subset.positions)
+        features[count] = (*subset.features("T2", translated, sources), subset.errors(translated), subset.positions)
     some, (*everything, _) = features[3], features[20]
     assert some[-1].tolist() == [0, 10, 19]
     for few, all_slices in zip(some, everything, strict=False):

@@ -22,7 +22,8 @@ from transforms.slice_chain import PreprocessSettings
 
 def send(network, slices):
     with torch.no_grad():
-        return network(torch.from_numpy(np.ascontiguousarray(slices))[:, None])[:, 0].numpy()
+        images = torch.from_numpy(np.ascontiguousarray(slices))
+        return network(images if images.ndim == 4 else images[:, None])[:, 0].numpy()
 
 
 def noise(*shape, seed=0):
