@@ -2,6 +2,7 @@
 
 python -m benchmarks.inference                       an untrained U-Net-256 of width 64 on noise
 python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-0828-T1.nii.gz      a trained one
+python -m benchmarks.inference --backends            torch, ONNX Runtime and OpenVINO; a volume and 20, from the start
 python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
 
 "File to file" is what `pipeline.translate` does for a volume; the functions that it calls are timed. The yardstick
@@ -40,6 +41,16 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options of `translation_work` by name
     "bf16": {"precision": "bf16"},
     "bf16, compiled": {"precision": "bf16", "compiled": True},
 }
+BACKENDS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "torch, compiled": {"compiled": True},
+    "ONNX Runtime": {"backend": "onnxruntime"},
+    "OpenVINO": {"backend": "openvino"},
+    "torch, bf16": {"precision": "bf16"},
+    "torch, compiled, bf16": {"precision": "bf16", "compiled": True},
+    "OpenVINO, bf16": {"backend": "openvino", "precision": "bf16"},
+}
+VOLUMES = 1, 20  # translated by a command, whose set-up counts
 STAGES = {  # stages of a volume's translation: the function of each, in the module that calls it
     "read, prepare": "pipeline.inference.multi_view.open_volume",
     "network": "pipeline.inference.translator.OpenedVolume.run_network",
@@ -111,11 +122,13 @@ def translation_work(
     tuned: bool = True,
     compiled: bool = False,
     precision: str = "float32",
+    backend: str = "torch",
 ) -> "Callable[[], np.ndarray]":
     """Return a function that translates the slices of a volume once: a side of the measurement."""
     import nibabel as nib
     import numpy as np
 
+    from pipeline.exporting.backends import in_backend
     from pipeline.inference.compile import CompiledForms
     from pipeline.inference.slice_translator import translate_slices
     from pipeline.inference.translator import open_volume
@@ -124,7 +137,7 @@ def translation_work(
     if tuned:
         set_up(threads=None)
     model, to = benchmark_model(uri, to, width=WIDTH, size=SIZE, device=device, tuned=tuned)
-    model = replace(model, run=CompiledForms(batch_size)) if compiled else model
+    model = in_backend(replace(model, run=CompiledForms(batch_size)) if compiled else model, to, backend)
     source = volume or nib.Nifti1Image(ellipsoid_volume(SIZE, slices), np.eye(4))
     opened = open_volume(source, model, to, compare=False)
     images = opened.slices[opened.foreground.any(axis=(1, 2))]  # (N, H, W) in [-1, 1]
@@ -139,23 +152,32 @@ def translation_work(
     )
 
 
-def compare(common: dict[str, Any], rounds: int) -> None:
-    """Print a row for each variant: rate, and difference of its result from that of the yardstick."""
+def compare(
+    common: dict[str, Any], rounds: int, variants: dict[str, dict[str, Any]], volumes: tuple[int, ...] = ()
+) -> None:
+    """Print a row for each variant: rate, and difference of its result from that of the first, the yardstick.
+
+    And, for so many volumes of these slices, the time from the start of a process to the last one's end.
+    """
     import numpy as np
 
     from pipeline.metrics.similarity import DATA_RANGE, psnr
 
-    reference = translation_work(**common, **VARIANTS[PLAIN])()  # without the settings of ours, which processes inherit
-    sides = {name: Side(translation_work, common | options, len(reference)) for name, options in VARIANTS.items()}
+    yardstick = next(iter(variants.values()))  # where plain, without the settings of ours, which processes inherit
+    reference = translation_work(**common, **yardstick)()
+    sides = {name: Side(translation_work, common | options, len(reference)) for name, options in variants.items()}
     timings = measure(sides, rounds=rounds, title="slices")
     rows = []
-    for row, (name, options) in zip(table_rows(timings, "slice"), VARIANTS.items(), strict=True):
+    for row, (name, options) in zip(table_rows(timings, "slice"), variants.items(), strict=True):
         translation = translation_work(**common, **options)()
         ratio = psnr(translation, reference, DATA_RANGE, np.ones(reference.shape, bool))
         difference = f"{np.abs(translation - reference).max():.2g}"
-        rows.append([*row, f"{timings[name].prepared:.1f} s", difference, f"{ratio:.1f}"])
-    header = ["time a slice", "rate", "ratio", "peak memory", "set-up, first call", "largest difference", "PSNR [dB]"]
-    echo(table(["", *header], rows))
+        timing = timings[name]  # the set-up has the first volume in it
+        totals = [f"{timing.prepared + (count - 1) * len(reference) * timing.seconds:.1f} s" for count in volumes]
+        rows.append([*row, f"{timing.prepared:.1f} s", *totals, difference, f"{ratio:.1f}"])
+    of_volumes = [f"{count} volume{'s' * (count > 1)}" for count in volumes]
+    header = ["time a slice", "rate", "ratio", "peak memory", "set-up, first call", *of_volumes]
+    echo(table(["", *header, "largest difference", "PSNR [dB]"], rows))
     echo("differences are to the first row, in [-1, 1]; PSNR at a data range of 2")
 
 
@@ -228,15 +250,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     parser.add_argument("--to", metavar="CONTRAST", help="with --model: what it is to make")
     parser.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    parser.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
+    parser.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file or --backends 150)")
     parser.add_argument("--device", default="auto", type=device)
     parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
+    modes.add_argument("--backends", action="store_true", help="what else can compute the network, on the CPU")
     arguments = parser.parse_args(argv)
     echo(machine())
     common = {name: getattr(arguments, name) for name in ("to", "volume", "device")}
-    common |= {"uri": arguments.model, "slices": arguments.slices or (150 if arguments.file else 32)}
-    (file_to_file if arguments.file else compare)(common, arguments.rounds)
+    whole = arguments.file or arguments.backends
+    common |= {"uri": arguments.model, "slices": arguments.slices or (150 if whole else 32)}
+    if arguments.file:
+        file_to_file(common, arguments.rounds)
+    elif arguments.backends:
+        compare(common | {"device": "cpu"}, arguments.rounds, BACKENDS, VOLUMES)
+    else:
+        compare(common, arguments.rounds, VARIANTS)
     return 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from pipeline.exporting.record import least_side
+from pipeline.exporting.record import least_side, style_of
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.runtimes import IMAGE, STYLE, Inputs
 from pipeline.inference.slice_translator import neighbours_of
@@ -45,7 +45,7 @@ def _examples(model: TranslationModel, target: str) -> Iterator[dict[str, np.nda
     random, stride = np.random.default_rng(0), model.stride
     network = model.translators[target]
     side = max(least_side(model) if stride < LEAST_SIDE else stride, -(-LEAST_SIDE // stride) * stride)
-    channels, style = neighbours_of(network).channels, getattr(network, "style", None)
+    channels, style = neighbours_of(network).channels, style_of(network)
     for count, height, width in ((1, side, side + stride), (3, side, side)):
         inputs = {IMAGE: random.uniform(-1, 1, (count, channels, height, width)).astype(np.float32)}
         if style is not None:

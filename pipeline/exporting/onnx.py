@@ -1,17 +1,13 @@
 """A trained network as an ONNX model, for ONNX Runtime and whatever else reads the format."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.exporting.agreement import require_agreement
-from pipeline.exporting.program import exported_program, style_of
-from pipeline.exporting.record import NOTICE, file_metadata, losses
+from pipeline.exporting.program import exported_program, silence
+from pipeline.exporting.record import NOTICE, file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.runtimes import IMAGE, STYLE, TRANSLATION, open_onnx, required_package
 from pipeline.utils.files import atomic_write
@@ -43,7 +39,7 @@ def onnx_model(model: TranslationModel, target: str) -> bytes:
     required_package("onnxscript", "onnxruntime")
     program = exported_program(model, target)
     names = [IMAGE, *([STYLE] if style_of(model.translators[target]) is not None else [])]
-    with _silence():
+    with silence():
         exported: Any = torch.onnx.export(
             program, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=[TRANSLATION], verbose=False
         )
@@ -70,16 +66,3 @@ def _tidy(made: Any) -> None:
         del function.value_info[:]
         for node in function.node:
             del node.metadata_props[:]
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's hints to programmers off the console; its errors are exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -1,6 +1,10 @@
 """A trained network as a torch program (`torch.export`, pt2), which runs without the classes of this project."""
 
 import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.exporting.agreement import require_agreement
-from pipeline.exporting.record import file_metadata, losses
+from pipeline.exporting.record import file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.runtimes import RECORD, RuntimeNetwork
 from pipeline.inference.slice_translator import neighbours_of
@@ -55,7 +59,6 @@ def exported_program(model: TranslationModel, target: str) -> ExportedProgram:
             f"{model.origin}: the model is a file for {network.runtime.name} already, which no format is made of; give "
             "the run's folder, a checkpoint, or MLflow's model"
         )
-    own = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
     side = -(-EXAMPLE_SIDE // model.stride) * model.stride
     examples: list[Tensor] = [torch.zeros(2, neighbours_of(network).channels, side, side)]
     sizes: list[dict[int, Any]] = [dict.fromkeys((0, 2, 3), Dim.AUTO)]
@@ -63,16 +66,24 @@ def exported_program(model: TranslationModel, target: str) -> ExportedProgram:
         examples.append(style.cpu().float())
         sizes.append({})
     # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
-    with shapes.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]  # set when imported
+    with silence(), torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # at import
+        own = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
         program = torch.export.export(own, tuple(examples), dynamic_shapes=tuple(sizes))
     _forget_paths(program.graph_module)
     return program
 
 
-def style_of(network: nn.Module) -> Tensor | None:
-    """Return the style (1, style_dim) that a network translates in; None where it has none."""
-    style = getattr(network, "style", None)
-    return style.detach().clone() if isinstance(style, Tensor) else None
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep an exporter's hints to programmers off the console; its errors are exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _outputs(module: nn.Module, inputs: Any) -> Any:

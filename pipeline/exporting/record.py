@@ -1,7 +1,9 @@
 """What an exported file says of its model: for people, and for `pipeline.translate`, which takes the file back."""
 
 import json
-from typing import Any
+from typing import Any, cast
+
+from torch import Tensor, nn
 
 from pipeline import __version__
 from pipeline.inference.model import TranslationModel
@@ -25,7 +27,7 @@ STYLE_LOST = "the style encoder: a style is an input of the graph, but none is t
 
 def model_record(model: TranslationModel, to: str) -> dict[str, Any]:
     """Return in JSON's types what `pipeline.inference.model.load_model` needs of a model beside its network."""
-    style = getattr(model.translators[to], "style", None)
+    style = style_of(model.translators[to])
     return {
         "format": RECORD_FORMAT,
         **model.metadata(to),
@@ -73,6 +75,14 @@ def losses(model: TranslationModel, to: str, *, returns: bool) -> list[str]:
         *([DIRECTION_LOST] if len(model.translators) > 1 else []),
         *([STYLE_LOST] if hasattr(model.translators[to], "encode_style") else []),
     ]
+
+
+def style_of(network: nn.Module) -> Tensor | None:
+    """Return the style (1, style_dim) that a network translates in, and takes as an argument; None where it has none.
+
+    MLflow's graph of such a network has its style within, and takes none.
+    """
+    return cast(Tensor, network.style).detach().clone() if hasattr(network, "set_style") else None
 
 
 def least_side(model: TranslationModel) -> int:

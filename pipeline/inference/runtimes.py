@@ -148,7 +148,9 @@ def open_onnx(source: Path | bytes) -> Exported:
     onnxruntime = required_package("onnxruntime", "onnxruntime")
     with _reading(source, "onnxruntime"):
         content = source if isinstance(source, bytes) else source.read_bytes()  # no path: no other file is read
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     record = session.get_modelmeta().custom_metadata_map.get(RECORD)
     return Exported(lambda inputs, precision: session.run(None, dict(inputs))[0], record)
 
@@ -175,7 +177,11 @@ OPENERS: dict[str, Callable[[Path | bytes], Exported]] = {"onnxruntime": open_on
 
 
 def _compiled(core: Any, model: Any, precision: str) -> Any:
-    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision]})
+    hints = {
+        "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    return core.compile_model(model, "CPU", hints)
 
 
 @contextmanager

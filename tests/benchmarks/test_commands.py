@@ -65,6 +65,23 @@ def test_inference(small_model, monkeypatch, capsys):
     assert rows[inference.PLAIN][-1] == "inf" and float(rows["bf16"][-1]) > 30
 
 
+def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "pipeline.exporting.backends.in_backend", lambda model, to, backend: asked.append(backend) or model
+    )
+    monkeypatch.setattr(
+        "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
+    )
+    assert inference.main(["--backends", "--rounds", "1", "--slices", "12"]) == 0
+    assert {"torch", "onnxruntime", "openvino"} == set(asked)
+    rows = {row[0]: row for line in capsys.readouterr().out.splitlines() if (row := re.split(r"\s{2,}", line))}
+    assert rows.keys() >= inference.BACKENDS.keys() and rows["torch"][-1] == "inf"
+    for name in inference.BACKENDS:
+        *_, prepared, once, twenty, _, _ = rows[name]
+        assert float(twenty[:-2]) > float(once[:-2]) == float(prepared[:-2]), name
+
+
 def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
     assert inference.main(["--device", "cpu", "--rounds", "1", "--slices", "20", "--file"]) == 0
     printed = capsys.readouterr().out
