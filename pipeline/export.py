@@ -60,9 +60,12 @@ def main(argv: list[str] | None = None) -> int:
         require_writable(output)
 
     from pipeline.inference.model import load_model
+    from pipeline.inference.runtimes import RuntimeNetwork
 
     model = load_model(arguments.model, "cpu")
     target = model.target(arguments.to)
+    if isinstance(model.translators[target], RuntimeNetwork):
+        raise UserError(f"{arguments.model}: exported already, and none is made of it; give the run's folder")
     for sentence in resolve_name(function)(model, target, output):
         logger.info(f"not in {output.name}: {sentence}")
     echo(f"wrote {output}: {model.source(target)} to {target}, {model.origin}; not for clinical use")

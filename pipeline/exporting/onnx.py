@@ -20,8 +20,7 @@ def export_onnx(model: TranslationModel, target: str, output: Path) -> list[str]
     """Write the network that makes `target` as an ONNX model; return what the file lacks, a sentence each.
 
     Raises:
-        UserError: a package is missing, the model is no torch network, ONNX Runtime computes something else, or the
-            file cannot be written.
+        UserError: a package is missing, ONNX Runtime computes something else, or the file cannot be written.
     """
     content = onnx_model(model, target)
     session = open_onnx(content)

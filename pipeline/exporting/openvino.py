@@ -18,8 +18,7 @@ def export_openvino(model: TranslationModel, target: str, output: Path) -> list[
     `openvino.convert_model` does. Weights stay float32.
 
     Raises:
-        UserError: a package is missing, the model is no torch network, OpenVINO computes something else, or a file
-            cannot be written.
+        UserError: a package is missing, OpenVINO computes something else, or a file cannot be written.
     """
     openvino = required_package("openvino", "openvino")
     content = onnx_model(model, target)

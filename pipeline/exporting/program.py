@@ -16,9 +16,8 @@ from torch.export import Dim, ExportedProgram
 from pipeline.exporting.agreement import require_agreement
 from pipeline.exporting.record import file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.runtimes import RECORD, RuntimeNetwork
+from pipeline.inference.runtimes import RECORD
 from pipeline.inference.slice_translator import neighbours_of
-from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_path
 
 EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
@@ -31,7 +30,7 @@ def export_program(model: TranslationModel, target: str, output: Path) -> list[s
     `torch.export.load` with `extra_files={"metadata.json": ""}` reads it, with what the file says of its model.
 
     Raises:
-        UserError: the model is no torch network, or the file cannot be written.
+        UserError: the program computes something else than the network, or the file cannot be written.
     """
     program = exported_program(model, target)
     require_agreement(model, target, lambda inputs: _outputs(program.module(), inputs), "the torch program")
@@ -47,18 +46,10 @@ def exported_program(model: TranslationModel, target: str) -> ExportedProgram:
 
     Its arguments are the image (N, C, H, W) and, for a network with a style (MUNIT), that style (1, style_dim). It
     names no path of this machine.
-
-    Raises:
-        UserError: the network is computed by another runtime already.
     """
     from torch.fx.experimental import _config as shapes
 
     network = model.translators[target]
-    if isinstance(network, RuntimeNetwork):
-        raise UserError(
-            f"{model.origin}: the model is a file for {network.runtime.name} already, which no format is made of; give "
-            "the run's folder, a checkpoint, or MLflow's model"
-        )
     side = -(-EXAMPLE_SIDE // model.stride) * model.stride
     examples: list[Tensor] = [torch.zeros(2, neighbours_of(network).channels, side, side)]
     sizes: list[dict[int, Any]] = [dict.fromkeys((0, 2, 3), Dim.AUTO)]

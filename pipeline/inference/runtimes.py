@@ -23,6 +23,7 @@ IMAGE, STYLE, TRANSLATION = "image", "style", "translation"  # inputs of an expo
 RECORD = "contrast_translation"  # the record's key among a file's metadata
 SECTION = "exported_model"  # of the metadata of OpenVINO's files, where some keys are its own
 RECORD_FORMAT = 1
+MOST_SIZES = 4  # of images that OpenVINO keeps networks for
 PROGRAM_SUFFIX = ".pt2"
 OPENVINO_PRECISIONS = {"float32": "f32", "bf16": "bf16"}  # stated, for OpenVINO rounds to bf16 where a CPU has it
 MAX_REASON_LENGTH = 200  # characters of a runtime's error
@@ -163,25 +164,41 @@ def open_openvino(source: Path | bytes) -> Exported:
         model = core.read_model(source)
         key = [SECTION, RECORD]
         record = model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None
-        compiled = {"float32": _compiled(core, model, "float32")}
+    return Exported(_FixedSizes(core, model), record)
 
-    def run(inputs: Inputs, precision: str) -> np.ndarray:
-        if precision not in compiled:
-            compiled[precision] = _compiled(core, model, precision)
-        return compiled[precision](dict(inputs))[0]
 
-    return Exported(run, record)
+class _FixedSizes:
+    """Runs a model that OpenVINO compiles for one size of images at a time, smaller batches padded.
+
+    Compiled for any batch, a network of small feature maps gave wrong images on one thread (OpenVINO 2026.4).
+    """
+
+    def __init__(self, core: Any, model: Any):
+        self.core, self.model = core, model
+        self.compiled: dict[tuple, tuple[int, Any]] = {}  # by precision, channels and size: the batch and the network
+
+    def __call__(self, inputs: Inputs, precision: str) -> np.ndarray:
+        """Return the output for inputs by name."""
+        image = inputs[IMAGE]
+        key = (precision, *image.shape[1:])
+        if self.compiled.get(key, (0, None))[0] < len(image):
+            if len(self.compiled) == MOST_SIZES:  # each has weights of its own
+                self.compiled.pop(next(iter(self.compiled)))
+            self.compiled[key] = len(image), self._compile(image.shape, precision)
+        batch, network = self.compiled[key]
+        padded = np.zeros((batch, *image.shape[1:]), np.float32)
+        padded[: len(image)] = image
+        return network({**inputs, IMAGE: padded})[0][: len(image)]
+
+    def _compile(self, shape: tuple[int, ...], precision: str) -> Any:
+        model = self.model.clone()
+        model.reshape({IMAGE: list(shape)})
+        threads = torch.get_num_threads()
+        hints = {"INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision], "INFERENCE_NUM_THREADS": threads}
+        return self.core.compile_model(model, "CPU", hints)
 
 
 OPENERS: dict[str, Callable[[Path | bytes], Exported]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
-
-
-def _compiled(core: Any, model: Any, precision: str) -> Any:
-    hints = {
-        "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    return core.compile_model(model, "CPU", hints)
 
 
 @contextmanager

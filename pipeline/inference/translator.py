@@ -51,8 +51,8 @@ def translate(
 
     Args:
         source: A NIfTI file or a nibabel image, (X, Y, Z).
-        model: A run folder, a checkpoint, `runs:/RUN_ID/MODEL`, `models:/NAME@ALIAS`, or a model loaded by
-            `pipeline.inference.model.load_model` (sooner, for many volumes).
+        model: A run folder, a checkpoint, `runs:/RUN_ID/MODEL`, `models:/NAME@ALIAS`, an exported `.onnx` or `.xml`, or
+            a model loaded by `pipeline.inference.model.load_model` (sooner, for many volumes).
         to: The contrast to make; may be left out where the model makes only one.
         output: A `.nii` or `.nii.gz` file to write; None to write nothing.
         batch_size: Slices in a batch; fewer where the memory is too small for them.

@@ -125,7 +125,7 @@ def test_what_an_exported_model_cannot_do_is_one_line(exported, checkpoint, tmp_
     }.items():
         assert message in refusal(capsys, translate, *common, *options)
     assert not (tmp_path / "out.nii").exists()
-    assert "a file for ONNX Runtime already" in refusal(
+    assert "exported already, and none is made of it; give the run's folder" in refusal(
         capsys, main, onnx_file, "-o", tmp_path / "x.onnx", "--format", "onnx"
     )
 

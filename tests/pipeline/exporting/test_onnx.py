@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,8 +12,10 @@ from network_probes import random_image
 
 from pipeline.exporting import onnx as onnx_module
 from pipeline.exporting.onnx import OPSET, export_onnx, onnx_model
+from pipeline.exporting.record import model_record
 from pipeline.inference.runtimes import open_openvino
 from pipeline.inference.slice_translator import neighbours_of
+from pipeline.tracking.mlflow_models import _load, export_translator
 from pipeline.utils.errors import UserError
 
 
@@ -70,6 +73,16 @@ def test_a_model_that_lost_something_else_says_so():
     both = small_model("munit")
     lost = onnx_module.losses(both, "T2", returns=True)
     assert any("style encoder" in sentence for sentence in lost)
+
+
+def test_a_model_from_mlflow_is_exported_with_its_style_within(tmp_path):
+    model = small_model("munit")
+    export_translator(model.translators["T2"], tmp_path / "model", stride=model.stride, metadata={})
+    published = replace(model, translators={"T2": _load(tmp_path / "model", torch.device("cpu"), "a model")})
+    image = random_image(2, 1, 16, 24)
+    translated = outputs(onnx_model(published, "T2"), image.numpy())
+    np.testing.assert_allclose(translated, model.translators["T2"](image), rtol=0, atol=1e-4)
+    assert "style" not in model_record(published, "T2") and "style" in model_record(model, "T2")
 
 
 def test_a_graph_that_computes_something_else_is_refused_and_no_file_is_written(tmp_path, monkeypatch):
