@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,11 +9,11 @@ import numpy as np
 
 from pipeline.comparison.runs import FinishedRun
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairs import PairReader, View
+from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.data.split_file import split_from_file
 from pipeline.data_builders import planned_cases_of
-from pipeline.evaluation.translation_writer import translate_scan
 from pipeline.inference.model import TranslationModel, load_model
+from pipeline.inference.slice_translator import translate_slices, with_neighbours
 from pipeline.metrics.similarity import DATA_RANGE, psnr
 from pipeline.reporting.panels import SliceOfMethods, side_by_side
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
@@ -103,13 +102,22 @@ def _rows(run: FinishedRun, pair: tuple[Case, Case], models: dict[str, Translati
         for label, model in models.items():
             if target in model.translators:
                 scan = views[model.stride][side].source
-                single = replace(
-                    scan,
-                    slices=scan.slices[index : index + 1],  # (1, H, W)
-                    foreground=scan.foreground[index : index + 1],
-                )
-                padded = translate_scan(single, target, model, batch_size=1, name=pair[0].subject)
-                translation = single.unpadded(padded)[0]
+                translation = scan.unpadded(_translated_slice(scan, index, target, model, pair[0].subject))[0]
                 translations[label] = (translation, f"{psnr(translation, real, DATA_RANGE, foreground):.2f} dB")
         label = f"{pair[0].subject}, {source} → {target}"
         yield SliceOfMethods(label, view.source.stack[index], translations, real)
+
+
+def _translated_slice(scan: PreparedScan, index: int, to: str, model: TranslationModel, name: str) -> np.ndarray:
+    """Return one slice of a scan translated to a contrast, (1, H, W), still padded."""
+    network = model.translators[to]
+    return translate_slices(
+        with_neighbours(scan.slices, np.array([index]), network, scan.spacing_mm[0]),
+        network,
+        np.array([True]),
+        device=model.device,
+        batch_size=1,
+        precision=model.precision,
+        slice_mm=None,
+        name=name,
+    )

@@ -19,7 +19,7 @@ from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.evaluation.evaluate import READ_AHEAD, Translation, read_or_reason
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.slice_translator import neighbours_of, translate_slices
+from pipeline.inference.slice_translator import translate_slices, with_neighbours
 from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, uncertainty_features
 from pipeline.inference.uncertainty_calibration import (
     RUN,
@@ -197,9 +197,8 @@ class _SliceSubset:
 
     def _stacks(self, to: str) -> np.ndarray:
         """Return the slices with the neighbours that the network of a direction sees, (n, C, H, W)."""
-        slices, slice_mm = self.view.source.slices, self.view.source.spacing_mm[0]
-        neighbours = neighbours_of(self.model.translators[to])
-        return slices[neighbours.indices(self.positions, len(slices), slice_mm)]
+        source = self.view.source
+        return with_neighbours(source.slices, self.positions, self.model.translators[to], source.spacing_mm[0])
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
         return translate_slices(

@@ -64,9 +64,10 @@ def translate_slices(
     with torch.inference_mode(), _autocast(device, precision):
         while start < len(positions):
             indices = positions[start : start + batch_size]
-            batch = torch.from_numpy(
-                _with_neighbours(slices, indices, neighbours_of(network), slice_mm)
-            )  # (B, C, H, W)
+            chosen = slices[indices] if slices.ndim == 4 else with_neighbours(slices, indices, network, slice_mm or 1.0)
+            stacks = np.empty(chosen.shape, dtype=np.float32)  # with its usual strides, by which torch chooses kernels
+            stacks[...] = chosen
+            batch = torch.from_numpy(stacks)  # (B, C, H, W)
             if _fits_memory(network, batch, output[start : start + len(indices)], device, run):
                 start += len(indices)
             elif batch_size == 1:
@@ -95,16 +96,9 @@ def neighbours_of(network: nn.Module) -> Neighbours:
     return Neighbours(cast(int, getattr(network, "neighbours", 0)), tuple(getattr(network, "neighbour_mm", ())))
 
 
-def _with_neighbours(
-    slices: np.ndarray, indices: np.ndarray, neighbours: Neighbours, slice_mm: float | None
-) -> np.ndarray:
-    """Return the slices at `indices` as (B, C, H, W) float32, with their neighbours from a volume (N, H, W)."""
-    if slices.ndim == 3:
-        indices = neighbours.indices(indices, len(slices), slice_mm or 1.0)  # (B, C)
-    chosen = slices[indices]
-    batch = np.empty(chosen.shape, dtype=np.float32)  # with its usual strides, by which torch chooses kernels
-    batch[...] = chosen
-    return batch
+def with_neighbours(slices: np.ndarray, indices: np.ndarray, network: nn.Module, slice_mm: float) -> np.ndarray:
+    """Return slices of a volume (N, H, W), `slice_mm` apart, as a network takes them: (B, C, H, W) with neighbours."""
+    return slices[neighbours_of(network).indices(indices, len(slices), slice_mm)]
 
 
 def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Forward) -> bool:
