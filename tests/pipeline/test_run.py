@@ -238,8 +238,17 @@ def test_mlflow_has_the_data_and_the_artifacts(first):
     assert inputs == {("T1", "train"), ("T2", "train"), ("validation", "validation"), ("test", "test")}
     assert {
         "config.yaml", "split.json", "report.html", "scores.csv", "scores.json", "curves.png", "mosaics",
-        "training_T1_to_T2.gif", "training_T2_to_T1.gif",
+        "training_T1_to_T2.gif", "training_T2_to_T1.gif", "subject_scores.json",
     } <= set(first.artifacts)  # fmt: skip
+
+
+def test_mlflows_pages_begin_with_the_result_and_with_the_models_cards(first):
+    page = first.run.data.tags["mlflow.note.content"]
+    assert page.startswith('cyclegan phantom, checkpoint "best".') and "Phantom data: both contrasts" in page
+    for text in ("| T1 → T2, n = 1 |", "| T2 → T1, n = 1 |", "| model |", "| copy |", "- seed: 0"):
+        assert text in page, page
+    card = first.client.get_registered_model("phantom-T1-to-T2").description
+    assert card.startswith("# T1 to T2") and "| model |" in card
 
 
 def test_mlflow_has_both_directions_as_models_registered_as_the_best(first, folder):
