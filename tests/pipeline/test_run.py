@@ -247,7 +247,6 @@ def test_mlflow_has_both_directions_as_models_registered_as_the_best(first, fold
     assert first.versions == {"phantom-T1-to-T2": [1], "phantom-T2-to-T1": [1]}
     for name in first.versions:
         assert int(first.client.get_model_version_by_alias(name, "best").version) == 1
-        assert "| model |" in first.client.get_registered_model(name).description
     noted = json.loads((folder / "models.json").read_text())
     assert noted["models"] == {"T1": "models:/phantom-T2-to-T1@best", "T2": "models:/phantom-T1-to-T2@best"}
 
