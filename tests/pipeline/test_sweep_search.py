@@ -45,6 +45,7 @@ def test_trials_are_done_and_the_same_command_goes_on_with_more(workspace, capsy
     main([name, "--search", "5", *RANGES, "-o", "here"])
     assert len(began()) == 5
     in_two = rates()
+    assert len(set(in_two.values())) == 5  # none is proposed twice
     Path("did").unlink()
     main([name, "--search", "5", *RANGES, "-o", "there"])
     assert rates() == in_two  # the same proposals, in one session or two
