@@ -121,13 +121,17 @@ def _prepare(side: Side, warm_up: int) -> float:
 
 
 def _time(seconds: float) -> float:
-    """Return the mean seconds of a call of the side's work, over as many calls as fill the time."""
+    return mean_seconds(_work, seconds)
+
+
+def mean_seconds(work: Work, seconds: float) -> float:
+    """Return the mean seconds of a call, over as many calls as fill the time; on a GPU, until they are done."""
     torch = sys.modules.get("torch")
     synchronise = torch.cuda.synchronize if torch is not None and torch.cuda.is_initialized() else lambda: None
     synchronise()
     calls, started = 0, time.perf_counter()
     while not calls or time.perf_counter() - started < seconds:
-        _work()
+        work()
         calls += 1
     synchronise()
     return (time.perf_counter() - started) / calls

@@ -30,11 +30,20 @@ class SweepJob:
     arguments: list[str]  # of `python -m pipeline.run`
     log: Path  # file of the run's output
     code: int | None = None  # None before the run's end, 0 from the beginning for a run that is finished already
+    ending: str = ""  # instead of the exit code, where a cluster ended the run without one
+
+    @property
+    def command(self) -> list[str]:
+        """The run's command line."""
+        return [*COMMAND, *self.arguments]
 
     def failure(self) -> str:
-        """Return the exit code and the last line that the run printed."""
+        """Return how the run ended, and the last line that it printed."""
+        ending = f"{self.name}: {self.ending or f'exit code {self.code}'}"
+        if not self.log.exists():
+            return f"{ending}; it printed nothing"
         last_line = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2].strip()
-        return f"{self.name}: exit code {self.code}: {last_line}; {self.log} has the rest"
+        return f"{ending}: {last_line}; {self.log} has the rest"
 
 
 def cuda_devices() -> list[str]:
@@ -79,7 +88,8 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
                         job = waiting.popleft()
                         if not quiet:
                             logger.info(f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: started; {job.log}")
-                        running[slot] = job, _start(job, devices[slot % len(devices)] if devices else None)
+                        device = devices[slot % len(devices)] if devices else None
+                        running[slot] = job, start_run(job.name, job.command, job.log, device)
                 if interruption.signal_number and not is_passed_on:
                     is_passed_on = True
                     for _, process in running.values():
@@ -91,8 +101,11 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
             for _, process in running.values():
                 process.wait()
             raise
+    require_no_stop(jobs, interruption)
 
-    # Report a stop by a signal.
+
+def require_no_stop(jobs: Sequence[SweepJob], interruption: Interruption) -> None:
+    """Raise Stopped, with what is done and what is not, if a signal was received."""
     if number := interruption.signal_number:
         unfinished = [job.name for job in jobs if job.code != EXIT_DONE]
         raise Stopped(
@@ -102,32 +115,42 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
         )
 
 
-def _start(job: SweepJob, device: str | None) -> subprocess.Popen[bytes]:
+def run_environment() -> dict[str, str]:
+    """Return the variables with which a run finds this package, and its log what it prints at once."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def start_run(name: str, command: Sequence[str], log: Path, device: str | None = None) -> subprocess.Popen[bytes]:
     """Start a run in a process and session of its own, so that Ctrl-C reaches it only once, through this process.
+
+    Args:
+        name: The run's name, for errors.
+        command: Its command line.
+        log: File that its output is added to.
+        device: The CUDA device that it sees; None leaves the choice to the run.
 
     Raises:
         UserError: The system cannot start another process, or the log cannot be written.
     """
-    command = [*COMMAND, *job.arguments]
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **run_environment()}
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
     try:
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
-            log.write(printable(f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}\n").encode())
-            log.flush()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            stream.write(printable(f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}\n").encode())
+            stream.flush()
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
             )
     except OSError as error:
         raise UserError(
-            f"{job.name}: could not be started with its log {job.log} ({error.strerror or error}); runs under way were "
+            f"{name}: could not be started with its log {log} ({error.strerror or error}); runs under way were "
             "stopped; the same command goes on from there, perhaps with fewer --jobs"
         ) from error

@@ -26,6 +26,7 @@ from pipeline.evaluation.report import (
     RunDescription,
     closing_lines,
     provenance,
+    report_warnings,
     work_summary,
     write_run_report,
 )
@@ -245,7 +246,8 @@ def finish(
     # Log to MLflow, then write the record: the run is finished.
     log_evaluation(
         tracker, evaluation, model, [*files, *gifs.values(), folder.curves, folder.report], folder, position,
-        checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as,
+        checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as, facts=origin,
+        warnings=report_warnings(config.data.source, prepared, scores, warnings),
     )  # fmt: skip
     write_run_record(
         folder.record, engine, position,

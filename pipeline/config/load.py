@@ -106,7 +106,7 @@ def _override(values: dict, text: str) -> str | None:
             return f"{key}: {parent} holds a value, not keys of its own"
     if last in KINDS and section.get(last, value) != value:
         section.clear()  # another kind has other keys, and its own defaults
-    if _takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
+    if takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
         section[last] = value  # YAML would read some names as comments, numbers or two lines
         return None
     try:
@@ -116,7 +116,7 @@ def _override(values: dict, text: str) -> str | None:
     return None
 
 
-def _takes_text(key: str) -> bool:
+def takes_text(key: str) -> bool:
     """Whether a key's value is a path or a pattern, including those given per contrast."""
     parent = key.rpartition(".")[0]
     types_by_key = schema_keys()

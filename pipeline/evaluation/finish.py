@@ -1,6 +1,6 @@
 """The evaluation of a run: its model translates the test subjects, for scores, uncertainty, volumes and viewer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from pipeline.data.lookup_fit import fit_context_tables
 from pipeline.data.pairs import PairReader
 from pipeline.data.slice_stacks import stored_stacks
 from pipeline.evaluation.evaluate import PRELOAD, evaluate
+from pipeline.evaluation.front_page import SUBJECT_TABLE, front_page, subject_table
 from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.scores import Scores, Translation, metric_name
 from pipeline.evaluation.translation_writer import (
@@ -150,12 +151,17 @@ def log_evaluation(
     *,
     checkpoint: str,
     register_as: str | None,
+    facts: Mapping[str, str],
+    warnings: Sequence[str],
 ) -> None:
-    """Log metrics, files besides the mosaics, and both directions' networks to MLflow.
+    """Log metrics, files besides the mosaics, the front page, and both directions' networks to MLflow.
 
-    `checkpoint` is the evaluated one's name, "best" or "latest"; models are registered as `register_as`, if any.
+    `checkpoint` is the evaluated one's name, "best" or "latest"; models are registered as `register_as`, if any;
+    `facts` (versions, steps, time) and `warnings` are for the front page.
     """
     tracker.log_metrics(final_metrics(evaluation.scores), position.step)
+    tracker.log_table(SUBJECT_TABLE, *subject_table(evaluation.scores))
+    tracker.set_description(front_page(model, evaluation.scores, checkpoint, facts, warnings))
     for path in files:
         tracker.log_artifact(path)
     for volume in evaluation.volumes:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.case import other_contrast
+from pipeline.exporting.card import model_card
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import neighbours_of
-from pipeline.tracking.mlflow_models import ALIAS, log_translator
+from pipeline.tracking.mlflow_models import log_translator
+from pipeline.tracking.mlflow_registry import ALIAS
 from pipeline.tracking.mlflow_run import RunAccess
 from pipeline.training.validation import score_name
 from pipeline.utils.files import atomic_text
@@ -32,7 +34,7 @@ def log_models(
     best_scores: Mapping[str, float],
     register_as: str | None,
 ) -> Addresses:
-    """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
+    """Log each direction as a model of the tracker's MLflow run with its card, and register it where a name is given.
 
     Args:
         tracker: The run's tracker; nothing happens where MLflow is off or not answering.
@@ -73,6 +75,7 @@ def log_models(
             register_as=f"{register_as}-{name}" if register_as else None,
             score=score if checkpoint == "best" and math.isfinite(score) else None,
             score_name=score_name(score),
+            description=model_card(model, to),
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
             logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")

@@ -90,7 +90,7 @@ def write_run_report(
         title=run.name,
         result=result_sentence(scores, run.contrasts),
         highlights=_highlights(scores, run.contrasts),
-        warnings=[*([PHANTOM_NOTE] if phantom else []), *_warnings(prepared, scores, training_warnings)],
+        warnings=report_warnings(run.source, prepared, scores, training_warnings),
         animations=[
             Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
             for direction, path in gifs.items()
@@ -173,10 +173,13 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
     return highlights
 
 
-def _warnings(prepared: PreparedData, scores: Scores, training_warnings: Sequence[TrainingWarning]) -> list[str]:
-    """Return sentences on warnings that stand, and on images that were left out."""
+def report_warnings(
+    source: str, prepared: PreparedData, scores: Scores, training_warnings: Sequence[TrainingWarning]
+) -> list[str]:
+    """Return sentences on phantom data, on warnings that stand, and on images that were left out."""
     titles = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
     return [
+        *([PHANTOM_NOTE] if source == "phantom" else []),
         *([f"Warnings stood when training ended, see there what to do: {titles}."] if titles else []),
         *(f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()),
         *(f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()),

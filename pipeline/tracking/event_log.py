@@ -26,6 +26,7 @@ KEYS = {  # by kind of an entry
     "dataset": ("name", "context", "source", "digest", "profile"),
     "artifact": ("path", "folder"),
     "image": ("key", "step", "file"),
+    "table": ("path", "columns", "rows"),
     "end": ("status", "time"),
 }
 Entry = dict[str, Any]  # a line: its kind, the keys of that kind, and for some kinds the time in seconds since 1970
@@ -73,6 +74,8 @@ def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
             run.client.log_artifact(run.id, str(folder / entry["path"]), entry["folder"])
         case "dataset":
             run.log_dataset(**{key: entry[key] for key in KEYS["dataset"]})
+        case "table":
+            run.log_table(**{key: entry[key] for key in KEYS["table"]})
         case "tags":
             run.set_tags(entry["tags"])
 

@@ -1,7 +1,6 @@
 """Trained generators as MLflow models: exported graphs (pt2) that load without our classes and without pickle."""
 
 import json
-import logging
 import re
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.tracking.mlflow_run import MlflowRun, RunAccess, clean_name
+from pipeline.tracking.mlflow_registry import register_version
+from pipeline.tracking.mlflow_run import NOTE_TAG, TAG_LENGTH, MlflowRun, RunAccess, clean_name
 from pipeline.tracking.mlflow_settings import (
     ARTIFACT_ROOT,
     check_schema,
@@ -25,11 +25,9 @@ from pipeline.tracking.mlflow_settings import (
     without_password,
 )
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import printable
 
-logger = logging.getLogger(__name__)
 FORMAT = 1  # version of the metadata
-ALIAS = "best"
-SCORE_TAG, SCORE_NAME_TAG = "validation_score", "validation_score_name"  # tags of a registered model's versions
 DOWNLOAD_TIMEOUT_S = 26  # added to the timeout of a request in training
 EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
 _RUN = re.compile(r"runs:/+([\w-]+)(?:/+(.*[^/]))?/*")
@@ -46,6 +44,7 @@ def log_translator(
     register_as: str | None = None,
     score: float | None = None,
     score_name: str = "",
+    description: str = "",
 ) -> str | None:
     """Log a generator as a model of the tracker's MLflow run; does nothing if MLflow is off or does not answer.
 
@@ -59,6 +58,8 @@ def log_translator(
         score: Validation score, the higher the better; None for none.
         score_name: What the score measures. Only scores of one name are compared: if the version that has the alias has
             none, or one of another name, as earlier releases gave, the alias moves.
+        description: Markdown for the pages of the model and its version; the registered model shows that of the version
+            with the alias, unless somebody wrote another text there. Cut to MLflow's length.
 
     Returns:
         The model's address: `models:/<name>@best`; `models:/<name>/<version>` if another version keeps the alias;
@@ -72,7 +73,9 @@ def log_translator(
         size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return tracker.call(
             f"the model {name}",
-            lambda run: _upload(run, path, clean_name(name), register_as, score, score_name),
+            lambda run: _upload(
+                run, path, clean_name(name), register_as, score, score_name, printable(description)[:TAG_LENGTH]
+            ),
             size_bytes,
         )
 
@@ -103,13 +106,20 @@ def export_translator(
 
 
 def _upload(
-    run: MlflowRun, path: Path, name: str, register_as: str | None, score: float | None, score_name: str
+    run: MlflowRun,
+    path: Path,
+    name: str,
+    register_as: str | None,
+    score: float | None,
+    score_name: str,
+    description: str,
 ) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     _drop_half_logged(run, name)
-    logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id)
+    tags = {NOTE_TAG: description} if description else {}
+    logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id, tags=tags)
     model = Model.load(str(path))
     model.model_id, model.run_id = logged.model_id, run.id
     model.artifact_path, model.model_uuid = logged.artifact_location, logged.model_id
@@ -119,7 +129,7 @@ def _upload(
     run.client.finalize_logged_model(logged.model_id, "READY")
     if register_as is None:
         return f"runs:/{run.id}/{name}"
-    return _register(run, clean_name(register_as), logged.model_id, score, score_name)
+    return register_version(run, clean_name(register_as), logged.model_id, score, score_name, description)
 
 
 def _drop_half_logged(run: MlflowRun, name: str) -> None:
@@ -128,42 +138,6 @@ def _drop_half_logged(run: MlflowRun, name: str) -> None:
     for model in run.client.search_logged_models([run.experiment_id], query):
         if model.status != "READY":
             run.client.delete_logged_model(model.model_id)
-
-
-def _register(run: MlflowRun, name: str, model_id: str, score: float | None, score_name: str) -> str:
-    """Register a model as a version, with the alias unless another version scored higher; return its address."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run.client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    tags = {} if score is None else {SCORE_TAG: f"{score:.9g}", SCORE_NAME_TAG: score_name}
-    version = run.client.create_model_version(name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=tags)
-    if score is not None and _outscored(run, name, score, score_name):
-        return f"models:/{name}/{version.version}"
-    run.client.set_registered_model_alias(name, ALIAS, version.version)
-    return f"models:/{name}@{ALIAS}"
-
-
-def _outscored(run: MlflowRun, name: str, score: float, score_name: str) -> bool:
-    """Whether the version that has the alias has a higher score of the same name; say so if it has one of another."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        holder = run.client.get_model_version_by_alias(name, ALIAS)
-        holder_score = float(holder.tags[SCORE_TAG])
-    except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
-        return False
-    holder_name = holder.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
-    if holder_name != score_name:
-        logger.info(
-            f"models:/{name}@{ALIAS} moves from version {holder.version} to the new one, for their scores do not "
-            f"compare ({holder_name}; {score_name}); set the alias back if the earlier model is better"
-        )
-        return False
-    return holder_score > score
 
 
 def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, object]]:

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, like the lengths below
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 CHANGED = "changed."  # prefix of the tags of parameters whose value differs from the first one
+NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"  # a page's description, and its tables
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
@@ -33,6 +34,15 @@ def clean_key(name: str) -> str:
     """Return a name as MLflow takes it for a key: other letters become "_", empty and dotted parts between "/" go."""
     cleaned = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:KEY_LENGTH].strip("/ ")
     return "/".join(part for part in cleaned.split("/") if part not in ("", ".", "..")) or "_"
+
+
+def metric_key(name: str) -> str:
+    """Return the MLflow key of a metric of metrics.jsonl: "detectors/…" becomes "warnings/…".
+
+    MLflow groups charts by what stands before "/" and sorts the groups by alphabet: so test scores, training losses
+    and validation scores come before the values that warnings rest on.
+    """
+    return clean_key(re.sub("^detectors/", "warnings/", name))
 
 
 def clean_name(name: str) -> str:
@@ -163,7 +173,7 @@ class MlflowRun:
         points = []
         for record in records:
             step, time_ms = int(record["step"]), round(record["time"] * 1000)
-            values = {clean_key(name): value for name, value in record.items() if name not in ("step", "time")}
+            values = {metric_key(name): value for name, value in record.items() if name not in ("step", "time")}
             points += [
                 Metric(key, value, time_ms, step) for key, value in values.items() if self._lacks(key, time_ms, step)
             ]
@@ -206,6 +216,17 @@ class MlflowRun:
         from mlflow.entities import RunTag
 
         self._log_batches("tags", [RunTag(*item) for item in _tag_texts(tags).items()], PARAMS_PER_REQUEST)
+
+    def log_table(self, path: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Log a table as an artifact that the UI shows and compares between runs; one at that path is replaced.
+
+        `MlflowClient.log_table` would append to it.
+        """
+        self.client.log_dict(self.id, {"columns": list(columns), "data": [list(row) for row in rows]}, path)
+        tables = json.loads(self.client.get_run(self.id).data.tags.get(TABLES_TAG, "[]"))
+        table = {"path": path, "type": "table"}
+        if table not in tables:
+            self.set_tags({TABLES_TAG: json.dumps([*tables, table])})
 
     def end_abandoned(self, run_id: str | None) -> None:
         """Close another run as KILLED if its process left it open."""

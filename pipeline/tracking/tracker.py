@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay, size_bytes, title
 from pipeline.tracking.metrics_file import MetricsFile
-from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo, flatten
+from pipeline.tracking.mlflow_run import NOTE_TAG, MlflowRun, Result, RunInfo, flatten
 from pipeline.tracking.mlflow_settings import without_password
 from pipeline.tracking.mlflow_worker import Job, MlflowWorker
 from pipeline.utils.errors import Stopped
@@ -108,6 +108,10 @@ class Tracker:
         stored = os.path.relpath(path, home) if moves_along else str(path)
         self._add({"kind": "artifact", "path": stored, "folder": folder})
 
+    def log_table(self, path: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
+        """Log a table as a JSON artifact, which MLflow's UI shows; a later one at that path replaces it."""
+        self._add({"kind": "table", "path": path, "columns": list(columns), "rows": [list(row) for row in rows]})
+
     def log_dataset(
         self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
     ) -> None:
@@ -120,6 +124,10 @@ class Tracker:
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
         content = {"name": name, "context": context, "source": source, "digest": digest}
         self._add({"kind": "dataset", **content, "profile": {"items": len(items), **(profile or {})}})
+
+    def set_description(self, markdown: str) -> None:
+        """Set the text, in Markdown, on the front page of the MLflow run; what is too long for MLflow is cut off."""
+        self.set_tags({NOTE_TAG: markdown})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""

@@ -35,6 +35,12 @@ class Stopped(Exception):
         self.exit_code = 128 + signal_number
 
 
+def missing_package(user: str, extra: str, error: ImportError) -> UserError:
+    """Return the error of an option or runtime (`user`) whose optional package, of an `extra`, cannot be imported."""
+    reason = first_line(root_cause(error))
+    return UserError(f'{user}: {reason}; install what it needs: pip install "contrast-translation[{extra}]"')
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the error at the root of a chain, since MONAI wraps every error in its own."""
     while error.__cause__ is not None:

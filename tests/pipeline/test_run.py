@@ -196,6 +196,7 @@ def test_mlflow_holds_the_run_finished_with_its_settings(first):
     assert first.run.data.params["training.steps_per_epoch"] == "4"
     assert first.run.data.params["contrasts"] == "['T1', 'T2']"
     assert (first.run.data.tags["data"], first.run.data.tags["method"]) == ("phantom", "cyclegan")
+    assert "| T2 → T1, n = 1 |" in first.run.data.tags["mlflow.note.content"]  # the page's description
 
 
 def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first):
@@ -238,7 +239,7 @@ def test_mlflow_has_the_data_and_the_artifacts(first):
     assert inputs == {("T1", "train"), ("T2", "train"), ("validation", "validation"), ("test", "test")}
     assert {
         "config.yaml", "split.json", "report.html", "scores.csv", "scores.json", "curves.png", "mosaics",
-        "training_T1_to_T2.gif", "training_T2_to_T1.gif",
+        "training_T1_to_T2.gif", "training_T2_to_T1.gif", "subject_scores.json",
     } <= set(first.artifacts)  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from finished_runs import finished_run
-from small_run import CONFIGS
+from sweep_runs import config, did, stand_in
 
 from pipeline import sweep_jobs
 from pipeline.config.load import load_config
@@ -17,60 +17,11 @@ from pipeline.run_config import fingerprint
 from pipeline.sweep import main
 
 ROOT = Path(__file__).parents[2]
-# Stands in for pipeline.run: does what the run's name says, and notes in `did` that it did.
-ACTOR = """
-import os, signal, sys, time
-from pathlib import Path
-import yaml
-config, *rest = sys.argv[1:]
-name = yaml.safe_load(Path(config).read_text())["name"]
-did = Path("did")
-def note(text):
-    with did.open("a") as file:
-        file.write(f"{name} {text}\\n")
-note("began " + " ".join(rest))
-if name.startswith("bad"):
-    print("something odd", "error: no such data", sep="\\n", file=sys.stderr)
-    sys.exit(2)
-if name.startswith("device"):
-    note("saw " + os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-if name.startswith("together"):
-    while did.read_text().count("began") < 2:
-        time.sleep(0.01)
-if name.startswith("long"):
-    def stop(number, _):
-        note(f"saved {number}")
-        time.sleep(0.5)  # in which a second signal would be noted too
-        sys.exit(128 + number)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGHUP, stop)
-    note("ready")
-    time.sleep(60)
-note("done")
-"""
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "actor.py").write_text(ACTOR)
-    monkeypatch.setattr(sweep_jobs, "COMMAND", (sys.executable, str(tmp_path / "actor.py")))
-    return tmp_path
-
-
-def config(name, output=None):
-    """Write a configuration; return its file."""
-    text = (CONFIGS / "phantom.yaml").read_text()
-    text = text.replace("name: phantom ", f"name: {name} ").replace(
-        "output: runs/phantom", f"output: runs/{output or name}"
-    )
-    Path(f"{name}.yaml").write_text(text)
-    return f"{name}.yaml"
-
-
-def did():
-    return Path("did").read_text().splitlines() if Path("did").exists() else []
+    return stand_in(tmp_path, monkeypatch)
 
 
 def test_runs_are_done_in_turn_and_one_that_fails_keeps_none_from_being_done(workspace, capsys):

@@ -13,12 +13,13 @@ def log(tmp_path, monkeypatch):
     """Logs both directions with metadata; returns the scores of those that were logged anew."""
     logged = {}
 
-    def log_translator(*_, name, score, score_name, **__):
-        assert score_name == "PSNR [dB] + 10 SSIM"
+    def log_translator(*_, name, score, score_name, description, **__):
+        assert score_name == "PSNR [dB] + 10 SSIM" and description == f"card of {name.rpartition('-')[2]}"
         logged[name] = score
         return f"models:/{name}@best"
 
     monkeypatch.setattr(logged_models, "log_translator", log_translator)
+    monkeypatch.setattr(logged_models, "model_card", lambda model, to: f"card of {to}")
     model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
     tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
 

@@ -10,11 +10,11 @@ from networks.cpu_kernels import twice_differentiable
 from networks.unet import UNet
 from pipeline.tracking.mlflow_models import (
     _move_autocast,
-    _register,
     export_translator,
     load_translator,
     log_translator,
 )
+from pipeline.tracking.mlflow_registry import register_version
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
 
@@ -50,8 +50,10 @@ def logged(tmp_path_factory, unet):
             tracker.call("nothing", lambda run: None)
             states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
             addresses = [
-                log_translator(tracker, unet, name="T1-to-T2", stride=16, metadata=ABOUT, register_as=registered)
-                for registered in (None, "lab/T1-to-T2*")
+                log_translator(
+                    tracker, unet, name="T1-to-T2", stride=16, metadata=ABOUT, register_as=registered, description=text
+                )
+                for registered, text in ((None, ""), ("lab/T1-to-T2*", "# A card\n" + "x" * 9000))
             ]
             after = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
         yield {"addresses": addresses, "run_id": tracker.run_id, "untouched": states == after}
@@ -97,6 +99,36 @@ def test_registered_models_load_by_alias_and_version(logged, unet):
         assert same(module, unet, (1, 1, 32, 16))
 
 
+def test_a_model_its_version_and_the_registered_one_have_the_card_cut_to_what_mlflow_takes(logged):
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    version = client.get_model_version("lab_T1-to-T2_", "1")
+    card = version.description
+    assert card.startswith("# A card\nxxx") and len(card) == 5000
+    assert client.get_registered_model("lab_T1-to-T2_").description == card
+    model_id = version.source.rpartition("/")[2]
+    assert client.get_logged_model(model_id).tags["mlflow.note.content"] == card
+
+
+def test_a_registered_model_has_the_card_of_its_best_version_unless_somebody_wrote_another(logged):
+    from types import SimpleNamespace
+
+    from mlflow import MlflowClient
+
+    client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
+    model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
+    run, shown = SimpleNamespace(client=client, id=run_id), []
+    for score in (1.0, 0.5, 2.0):
+        register_version(run, "described", model.model_id, score, "p", f"card of {score}")
+        shown.append(client.get_registered_model("described").description)
+    client.update_registered_model("described", "ours")
+    register_version(run, "described", model.model_id, 3.0, "p", "card of 3.0")
+    assert shown == ["card of 1.0", "card of 1.0", "card of 2.0"]
+    assert client.get_registered_model("described").description == "ours"
+    assert client.get_model_version_by_alias("described", "best").description == "card of 3.0"
+
+
 def test_the_alias_stays_with_the_higher_score_of_those_of_one_name_and_else_moves_with_a_word(logged, capsys):
     from types import SimpleNamespace
 
@@ -112,7 +144,7 @@ def test_the_alias_stays_with_the_higher_score_of_those_of_one_name_and_else_mov
     scores = [(14.5, "p"), (11.0, "p"), (None, "p"), (14.0, "p"), (14.5, "p"), (-0.2, "e"), (-0.3, "e"), (9.0, "p")]
     addresses, said = [], []
     for score, score_name in scores:
-        addresses.append(_register(run, "ranked", model.model_id, score, score_name))
+        addresses.append(register_version(run, "ranked", model.model_id, score, score_name))
         said.append(" moves from version " in capsys.readouterr().out)
     held = [address.rpartition("@")[2] == "best" for address in addresses]
     assert held == [True, False, True, True, True, True, False, True]

@@ -18,6 +18,7 @@ def live(folder, steps=range(12), **options):
         tracker.log_metrics({"test/psnr": 20.0, "loss": float("nan")}, steps[-1] + 1)
         tracker.log_image("other", np.arange(16, dtype=np.uint8).reshape(4, 4), 3)
         tracker.set_tags({"warning.x": "seen"})
+        tracker.log_table("subjects.json", ["subject"], [["a"]])
     return tracker
 
 

@@ -141,3 +141,25 @@ def test_the_default_store_is_made_quietly_and_an_exit_without_close_does_not_ha
     store = f"sqlite:///{folder / 'mlflow.db'}"
     (run,) = client(store).search_runs(["1"], "attributes.status = 'FINISHED'")
     assert run.data.metrics["loss"] == 1
+
+
+def test_what_warnings_rest_on_comes_last_in_mlflow_and_keeps_its_name_on_disk(tmp_path, store):
+    with track(tmp_path) as tracker:
+        tracker.log_metrics({"detectors/T1_to_T2/gain": 1.5, "validation/T1_to_T2/psnr": 9.0, "train/cycle": 2.0}, 4)
+    names = [key for key in client(store).get_run(tracker.run_id).data.metrics if not key.startswith("system/")]
+    assert sorted(names) == ["train/cycle", "validation/T1_to_T2/psnr", "warnings/T1_to_T2/gain"]
+    assert lines(tmp_path)[0]["detectors/T1_to_T2/gain"] == 1.5
+
+
+def test_a_table_is_one_that_mlflow_loads_and_a_second_one_replaces_it(tmp_path, store):
+    with track(tmp_path) as tracker:
+        tracker.log_table("scores.json", ["subject", "PSNR"], [["a", 1.0], ["b", None]])
+        tracker.log_table("scores.json", ["subject", "PSNR"], [["a", 2.5]])
+        tracker.log_table("others.json", ["subject"], [["c"]])
+        tracker.set_description("# Result\n\ngood")
+    experiment_id = client(store).get_run(tracker.run_id).info.experiment_id
+    loaded = client(store).load_table(experiment_id, "scores.json", [tracker.run_id])
+    assert loaded.to_dict("list") == {"subject": ["a"], "PSNR": [2.5]}
+    tags = client(store).get_run(tracker.run_id).data.tags
+    assert [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])] == ["scores.json", "others.json"]
+    assert tags["mlflow.note.content"] == "# Result\n\ngood"

@@ -1,0 +1,93 @@
+"""What MLflow shows of a finished run first: its description, in Markdown, and its table of test subjects."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.evaluation.report import result_sentence
+from pipeline.evaluation.scores import DESCRIPTIONS, UNPAIRED, Scores, SummaryRow
+from pipeline.inference.model import TranslationModel
+from pipeline.metrics.names import HEADINGS, OWN, figure_parts, mean_and_sd
+from pipeline.metrics.protocols import subject_means
+from pipeline.utils.files import json_number
+
+SUBJECT_TABLE = "subject_scores.json"
+HEADLINES = ("psnr", "ssim", "mae", "intensity_distance", "cycle_error")  # in the order of the columns
+Row = list[str | float | None]
+
+
+def front_page(
+    model: TranslationModel, scores: Scores, checkpoint: str, facts: Mapping[str, str], warnings: Sequence[str]
+) -> str:
+    """Return a run's description: the result, warnings, figures beside the baselines', their protocol, and the data.
+
+    Args:
+        model: The evaluated model.
+        checkpoint: Name of its checkpoint.
+        facts: Versions, seed, steps and time, by name.
+        warnings: Sentences that qualify the figures.
+    """
+    protocol = OWN if scores.paired else UNPAIRED
+    parts = [
+        f'{model.origin}, checkpoint "{checkpoint}". **Not for clinical use.**',
+        result_sentence(scores, model.contrasts),
+        "\n".join(f"- **{warning}**" for warning in warnings),
+        *(_figures(rows) for rows in _by_direction(scores)),
+        f"Whole volumes inside the head, mean and SD; {protocol}: {DESCRIPTIONS[protocol]}.",
+        "\n".join(f"- {fact}" for fact in _data_and_training(model, facts)),
+        "\n".join(f"Note: {note}.\n" for note in scores.notes),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part)
+
+
+def subject_table(scores: Scores) -> tuple[list[str], list[Row]]:
+    """Return columns and rows of a table of volumes inside the head: a row a subject, direction and system."""
+    by_score = [(score, _headlines(subject_means(score.measured))) for score in scores.subjects]
+    by_score = [(score, figures) for score, figures in by_score if score.protocol in (OWN, UNPAIRED) and figures]
+    metrics = [metric for metric in HEADLINES if any(metric in figures for _, figures in by_score)]
+    rows: list[Row] = [
+        [
+            *(score.subject, score.source, score.target, score.system),
+            *(json_number(figures[metric]) if metric in figures else None for metric in metrics),
+        ]
+        for score, figures in by_score
+    ]
+    return ["subject", "source", "target", "system", *map(_heading, metrics)], rows
+
+
+def _headlines(means: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures of volumes inside the head, by metric."""
+    parts = {figure_parts(figure): mean for figure, mean in means.items()}
+    return {name: parts["volume", "foreground", name] for name in HEADLINES if ("volume", "foreground", name) in parts}
+
+
+def _by_direction(scores: Scores) -> list[list[SummaryRow]]:
+    directions: dict[tuple[str, str], list[SummaryRow]] = {}
+    for row in scores.summary():
+        is_headline = (row.unit, row.region) == ("volume", "foreground") and row.metric in HEADLINES
+        if is_headline and row.protocol in (OWN, UNPAIRED):
+            directions.setdefault((row.source, row.target), []).append(row)
+    return list(directions.values())
+
+
+def _figures(rows: Sequence[SummaryRow]) -> str:
+    """Return a direction's table: a line a system."""
+    metrics = [metric for metric in HEADLINES if any(row.metric == metric for row in rows)]
+    cells = {(row.system, row.metric): mean_and_sd(row.metric, row.mean, row.sd) for row in rows}
+    title = f"{rows[0].source} → {rows[0].target}, n = {max(row.n for row in rows)}"
+    lines = [[title, *map(_heading, metrics)], ["---"] * (len(metrics) + 1)]
+    lines += [
+        [system, *(cells.get((system, metric), "") for metric in metrics)]
+        for system in dict.fromkeys(row.system for row in rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _heading(metric: str) -> str:
+    return HEADINGS.get(metric, metric.replace("_", " "))
+
+
+def _data_and_training(model: TranslationModel, facts: Mapping[str, str]) -> list[str]:
+    cohorts = [
+        f"{model.statistics[contrast].cases} scans in {contrast} ({model.statistics[contrast].slices:,} slices)"
+        for contrast in model.contrasts
+    ]
+    return [f"trained on: {', '.join(cohorts)}", *(f"{name}: {text}" for name, text in facts.items())]

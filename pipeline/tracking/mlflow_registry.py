@@ -1,0 +1,70 @@
+"""Versions of MLflow's registered models: the alias of the best one, and what their pages say."""
+
+import logging
+
+from pipeline.tracking.mlflow_run import MlflowRun
+
+logger = logging.getLogger(__name__)
+ALIAS = "best"
+SCORE_TAG, SCORE_NAME_TAG = "validation_score", "validation_score_name"  # tags of a registered model's versions
+
+
+def register_version(
+    run: MlflowRun, name: str, model_id: str, score: float | None, score_name: str, description: str = ""
+) -> str:
+    """Register a model as a version, with the alias unless another version scored higher; return its address.
+
+    Scores of different names do not compare: the alias moves then. `description` is that of the version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {} if score is None else {SCORE_TAG: f"{score:.9g}", SCORE_NAME_TAG: score_name}
+    version = run.client.create_model_version(
+        name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=tags, description=description or None
+    )
+    if score is not None and _outscored(run, name, score, score_name):
+        return f"models:/{name}/{version.version}"
+    _describe(run, name, description)
+    run.client.set_registered_model_alias(name, ALIAS, version.version)
+    return f"models:/{name}@{ALIAS}"
+
+
+def _describe(run: MlflowRun, name: str, description: str) -> None:
+    """Describe a registered model by the version that gets the alias, unless somebody wrote it another text."""
+    shown = run.client.get_registered_model(name).description or ""
+    if description and shown in ("", _description_of_best(run, name)):
+        run.client.update_registered_model(name, description)
+
+
+def _description_of_best(run: MlflowRun, name: str) -> str:
+    """Return the description of the version that has the alias; "" where none has it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return run.client.get_model_version_by_alias(name, ALIAS).description or ""
+    except MlflowException:
+        return ""
+
+
+def _outscored(run: MlflowRun, name: str, score: float, score_name: str) -> bool:
+    """Whether the version that has the alias has a higher score of the same name; say so if it has one of another."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        holder = run.client.get_model_version_by_alias(name, ALIAS)
+        holder_score = float(holder.tags[SCORE_TAG])
+    except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
+        return False
+    holder_name = holder.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
+    if holder_name != score_name:
+        logger.info(
+            f"models:/{name}@{ALIAS} moves from version {holder.version} to the new one, for their scores do not "
+            f"compare ({holder_name}; {score_name}); set the alias back if the earlier model is better"
+        )
+        return False
+    return holder_score > score

@@ -1,0 +1,104 @@
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from small_checkpoints import state
+from sweep_runs import config, did, stand_in
+
+from pipeline import sweep_search
+from pipeline.runs.checkpoint import CheckpointFolder
+from pipeline.sweep import main
+from pipeline.sweep_search import best_score
+
+RANGES = ["--range", "training.learning_rate=1e-4..1e-2:log", "training.epochs=2..9"]
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder in which a run's score is highest at a learning rate of 1e-3."""
+    monkeypatch.setattr(sweep_search, "best_score", lambda folder: -abs(math.log10(rates()[folder.name]) + 3))
+    return stand_in(tmp_path, monkeypatch)
+
+
+def began():
+    return [line.partition(" began ")[2] for line in did() if " began " in line]
+
+
+def rates():
+    """The learning rate of each trial, by its folder's name."""
+    found = (re.search(r"learning_rate=(\S+).*/(trial-\d+)'", line) for line in began())
+    return {match[2]: float(match[1]) for match in found}
+
+
+def test_trials_are_done_and_the_same_command_goes_on_with_more(workspace, capsys):
+    name = config("one")
+    main([name, "--search", "3", *RANGES, "-o", "here"])
+    assert (workspace / "here" / "search.db").exists() and list(rates()) == ["trial-0", "trial-1", "trial-2"]
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates().values())
+    epochs = [re.search(r"epochs=(\S+)", line)[1] for line in began()]
+    assert all(text in map(str, range(2, 10)) for text in epochs)
+    assert "name='one-trial-1' output='here/one/trial-1'" in began()[1]
+    best = min(rates(), key=lambda trial: abs(math.log10(rates()[trial]) + 3))
+    assert f"best of 3: {best}, validation score " in capsys.readouterr().out
+    main([name, "--search", "5", *RANGES, "-o", "here"])
+    assert len(began()) == 5
+    in_two = rates()
+    assert len(set(in_two.values())) == 5  # none is proposed twice
+    Path("did").unlink()
+    main([name, "--search", "5", *RANGES, "-o", "there"])
+    assert rates() == in_two  # the same proposals, in one session or two
+
+
+def test_a_trial_whose_run_failed_is_done_again(workspace):
+    name = config("bad")
+    assert main([name, "--search", "2", *RANGES]) == 3
+    first = rates()
+    assert len(began()) == 2
+    assert main([name, "--search", "2", *RANGES]) == 3
+    assert len(began()) == 4 and rates() == first
+
+
+def test_another_search_is_refused(workspace, capsys):
+    name = config("one")
+    main([name, "--search", "1", *RANGES])
+    assert main([name, "seed=4", "--search", "1", *RANGES]) == 2
+    assert "search.db: holds a search of another configuration or other ranges" in capsys.readouterr().err
+    assert len(began()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--search", "2"], "--search: has nothing to propose"),
+        (["--range", "seed=0..3"], "--range: of --search N alone"),
+        (["--search", "2", "seed=0,1", *RANGES], "--search: takes one value of each setting"),
+        (["--search", "2", "training.epochs=3", *RANGES], "training.epochs: is given twice"),
+        (["--search", "2", "--again", *RANGES], "takes no --again"),
+        (["--search", "2", "--range", "training.learning_rate=0..1:log"], "a logarithmic range begins above 0"),
+        (["--search", "2", "--range", "training.learning_rate=3..1"], "the lower end comes first"),
+        (["--search", "2", "--range", "training.learning_rate=3"], "is written key=low..high"),
+        (["--search", "2", "--range", "training.epochs=1.5..3"], "training.epochs takes whole numbers"),
+        (["--search", "2", "--range", "training.learning_rate=-1..1"], "training.learning_rate = -1"),
+        (["--search", "2", "--range", "training.rate=0..1"], "training.rate = 0.0: unknown key"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_run(workspace, capsys, arguments, said):
+    assert main([config("one"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert did() == []
+
+
+def test_without_optuna_the_remedy_is_said(workspace, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main([config("one"), "--search", "2", *RANGES]) == 2
+    assert 'pip install "contrast-translation[search]"' in capsys.readouterr().err
+
+
+def test_the_score_is_that_of_the_best_checkpoint(tmp_path):
+    content = state(3)
+    content["position"]["best_scores"] = {"T1": 20.0, "T2": 23.0}
+    CheckpointFolder(tmp_path / "checkpoints").save(content, best=("T1", "T2"))
+    assert best_score(tmp_path) == 21.5
+    assert math.isnan(best_score(tmp_path / "none"))
