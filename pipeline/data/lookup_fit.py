@@ -19,6 +19,7 @@ from itertools import product
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
 
 from pipeline.data.cohort_frame import CELL_BLUR, MIN_HEAD_SHARE, common_frame
 from pipeline.data.placed_heads import Grid, Head, find_head, grid_of, head_shares
@@ -41,6 +42,9 @@ class _PlacedHead:
     cells: tuple[np.ndarray, ...]
 
 
+@threadpool_limits.wrap(
+    limits=1
+)  # its products are small: BLAS's threads would wait for each other, and round otherwise
 def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, ContextTable]:
     """Fit a table from each of two contrasts to the other; return them by target contrast.
 
