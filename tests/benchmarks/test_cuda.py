@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import recorder
@@ -12,6 +13,7 @@ from benchmarks import cuda, cuda_checks
 from benchmarks.step import ROWS, SMALL
 from networks.cpu_kernels import twice_differentiable
 
+ROOT = Path(cuda.__file__).parents[1]
 WITHOUT = ("mlflow", "SimpleITK", "nibabel", "scipy", "skimage", "matplotlib", "pandas")
 PROGRAM = f"""
 import sys
@@ -24,7 +26,7 @@ raise SystemExit(main(sys.argv[1:]))
 def test_it_runs_without_what_reads_registers_or_tracks_scans(tmp_path):
     table = tmp_path / "cuda.md"
     command = [sys.executable, "-c", PROGRAM, "--device", "cpu", "--smoke", "--output", str(table)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     written = table.read_text()
     assert written.strip() in done.stdout and written.endswith("all done\n")

@@ -156,6 +156,7 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
     from mlflow import MlflowClient
 
     from pipeline.sync import main
+    from pipeline.tracking.mlflow_run import metric_key
 
     folder = Path("runs/tiny")
     with monkeypatch.context() as patch:
@@ -171,7 +172,7 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
         assert "warning" not in capsys.readouterr().err
         for record in logged(folder):
             for name in record.keys() - {"step"}:
-                points = client.get_metric_history(run.info.run_id, name)
+                points = client.get_metric_history(run.info.run_id, metric_key(name))
                 assert [point.value for point in points if point.step == record["step"]] == [record[name]], name
         pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
         assert sum(path.endswith(".png") for path in pictures) == 6  # two directions: untrained, and after each epoch
