@@ -65,10 +65,9 @@ class SliceBank:
         volumes = np.searchsorted(self.ends, indices, side="right")
         entries = [self.entries[volume] for volume in volumes.tolist()]
         counts = np.array([[entry.file_count] for entry in entries])
-        unused = np.array(
-            [entry.first - self.ends[volume] + entry.count for entry, volume in zip(entries, volumes, strict=True)]
-        )
-        wanted = (np.asarray(indices, dtype=np.int64) + unused)[:, None] + self._steps[volumes]
+        used_ends = np.array([entry.first + entry.count for entry in entries])  # in the files
+        in_file = np.asarray(indices, dtype=np.int64) - self.ends[volumes] + used_ends
+        wanted = in_file[:, None] + self._steps[volumes]
         before, after = np.array([entry.air_beyond for entry in entries])[:, :, None].swapaxes(0, 1)
         is_air = (before & (wanted < 0)) | (after & (wanted >= counts))
         places = self.file_ends[volumes][:, None] - counts + wanted.clip(0, counts - 1)

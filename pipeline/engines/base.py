@@ -233,7 +233,7 @@ class Engine(ABC):
         return rates
 
     def disable_host_sync(self) -> None:
-        """From now on keep learning rates, and whether a step is finite, on the device; or say why not (ValueError)."""
+        """Keep rates, and whether a step is finite, on the device from now on; ValueError if `requires_host_sync`."""
         if self.requires_host_sync:
             raise ValueError("only Adam, moving both players by the same terms in every step, can do without the host")
         self._device_rates = {player: torch.tensor(rate, device=self.device) for player, rate in self.rates.items()}
