@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from transforms.neighbours import Neighbours
+from transforms.neighbours import Neighbours, neighbour_ends
 
 BLUR_MM = (6.0, 16.0)  # standard deviations of the Gaussians
 ACROSS_MM = tuple(math.sqrt(3) * sd for sd in BLUR_MM)  # how far the slices lie that stand for those on either side
@@ -80,15 +80,18 @@ def blurred_across(
 
     Args:
         slice_mm: Distance between slices.
-        air_beyond: Whether air (-1) lies before the first slice and after the last; else those two are repeated.
+        air_beyond: Whether air (-1) lies before the first slice and after the last; else `neighbour_ends` repeat.
     """
     ends = [
         np.full_like(end, -1) if air else end for end, air in zip((slices[:1], slices[-1:]), air_beyond, strict=True)
     ]
-    with_ends, count = np.concatenate([ends[0], slices, ends[1]]), len(slices)
+    with_ends, index = np.concatenate([ends[0], slices, ends[1]]), np.arange(len(slices))
+    first, last = neighbour_ends(slices, slice_mm)
+    lowest = -1 if air_beyond[0] else np.minimum(first, index)
+    highest = len(slices) if air_beyond[1] else np.maximum(last, index)
     blurred_slices = []
     for step in Neighbours(distances_mm=ACROSS_MM).steps(slice_mm)[len(ACROSS_MM) + 1 :]:
-        before, after = ((np.arange(count) + move).clip(-1, count) + 1 for move in (-step, step))
+        before, after = ((index + move).clip(lowest, highest) + 1 for move in (-step, step))
         sides = with_ends[before] + with_ends[after]
         blurred_slices.append(slices + np.float32(ACROSS_WEIGHT) * (sides - 2 * slices))
     return blurred_slices

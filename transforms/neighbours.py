@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+HEAD_LEVEL = -0.8  # on [-1, 1]; what is darker may be noise in air
+LEAST_HEAD = 0.05  # of the most that a slice shows of the head: below it counts as none
+CROWN_SHARE = 0.1  # of that most, in the outermost slice of a head that ends by itself: so much at most,
+CROWN_MM = 15.0  # or in thick slices the share of their distance in this: a crown is round
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -31,9 +36,29 @@ class Neighbours:
         far = [max(1, round(distance / slice_mm)) for distance in self.distances_mm]
         return np.array([*(-step for step in reversed(far)), *range(-self.adjacent, self.adjacent + 1), *far])
 
-    def indices(self, middles: Sequence[int] | np.ndarray, count: int, slice_mm: float) -> np.ndarray:
-        """Return the indices (N, channels) of slices and their neighbours among `count`, of which the ends repeat."""
-        return (np.asarray(middles)[:, None] + self.steps(slice_mm)).clip(0, count - 1)
+    def indices(self, middles: Sequence[int] | np.ndarray, ends: tuple[int, int], slice_mm: float) -> np.ndarray:
+        """Return the indices (N, channels) of slices and their neighbours in a volume.
+
+        Args:
+            ends: First and last slice that neighbours are taken from (`neighbour_ends`); beyond, these two repeat.
+        """
+        middle = np.asarray(middles)[:, None]
+        return (middle + self.steps(slice_mm)).clip(np.minimum(ends[0], middle), np.maximum(ends[1], middle))
 
 
 NO_NEIGHBOURS = Neighbours()
+
+
+def neighbour_ends(slices: np.ndarray, slice_mm: float) -> tuple[int, int]:
+    """Return the first and last slice of a volume (N, H, W) in [-1, 1] that may stand beside others.
+
+    They are the volume's, but where a scan cuts the head off and empty slices follow, the last that shows it: a
+    network would take those for air above a crown.
+    """
+    areas = (slices > HEAD_LEVEL).mean(axis=(1, 2))
+    shown = np.flatnonzero(areas > LEAST_HEAD * areas.max())
+    if not len(shown):
+        return 0, len(slices) - 1
+    most_at_crown = max(CROWN_SHARE, slice_mm / CROWN_MM) * areas.max()
+    first, last = shown[[0, -1]].tolist()
+    return first if areas[first] > most_at_crown else 0, last if areas[last] > most_at_crown else len(slices) - 1

@@ -58,14 +58,8 @@ def look_up_pair(cases: CasePair, folder: Path, options: PairSettings) -> Stored
     def entry(record: dict[str, Any]) -> StoredPair:
         positions = record["positions"]
         first, second = (
-            StoredSlices(
-                case,
-                path,
-                positions,
-                slice_mm=record["slice_mm"],
-                air_beyond=air_beyond(positions, record["slices"]),
-            )
-            for case, path in zip(cases, paths, strict=True)
+            StoredSlices(case, path, positions, slice_mm=record["slice_mm"], air_beyond=tuple(ends))
+            for case, path, ends in zip(cases, paths, record["air_beyond"], strict=True)
         )
         return StoredPair(first, second, record["movement"])
 
@@ -103,15 +97,13 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
     positions = common_slices(masks[0], masks[1], masks[2], options.min_foreground)
 
     # Write the slices, then the record that makes them an entry.
-    checksums = [
-        write_slices(path, centre_fit(slices, side, side, fill=-1)[positions])
-        for path, slices in zip(_files(folder, key), (first.stack, target), strict=True)
-    ]
+    sides = [centre_fit(slices, side, side, fill=-1) for slices in (first.stack, target)]
+    checksums = [write_slices(path, slices[positions]) for path, slices in zip(_files(folder, key), sides, strict=True)]
     statistics = {
         "count": len(positions),
         "files": checksums,
         "positions": positions.tolist(),
-        "slices": len(target),
+        "air_beyond": [air_beyond(slices, first.spacing_mm[0], positions) for slices in sides],
         "slice_mm": first.spacing_mm[0],
         "movement": rigid_transform.tolist(),
     }

@@ -33,7 +33,6 @@ from pipeline.data.stored_slices import (
     encode,
     pack_histograms,
     slice_histograms,
-    unpack_histograms,
 )
 from pipeline.utils.console import bar, progress, warnings_as_lines
 from pipeline.utils.errors import UserError
@@ -122,13 +121,12 @@ def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foregrou
 
     def entry(record: dict[str, Any]) -> StoredCase:
         statistics, positions = CaseStatistics.from_json(record), record["positions"]
-        slices = len(unpack_histograms(statistics.slice_histograms))
         return StoredCase(
             case,
             path,
             positions,
             slice_mm=statistics.slice_mm,
-            air_beyond=air_beyond(positions, slices),
+            air_beyond=tuple(record["air_beyond"]),
             statistics=statistics,
         )
 
@@ -158,6 +156,7 @@ def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foregrou
     histograms = slice_histograms(slices, foreground)
     file_affine = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
     low, high = data["image_range"]
+    slice_mm = float(voxel_sizes(data["image_affine"])[AXES[settings.axis]])
     statistics = CaseStatistics(
         low=low,
         high=high,
@@ -166,10 +165,16 @@ def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foregrou
         histogram=histograms.sum(axis=0).tolist(),
         slice_histograms=pack_histograms(histograms),
         head_slices=head_slices(data["image_whole_foreground"]),
-        slice_mm=float(voxel_sizes(data["image_affine"])[AXES[settings.axis]]),
+        slice_mm=slice_mm,
         fingerprint=volume_fingerprint(data, settings.axis, settings.size),
     )
-    record = {"count": len(positions), **checksums, "positions": positions.tolist(), **statistics.to_json()}
+    record = {
+        "count": len(positions),
+        **checksums,
+        "positions": positions.tolist(),
+        "air_beyond": air_beyond(slices, slice_mm, positions),
+        **statistics.to_json(),
+    }
     atomic_text(folder / f"{key}.json", json.dumps(record))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage
 from pipeline.data.statistics import CaseStatistics
+from transforms.neighbours import neighbour_ends
 
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
 BINS = 256  # bins of a histogram
@@ -28,7 +29,7 @@ class StoredSlices:
         first: Index in the file of the first slice used; the others follow it.
         stored: Number of slices in the file; None if all are used.
         slice_mm: Distance between slices.
-        air_beyond: Whether the volume goes on before the file's first slice and after its last, with next to no head.
+        air_beyond: Whether the volume goes on before the file's first slice and after its last, the head having ended.
     """
 
     case: Case
@@ -96,9 +97,10 @@ class StoredPair:
         return self.first.case, self.second.case
 
 
-def air_beyond(positions: Sequence[int], count: int) -> tuple[bool, bool]:
-    """Return whether a volume of `count` slices goes on before the first and after the last of `positions`."""
-    return positions[0] > 0, positions[-1] < count - 1
+def air_beyond(slices: np.ndarray, slice_mm: float, positions: Sequence[int] | np.ndarray) -> tuple[bool, bool]:
+    """Return whether a volume (N, S, S) goes on before and after `positions`, the head having ended by itself."""
+    first, last = neighbour_ends(slices, slice_mm)
+    return bool(first == 0 < positions[0]), bool(positions[-1] < len(slices) - 1 == last)
 
 
 def encode(slices: np.ndarray) -> np.ndarray:

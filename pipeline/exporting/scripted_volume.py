@@ -129,10 +129,11 @@ class VolumeTranslator(nn.Module):
         top, left = pad_before(height, self.padded(height)), pad_before(width, self.padded(width))
         bottom, right = self.padded(height) - height - top, self.padded(width) - width - left
         occupied = torch.nonzero(heads.flatten(1).any(1) | (slices.flatten(1).amax(1) > -0.5))[:, 0]
-        offsets = self.steps(slice_mm).to(slices.device)
+        offsets, ends = self.steps(slice_mm).to(slices.device), neighbour_ends(slices, slice_mm)
         translated = torch.full_like(slices, -1)
         for positions in occupied.split(self.batch_size):
-            stacks = (positions[:, None] + offsets).clamp(0, slices.size(0) - 1)  # (B, C)
+            middle = positions[:, None]
+            stacks = (middle + offsets).clamp(middle.clamp(max=ends[0]), middle.clamp(min=ends[1]))  # (B, C)
             batch = nn.functional.pad(slices[stacks], [left, right, top, bottom], value=-1.0)
             output = self.network(batch)[:, 0]
             translated[positions] = output[:, top : top + height, left : left + width].float()
@@ -263,3 +264,15 @@ def resample_field(inside: list[int], shape: list[int], new_shape: list[int]) ->
         planes = torch.nonzero((indices >= inside[2 * axis]) & (indices < inside[2 * axis + 1]))[:, 0]
         resampled += [int(planes[0]), int(planes[-1]) + 1] if planes.numel() > 0 else [0, new_shape[axis]]
     return resampled
+
+
+def neighbour_ends(slices: Tensor, slice_mm: float) -> tuple[int, int]:
+    """Return `transforms.neighbours.neighbour_ends`, with its constants."""
+    areas = (slices > -0.8).flatten(1).double().mean(1)
+    most, last = float(areas.max()), slices.size(0) - 1
+    shown = torch.nonzero(areas > 0.05 * most)[:, 0]
+    if shown.numel() == 0:
+        return 0, last
+    most_at_crown = max(0.1, slice_mm / 15) * most
+    begin, end = int(shown[0]), int(shown[-1])
+    return begin if float(areas[begin]) > most_at_crown else 0, end if float(areas[end]) > most_at_crown else last

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.utils.errors import OutputNotFinite, UserError
-from transforms.neighbours import Neighbours
+from transforms.neighbours import Neighbours, neighbour_ends
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ def translate_slices(
     # Allocate the output; empty slices stay -1.
     translated = np.full((len(slices), *slices.shape[-2:]), -1, dtype=np.float32)
     positions = np.flatnonzero(occupied)
+    chosen = positions if slices.ndim == 4 else _stack_indices(slices, positions, network, slice_mm or 1.0)
     pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
     output = torch.empty((len(positions), 1, *slices.shape[-2:]), pin_memory=pinned)
 
@@ -63,20 +64,19 @@ def translate_slices(
     requested_batch_size, start = batch_size, 0
     with torch.inference_mode(), _autocast(device, precision):
         while start < len(positions):
-            indices = positions[start : start + batch_size]
-            chosen = slices[indices] if slices.ndim == 4 else with_neighbours(slices, indices, network, slice_mm or 1.0)
-            stacks = np.empty(chosen.shape, dtype=np.float32)  # with its usual strides, by which torch chooses kernels
-            stacks[...] = chosen
+            batch_slices = slices[chosen[start : start + batch_size]]
+            stacks = np.empty(batch_slices.shape, np.float32)  # with its usual strides, by which torch chooses kernels
+            stacks[...] = batch_slices
             batch = torch.from_numpy(stacks)  # (B, C, H, W)
-            if _fits_memory(network, batch, output[start : start + len(indices)], device, run):
-                start += len(indices)
+            if _fits_memory(network, batch, output[start : start + len(batch)], device, run):
+                start += len(batch)
             elif batch_size == 1:
                 raise UserError(
                     f"{name}: {device} has too little memory for a single slice at a time; "
                     "end what else is using it, or use another --device"
                 )
             else:
-                batch_size = min(batch_size, len(indices)) // 2 or 1
+                batch_size = min(batch_size, len(batch)) // 2 or 1
 
     # Wait for the device, then check the output.
     if pinned:
@@ -98,7 +98,14 @@ def neighbours_of(network: nn.Module) -> Neighbours:
 
 def with_neighbours(slices: np.ndarray, indices: np.ndarray, network: nn.Module, slice_mm: float) -> np.ndarray:
     """Return slices of a volume (N, H, W), `slice_mm` apart, as a network takes them: (B, C, H, W) with neighbours."""
-    return slices[neighbours_of(network).indices(indices, len(slices), slice_mm)]
+    return slices[_stack_indices(slices, indices, network, slice_mm)]
+
+
+def _stack_indices(slices: np.ndarray, indices: np.ndarray, network: nn.Module, slice_mm: float) -> np.ndarray:
+    """Return the indices (B, C) of slices and their neighbours in a volume."""
+    neighbours = neighbours_of(network)
+    ends = neighbour_ends(slices, slice_mm) if neighbours.channels > 1 else (0, len(slices) - 1)
+    return neighbours.indices(indices, ends, slice_mm)
 
 
 def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Forward) -> bool:

@@ -24,10 +24,10 @@ from pipeline.utils.console import progress
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.files import atomic_write, file_identity, make_folder
 from pipeline.utils.workers import WorkerPool
-from transforms.neighbours import Neighbours
+from transforms.neighbours import Neighbours, neighbour_ends
 from transforms.slices import AXES, well_filled_slices
 
-VERSION = 1  # of entries; to be raised when the same scans give other slices
+VERSION = 2  # of entries; to be raised when the same scans give other slices
 PRELOAD = ["transforms.monai_transforms", "pipeline.training.validation"]
 
 Scan = Case | tuple[Case, Case]
@@ -154,5 +154,6 @@ def _choose_slices(
         "pixel_mm": np.delete(voxel_sizes(scan.affine), AXES[scan.axis]),
     }
     if neighbours.channels > 1:
-        arrays["stacks"] = scan.slices[neighbours.indices(index, len(scan.slices), scan.spacing_mm[0])]  # (K, C, H, W)
+        ends = neighbour_ends(scan.slices, scan.spacing_mm[0])
+        arrays["stacks"] = scan.slices[neighbours.indices(index, ends, scan.spacing_mm[0])]  # (K, C, H, W)
     return arrays if real is None else {**arrays, "real": real[index]}

@@ -25,7 +25,7 @@ from transforms.context_lookup import (
     blurred_across,
     intensity_knots,
 )
-from transforms.neighbours import Neighbours
+from transforms.neighbours import Neighbours, neighbour_ends
 
 BLUR = (1.5, 4.0)
 
@@ -79,7 +79,7 @@ def test_beyond_the_ends_there_is_air_or_what_the_ends_show():
 
 def test_the_network_computes_what_the_table_holds():
     slices, table = smooth_image(30, 1, 40, 56)[:, 0].numpy(), random_table()
-    places = Neighbours(distances_mm=ACROSS_MM).indices(range(30), 30, 3.0)
+    places = Neighbours(distances_mm=ACROSS_MM).indices(range(30), neighbour_ends(slices, 3.0), 3.0)
     looked_up = with_table(ContextLookup(in_volume=True))(torch.from_numpy(slices[places]))
     np.testing.assert_allclose(looked_up[:, 0].numpy(), table.look_up(slices, 3.0), atol=1e-5)
 
