@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 VIEWER := pipeline/reporting/viewer
 
-.PHONY: demo test test-faults fuzz lint docs install viewer clean
+.PHONY: demo test test-faults fuzz lint docs pictures install viewer clean
 
 demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
@@ -30,6 +30,10 @@ lint: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 	@echo "open site/index.html"
+
+# The documentation's pictures, of what `make demo` left in runs/phantom; wants Chromium. FOLDER=… and SWEEP=… name others.
+pictures: install
+	$(RUN) docs/_pictures.py $(or $(FOLDER),runs/phantom) --sweep $(or $(SWEEP),runs/sweep)
 
 install: $(VENV)/installed viewer
 

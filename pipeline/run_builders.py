@@ -30,6 +30,7 @@ from pipeline.run_config import save_config
 from pipeline.runs.contrasts import coverage_json
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.runs.prepare import PreparedData
+from pipeline.tracking.mlflow_run import parent_tag
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.discriminator_record import DiscriminatorRecord
 from pipeline.training.failure_monitor import FailureMonitor, cohort
@@ -58,7 +59,7 @@ def open_tracker(config: Config, folder: RunFolder, state: Mapping[str, Any] | N
         params=config.model_dump(mode="json"),
         step=None if state is None else state["position"]["step"],
         run_id=None if state is None else state["mlflow_run_id"],
-        tags={"data": config.data.source, "method": config.method.type, "device": str(device)},
+        tags={"data": config.data.source, "method": config.method.type, "device": str(device), **parent_tag()},
         mlflow=config.tracking.mlflow,
     )
 

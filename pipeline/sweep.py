@@ -25,6 +25,9 @@ from pipeline.utils.console import cli_main, echo, warn
 from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import require_writable
 
+if typing.TYPE_CHECKING:
+    from pipeline.sweep_record import SweepRecord
+
 DEFAULT, PAGE, STUDY = Path("runs/sweep"), "compare.html", "search.db"
 Work = Callable[[Sequence[SweepJob]], None]
 EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all
@@ -90,16 +93,25 @@ def main(argv: list[str] | None = None) -> int:
     work, ranges, runs = _plan(arguments, paths, overrides, home)
 
     # Do what is not finished, then compare.
-    if arguments.search:
-        jobs = _search(paths[0], overrides, ranges, home, arguments, work)
-        return _conclude(jobs, home / PAGE, arguments.quiet)
-    _warn_of_differences([config for config, _ in runs])
-    jobs = [job for _, job in runs]
-    finished = [job for job in jobs if job.code is not None]
-    if finished and not arguments.quiet:
-        echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates anew)")
-    work(jobs)
-    return _conclude(jobs, home / PAGE, arguments.quiet)
+    from pipeline.sweep_record import sweep_record
+
+    tracked = next((config for config, _ in runs if config.tracking.mlflow), None)
+    title = f"Search of {arguments.search} trials" if arguments.search else f"Sweep of {len(runs)} runs"
+    with sweep_record(
+        home, title, paths, [*overrides, *arguments.ranges],
+        experiment=tracked and tracked.tracking.experiment, source=runs[0][0].data.source,
+    ) as record:  # fmt: skip
+        if arguments.search:
+            jobs = _search(paths[0], overrides, ranges, home, arguments, work, record)
+            return _conclude(jobs, home / PAGE, arguments.quiet, record)
+        _warn_of_differences([config for config, _ in runs])
+        jobs = [job for _, job in runs]
+        finished = [job for job in jobs if job.code is not None]
+        if finished and not arguments.quiet:
+            echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates anew)")
+        record.start(jobs)
+        work(jobs)
+        return _conclude(jobs, home / PAGE, arguments.quiet, record)
 
 
 def _plan(
@@ -233,6 +245,7 @@ def _search(
     home: Path,
     arguments: argparse.Namespace,
     work: Work,
+    record: "SweepRecord",
 ) -> list[SweepJob]:
     """Do the trials of a search, say which is the best, and return the jobs."""
     searched = load_config(path, [*overrides, *(found.ends()[0] for found in ranges)])
@@ -242,27 +255,32 @@ def _search(
         proposed = [f"{key}={value!r}" for key, value in values.items()]
         return _run(path, Combination((*overrides, *proposed), f"trial-{number}"), home, arguments)[1]
 
+    record.start([])
     jobs = search_settings(search, arguments.search, arguments.jobs, job_of, work)
     scores = search.scores()
     if scores:
         best = max(scores, key=scores.__getitem__)
         values = " ".join(f"{key}={value:.6g}" for key, value in search.trials()[best].items())
-        echo(f"best of {len(scores)}: trial-{best}, validation score {scores[best]:.3f}: {values}")
+        sentence = f"best of {len(scores)}: trial-{best}, validation score {scores[best]:.3f}: {values}"
+        echo(sentence)
+        record.log_scores(scores, sentence)
     return jobs
 
 
-def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
+def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool, record: "SweepRecord") -> int:
     """Compare the finished runs, list the failed ones, and return the exit code."""
     finished, failed = [job for job in jobs if job.code == EXIT_DONE], [job for job in jobs if job.code != EXIT_DONE]
     compared = True
     if len(finished) > 1:
         try:
-            compare_folders([job.folder for job in finished], page, load_settings, PAIRED, quiet=quiet)
+            folders = [job.folder for job in finished]
+            compare_folders(folders, page, load_settings, PAIRED, quiet=quiet, log=record.log_comparison)
         except UserError as error:
             warn(f"warning: no comparison: {error}")
             compared = False
     elif not quiet:
         echo("no comparison: it needs two finished runs or more")
+    record.finish(jobs)
     echo(f"{len(finished)} of {len(jobs)} runs are done")
     for job in failed:
         warn(f"failed: {job.failure()}")

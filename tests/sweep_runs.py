@@ -24,6 +24,8 @@ if name.startswith("bad"):
     sys.exit(2)
 if name.startswith("device"):
     note("saw " + os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+if name.startswith("nested"):
+    note("below " + os.environ.get("MRI_PARENT_RUN", "none"))
 if name.startswith("together"):
     while did.read_text().count("began") < 2:
         time.sleep(0.01)
@@ -49,9 +51,9 @@ def stand_in(folder: Path, monkeypatch) -> Path:
     return folder
 
 
-def config(name, output=None):
+def config(name, output=None, *, mlflow=False):
     """Write a configuration; return its file."""
-    text = (CONFIGS / "phantom.yaml").read_text()
+    text = (CONFIGS / "phantom.yaml").read_text().replace("  mlflow: true ", f"  mlflow: {str(mlflow).lower()} ")
     text = text.replace("name: phantom ", f"name: {name} ").replace(
         "output: runs/phantom", f"output: runs/{output or name}"
     )

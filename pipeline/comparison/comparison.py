@@ -5,6 +5,7 @@ import io
 import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,11 @@ from pipeline.utils.files import atomic_text, json_number, require_writable
 if TYPE_CHECKING:
     from pipeline.comparison.table import Comparison, Direction
     from pipeline.reporting.report_page import Picture
+    from pipeline.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
+
+TABLE = "comparison_table.json"  # that MLflow shows
 
 
 def compare_folders(
@@ -30,6 +34,7 @@ def compare_folders(
     paired_methods: Collection[str],
     *,
     quiet: bool = False,
+    log: "Callable[[Comparison, Sequence[Path]], str] | None" = None,
 ) -> None:
     """Compare finished runs: print the tables, and write page, CSV and JSON beside each other.
 
@@ -38,6 +43,8 @@ def compare_folders(
         page: The HTML file; the other files have its name with other endings.
         read_settings, paired_methods: See `pipeline.comparison.runs.load_runs`.
         quiet: Whether to leave out progress bars.
+        log: Logs the comparison and these files to MLflow, and returns a line on how to open it; None for a run of its
+            own (`log_comparison`).
 
     Raises:
         UserError: Fewer than two runs, unfinished or incomparable runs, or an output that cannot be written.
@@ -68,7 +75,8 @@ def compare_folders(
     logger.info(f"{terminal_text(comparison)}\n")
     save(comparison, csv_path, json_path)
     atomic_text(page, render(comparison, _picture(runs, quiet)))
-    how_to_open = log_comparison(comparison, page.stem, [page, csv_path, json_path], record)
+    log = log or partial(log_comparison, name=page.stem, folder=record)
+    how_to_open = log(comparison, [page, csv_path, json_path])
     logger.info(f"  comparison  {page}   (open it in a browser)")
     logger.info(f"  figures     {csv_path}, {json_path}")
     logger.info(f"  MLflow      {how_to_open}")
@@ -164,44 +172,73 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
 # ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def log_comparison(comparison: "Comparison", name: str, files: Sequence[Path], folder: Path) -> str:
+def log_comparison(comparison: "Comparison", files: Sequence[Path], *, name: str, folder: Path) -> str:
     """Log the comparison as an MLflow run in the compared runs' experiment, and return a line on how to open it.
 
-    Tags name the compared runs by their MLflow ids, or by their folders where they have none. A server that does not
-    answer delays this by seconds only.
+    A server that does not answer delays this by seconds only.
 
     Args:
         comparison: The comparison to log.
-        name: Name of the MLflow run.
         files: Artifacts of the MLflow run.
+        name: Name of the MLflow run.
         folder: Folder for the record; it is removed once MLflow has everything.
     """
+    from pipeline.comparison.comparison_page import markdown
     from pipeline.tracking.tracker import Tracker
 
     runs = comparison.runs
     if not any(run.settings["tracking"]["mlflow"] for run in runs):
         return "off, as in the compared runs"
-    ids = {run.label: run.mlflow_id or str(run.folder) for run in runs}
-    tags = {"kind": "comparison", "data": runs[0].settings["data"]["source"], "compared_runs": ",".join(ids.values())}
-    tags |= {f"compared.{label}": run_id for label, run_id in ids.items()}
-    tags |= {f"best.{'_to_'.join(direction.contrasts)}": direction.best.label for direction in comparison.directions}
     tracker = Tracker(
         folder,
         experiment=runs[0].settings["tracking"]["experiment"],
         run_name=name,
         params={"runs": {run.label: str(run.folder) for run in runs}},
-        tags=tags,
+        tags={"kind": "comparison", "data": runs[0].settings["data"]["source"]},
+        machine=False,
     )
     with tracker:
-        tracker.log_metrics(metrics(comparison), 0)
-        for path in files:
-            tracker.log_artifact(path)
+        log_figures(tracker, comparison, files)
+        tracker.set_description(markdown(comparison))
         # This call is the last of the queue: its success means that everything is logged.
         logged = tracker.call("the comparison", lambda run: run.id) is not None
         how_to_open = tracker.open_instructions()
     if logged:
         shutil.rmtree(folder, ignore_errors=True)
     return how_to_open
+
+
+def log_figures(tracker: "Tracker", comparison: "Comparison", files: Sequence[Path]) -> None:
+    """Log a comparison's figures, files and table to an MLflow run.
+
+    Tags name the compared runs by their MLflow ids, or by their folders where they have none, and the best of each
+    direction.
+    """
+    ids = {run.label: run.mlflow_id or str(run.folder) for run in comparison.runs}
+    tags = {"compared_runs": ",".join(ids.values()), **{f"compared.{label}": run_id for label, run_id in ids.items()}}
+    tags |= {f"best.{'_to_'.join(direction.contrasts)}": direction.best.label for direction in comparison.directions}
+    tracker.set_tags(tags)
+    tracker.log_metrics(metrics(comparison), 0)
+    tracker.log_table(TABLE, *_table(comparison))
+    for path in files:
+        tracker.log_artifact(path)
+
+
+def _table(comparison: "Comparison") -> tuple[list[str], list[list[str | float | None]]]:
+    """Return columns and rows of the means: a row a direction and method or baseline."""
+    from pipeline.comparison.comparison_page import heading, kind_text
+
+    columns = list(dict.fromkeys(column for direction in comparison.directions for column in direction.columns))
+    rows: list[list[str | float | None]] = [
+        [
+            " → ".join(direction.contrasts),
+            *(row.label, kind_text(row)),
+            *(json_number(row.values[column].mean) if column in row.values else None for column in columns),
+        ]
+        for direction in comparison.directions
+        for row in direction.rows
+    ]
+    return ["direction", "run", "method", *map(heading, columns)], rows
 
 
 def metrics(comparison: "Comparison") -> dict[str, float]:

@@ -19,6 +19,7 @@ from pipeline.utils.console import table
 
 NONE = "—"
 TERMINAL_COLUMNS = 6
+FOOTNOTE = "Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects."
 CALIBRATED = "calibrated_psnr"  # on the page alone, beside PSNR
 SIGNIFICANT = 0.05
 STATISTICS = (
@@ -34,11 +35,26 @@ STATISTICS = (
 def terminal_text(comparison: Comparison) -> str:
     """Return one table per direction: figures, and the difference in PSNR to the best run."""
     paragraphs = [_terminal_table(direction) for direction in comparison.directions]
-    paragraphs.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
-    return "\n\n".join([*paragraphs, *(f"note: {note}" for note in comparison.notes)])
+    return "\n\n".join([*paragraphs, FOOTNOTE, *(f"note: {note}" for note in comparison.notes)])
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the same tables as Markdown, after a sentence on the best runs, for a description in MLflow."""
+    parts = [result_sentence(comparison)]
+    for direction in comparison.directions:
+        header, body = _direction_table(direction)
+        lines = [[f"{' → '.join(direction.contrasts)}, {count_text(direction)}", *header[1:]], ["---"] * len(header)]
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in (*lines, *body)))
+    parts.append(FOOTNOTE)
+    return "\n\n".join([*parts, *(f"Note: {note}" for note in comparison.notes)])
 
 
 def _terminal_table(direction: Direction) -> str:
+    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(*_direction_table(direction))}"
+
+
+def _direction_table(direction: Direction) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a direction's table, as text."""
     columns = [column for column in direction.columns if metric_of(column) != CALIBRATED][:TERMINAL_COLUMNS]
     headings = [_column_title(column) for column in columns]
     body = []
@@ -48,7 +64,7 @@ def _terminal_table(direction: Direction) -> str:
         figures = [value_text(column, row.values.get(column)) for column in columns]
         body.append([row.label, kind_text(row), *figures, difference, p, *cost_texts(row.run)[:2]])
     header = ["", "method", *headings, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
-    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(header, body)}"
+    return header, body
 
 
 def render(comparison: Comparison, picture: Picture | None) -> str:

@@ -95,6 +95,7 @@ def log_exploration(
             params=params,
             tags={"kind": "exploration", "data": params["data"]["source"]},
             complete_file=record,
+            machine=False,
         )
         with tracker:
             counts = {f"images {contrast}": len(cohort.cases(contrast)) for contrast in cohort.contrasts}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.tracking.mlflow_run import MlflowRun, RunInfo
+from pipeline.tracking.mlflow_worker import read_run_id
 from pipeline.utils.files import append_whole, atomic_text, atomic_write, remove_stale
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
@@ -27,6 +28,7 @@ KEYS = {  # by kind of an entry
     "artifact": ("path", "folder"),
     "image": ("key", "step", "file"),
     "table": ("path", "columns", "rows"),
+    "children": ("folders",),  # of runs to be shown below this one
     "end": ("status", "time"),
 }
 Entry = dict[str, Any]  # a line: its kind, the keys of that kind, and for some kinds the time in seconds since 1970
@@ -78,6 +80,8 @@ def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
             run.log_table(**{key: entry[key] for key in KEYS["table"]})
         case "tags":
             run.set_tags(entry["tags"])
+        case "children":
+            run.adopt(filter(None, (read_run_id(folder / path) for path in entry["folders"])))
 
 
 def title(entry: Entry) -> str:

@@ -1,6 +1,7 @@
 """One run in an MLflow store: continued or created, and logged to without duplicates. Every call may raise."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, like the
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 CHANGED = "changed."  # prefix of the tags of parameters whose value differs from the first one
 NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"  # a page's description, and its tables
+PARENT_TAG, PARENT_VARIABLE = "mlflow.parentRunId", "MRI_PARENT_RUN"  # of the run below which others are shown
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages of training, not of prompts
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
@@ -65,6 +68,12 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 def _tag_texts(tags: Mapping[str, str]) -> dict[str, str]:
     return {clean_key(key): printable(str(value))[:TAG_LENGTH] for key, value in tags.items()}
+
+
+def parent_tag() -> dict[str, str]:
+    """Return the tag that a run has if a sweep started it."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    return {PARENT_TAG: parent} if parent else {}
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,11 @@ class MlflowRun:
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment = self.client.get_experiment_by_name(info.experiment)
-        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(info.experiment)
+        experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else self.client.create_experiment(info.experiment, tags=EXPERIMENT_TAGS)
+        )
         return self.client.create_run(experiment_id, started_ms, resolve_tags(_tag_texts(info.tags)), info.name)
 
     def _log_batches(self, kind: str, items: Sequence[Any], at_once: int) -> None:
@@ -227,6 +240,13 @@ class MlflowRun:
         table = {"path": path, "type": "table"}
         if table not in tables:
             self.set_tags({TABLES_TAG: json.dumps([*tables, table])})
+
+    def adopt(self, run_ids: Iterable[str]) -> None:
+        """Have other runs shown below this one; those that the store does not have are left out."""
+        for run_id in run_ids:
+            run = self._existing(run_id)
+            if run is not None and run.data.tags.get(PARENT_TAG) != self.id:
+                self.client.set_tag(run_id, PARENT_TAG, self.id)
 
     def end_abandoned(self, run_id: str | None) -> None:
         """Close another run as KILLED if its process left it open."""

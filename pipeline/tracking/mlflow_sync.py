@@ -25,6 +25,7 @@ from pipeline.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 26  # added to the timeout of a request in training, since no training waits here
+SWEEP_RECORD = "sweep_record"  # name of the folder of a sweep's record, beside its comparison's files
 BESIDE_RECORD = (".html", ".csv", ".json", "_slices.png")  # ends of the names of a comparison's files
 
 
@@ -125,7 +126,8 @@ class MlflowSync:
         """
         if entry["kind"] not in ("artifact", "image"):
             return ""
-        home, stem = self.folder.resolve(), self.folder.resolve().name.removesuffix("_record")
+        home = self.folder.resolve()
+        stem = "compare" if home.name == SWEEP_RECORD else home.name.removesuffix("_record")
         of_comparison = [f"{stem}{ending}" for ending in BESIDE_RECORD] if stem not in ("", home.name) else []
         try:
             path = self.folder / entry["path"] if entry["kind"] == "artifact" else picture(self.folder, entry)

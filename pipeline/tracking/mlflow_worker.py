@@ -6,6 +6,7 @@ and after reconnecting sends what the store lacks. Training waits for a failing 
 
 import json
 import logging
+import math
 import shlex
 import threading
 import time
@@ -57,9 +58,19 @@ class MlflowWorker:
             which `pipeline.sync` can send later.
         resumed: Whether the run resumes from a checkpoint.
         run_id: MLflow run that the checkpoint names; None for none.
+        machine: Whether to measure what the machine does, as `system/…`.
     """
 
-    def __init__(self, metrics: Path, info: RunInfo, *, complete_file: Path | None, resumed: bool, run_id: str | None):
+    def __init__(
+        self,
+        metrics: Path,
+        info: RunInfo,
+        *,
+        complete_file: Path | None,
+        resumed: bool,
+        run_id: str | None,
+        machine: bool = True,
+    ):
         self._metrics, self._info, self._complete_file = metrics, info, complete_file
         earlier_id = read_run_id(metrics.parent)  # checkpoints saved before MLflow answered name no run
         self.run_id = run_id or (earlier_id if resumed else None)
@@ -68,7 +79,7 @@ class MlflowWorker:
         self.experiment_id: str | None = None
         self._run: MlflowRun | None = None  # used by the thread only
         self._jobs: deque[Job[Any]] = deque()
-        self._offset, self._system_step, self._system_due = 0, 0, 0.0
+        self._offset, self._system_step, self._system_due = 0, 0, 0.0 if machine else math.inf
         self._is_offline = self._has_warned = self._has_gaps = self._is_complete = False
         self._patience_s, self._allowance_s, self._last_progress = PATIENCE_ON_DISK_S, 0.0, time.monotonic()
         self._status: str | None = None

@@ -6,7 +6,7 @@ can send it later.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ class Tracker:
         run_id: MLflow run to continue, as named in the checkpoint; None for none.
         mlflow: Whether to log to MLflow. A resumed run that has an event log continues the log in any case.
         complete_file: File that messages name as complete when MLflow does not answer; None for metrics.jsonl.
+        machine: Whether to measure what the machine does, as `system/…`, while MLflow follows.
 
     Raises:
         UserError: The record cannot be written.
@@ -51,6 +52,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         mlflow: bool = True,
         complete_file: Path | None = None,
+        machine: bool = True,
     ):
         self._folder = folder
         self._metrics = MetricsFile(folder / "metrics.jsonl", step)
@@ -66,7 +68,7 @@ class Tracker:
         if mlflow:
             resumed = step is not None
             self._worker = MlflowWorker(
-                self._metrics.path, info, complete_file=complete_file, resumed=resumed, run_id=run_id
+                self._metrics.path, info, complete_file=complete_file, resumed=resumed, run_id=run_id, machine=machine
             )
         for entry in self._event_log.pending if self._event_log else ():
             self._queue(entry)
@@ -103,10 +105,7 @@ class Tracker:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Queue a file or folder for upload to a folder of the run's artifacts, as it is at the time of the upload."""
-        home, path = self._folder.absolute(), path.absolute()
-        moves_along = path.is_relative_to(home.parent)
-        stored = os.path.relpath(path, home) if moves_along else str(path)
-        self._add({"kind": "artifact", "path": stored, "folder": folder})
+        self._add({"kind": "artifact", "path": self._portable(path), "folder": folder})
 
     def log_table(self, path: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
         """Log a table as a JSON artifact, which MLflow's UI shows; a later one at that path replaces it."""
@@ -124,6 +123,10 @@ class Tracker:
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
         content = {"name": name, "context": context, "source": source, "digest": digest}
         self._add({"kind": "dataset", **content, "profile": {"items": len(items), **(profile or {})}})
+
+    def log_children(self, folders: Iterable[Path]) -> None:
+        """Have the MLflow runs of these folders shown below this one."""
+        self._add({"kind": "children", "folders": [self._portable(folder) for folder in folders]})
 
     def set_description(self, markdown: str) -> None:
         """Set the text, in Markdown, on the front page of the MLflow run; what is too long for MLflow is cut off."""
@@ -169,6 +172,11 @@ class Tracker:
             return f"{uri.rstrip('/')}{page}"
         choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""
         return f"mlflow ui{choice}, then http://127.0.0.1:5000{page}"
+
+    def _portable(self, path: Path) -> str:
+        """Return a path as the event log keeps it: relative if what lies there moves along with the run's folder."""
+        home, path = self._folder.absolute(), path.absolute()
+        return os.path.relpath(path, home) if path.is_relative_to(home.parent) else str(path)
 
     def _add(self, entry: Entry) -> None:
         if self._event_log:

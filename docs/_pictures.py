@@ -1,0 +1,235 @@
+"""Pictures for the documentation: screenshots of a run's report, a comparison, an exploration, and MLflow's pages.
+
+    make pictures                                # of runs/phantom and runs/sweep, or of FOLDER=… and SWEEP=…
+    python docs/_pictures.py runs/phantom --sweep runs/sweep
+
+Chromium makes them, without a window. They show phantoms only: a run on other data is refused. MLflow shows the
+run's own store, on a port of this machine for the time being.
+"""
+
+import argparse
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import yaml
+from PIL import Image
+
+from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, UserError
+
+DOCS = Path(__file__).parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",
+         "--virtual-time-budget=15000")  # fmt: skip
+SHOT_S, SERVER_S = 120, 120  # patience with the browser, and with the server's start
+MOST_BYTES = 150_000
+QUALITIES = range(85, 20, -10)  # of JPEG, best first
+ASK = "?workflowType=machine_learning"  # MLflow's pages of training, not of prompts
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: its name, its address, and the size in pixels of what is shown."""
+
+    name: str
+    address: str
+    width: int = 1500
+    height: int = 1100
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    command = argparse.ArgumentParser(prog="python docs/_pictures.py", description=__doc__.splitlines()[0])
+    command.add_argument("run", type=Path, nargs="?", default=Path("runs/phantom"),
+                         help="folder of a finished phantom run (default: runs/phantom, of `make demo`)")  # fmt: skip
+    command.add_argument("--sweep", type=Path, default=Path("runs/sweep"),
+                         help="folder of a sweep to show (default: runs/sweep; left out if not there)")  # fmt: skip
+    command.add_argument("-o", "--output", type=Path, default=DOCS, help="folder of the pictures (default: docs)")
+    command.add_argument("--browser", help="the browser's command (default: the Chromium that is installed)")
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the pictures; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        browser = find_browser(arguments.browser)
+        require_phantom(arguments.run)
+        with tempfile.TemporaryDirectory() as scratch:
+            for shot in pages(arguments.run, arguments.sweep, Path(scratch)):
+                picture(browser, shot, arguments.output, Path(scratch))
+            with mlflow_server(arguments.run) as server:
+                for shot in mlflow_pages(server, arguments.run, arguments.sweep):
+                    picture(browser, shot, arguments.output, Path(scratch))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return EXIT_DONE
+
+
+def find_browser(command: str | None) -> str:
+    """Return the path of the browser.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = next(filter(None, map(shutil.which, [command] if command else BROWSERS)), None)
+    if path is None:
+        missing = command or "Chromium"
+        raise UserError(f"{missing}: not found, so no pictures can be made; install it (apt-get install chromium)")
+    return path
+
+
+def require_phantom(run: Path) -> None:
+    """Refuse a run that is not finished or that shows people.
+
+    Raises:
+        UserError: See above.
+    """
+    if not (run / "report.html").is_file() or not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: holds no finished run; `make demo` does one")
+    source = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]["source"]
+    if source != "phantom":
+        raise UserError(f"{run}: its data is {source}; pictures in the documentation show phantoms only")
+
+
+def pages(run: Path, sweep: Path, scratch: Path) -> Iterator[Shot]:
+    """Yield the pages that are files; the exploration's is made of the run's data."""
+    yield Shot("report", (run / "report.html").resolve().as_uri(), height=1500)
+    yield Shot("exploration", explore(run, scratch).as_uri(), height=1500)
+    if (sweep / "compare.html").is_file():
+        yield Shot("comparison_page", (sweep / "compare.html").resolve().as_uri(), height=1500)
+    else:
+        print(f"{sweep / 'compare.html'}: not there, so its picture is left as it is; pipeline.sweep makes it")
+
+
+def explore(run: Path, folder: Path) -> Path:
+    """Explore the data of a run; return the page.
+
+    Raises:
+        UserError: This failed.
+    """
+    command = [sys.executable, "-m", "pipeline.explore", str(run / "config.yaml"), "tracking.mlflow=false"]
+    explored = subprocess.run([*command, "-o", str(folder), "--quiet"], capture_output=True, text=True, check=False)
+    if explored.returncode:
+        raise UserError(f"{run}: its data could not be explored: {explored.stderr.strip()}")
+    return folder / "explore.html"
+
+
+def mlflow_pages(server: str, run: Path, sweep: Path) -> Iterator[Shot]:
+    """Yield MLflow's pages of the run, of a model that it registered, and of the sweep."""
+    run_id = _json(run / "mlflow.json")["run_id"]
+    experiment = _experiment_of(server, run_id)
+    page = f"{server}/#/experiments/{experiment}"
+    yield Shot("mlflow_run", f"{page}/runs/{run_id}{ASK}", height=1400)
+    yield Shot("mlflow_charts", f"{page}/runs/{run_id}/model-metrics{ASK}", height=1400)
+    for address in list(_json(run / "models.json")["models"].values())[:1]:
+        name = address.removeprefix("models:/").partition("@")[0].partition("/")[0]
+        yield Shot("mlflow_model", f"{server}/#/models/{quote(name, safe='')}{ASK}", height=1200)
+    if (sweep / "compare.json").is_file():
+        ids = [run["mlflow_run_id"] for run in _json(sweep / "compare.json")["runs"]]
+        chosen = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
+        yield Shot("mlflow_runs", f"{page}/runs{ASK}", height=900)
+        yield Shot("mlflow_comparison", f"{server}/#/compare-runs{ASK}&{chosen}", height=1400)
+
+
+def _json(path: Path) -> dict:
+    try:
+        content: dict = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); MLflow's pages need it") from error
+    return content
+
+
+def _experiment_of(server: str, run_id: str) -> str:
+    """Return the id of a run's experiment.
+
+    Raises:
+        UserError: The server does not know the run.
+    """
+    try:
+        with urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=SERVER_S) as answer:
+            return str(json.load(answer)["run"]["info"]["experiment_id"])
+    except (URLError, KeyError, ValueError) as error:
+        raise UserError(f"MLflow does not know the run {run_id} ({error}); start where mlflow.db is") from error
+
+
+@contextmanager
+def mlflow_server(run: Path) -> Iterator[str]:
+    """Yield the address of `mlflow ui` with the store of a run, on a free port of this machine."""
+    store = _json(run / "mlflow.json")["uri"]
+    if store.startswith("http"):
+        yield store.rstrip("/")
+        return
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    server = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(
+        [*command, "--backend-store-uri", store], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        _wait_for(server, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(SERVER_S)
+
+
+def _wait_for(server: str, process: subprocess.Popen) -> None:
+    end = time.monotonic() + SERVER_S
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            with urlopen(f"{server}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise UserError("`mlflow ui` does not start; type it to see why")
+
+
+def picture(browser: str, shot: Shot, folder: Path, scratch: Path) -> None:
+    """Make a screenshot, and keep it as a JPEG of modest size.
+
+    Raises:
+        UserError: The browser made none.
+    """
+    made = scratch / f"{shot.name}.png"
+    command = [browser, *FLAGS, f"--window-size={shot.width},{shot.height}", f"--user-data-dir={scratch / 'profile'}"]
+    try:
+        subprocess.run(
+            [*command, f"--screenshot={made}", shot.address], capture_output=True, timeout=SHOT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"{browser}: made no picture of {shot.address} ({error})") from error
+    if not made.is_file():
+        raise UserError(f"{browser}: made no picture of {shot.address}")
+    path = folder / f"{shot.name}.jpg"
+    with Image.open(made) as image:
+        size_bytes = save_jpeg(image.convert("RGB"), path)
+    print(f"{path}: {size_bytes / 1000:.0f} kB")
+
+
+def save_jpeg(image: Image.Image, path: Path) -> int:
+    """Write a picture in the best quality in which it has less than `MOST_BYTES`; return its bytes."""
+    for quality in QUALITIES:
+        image.save(path, quality=quality, optimize=True, progressive=True)
+        if path.stat().st_size < MOST_BYTES:
+            break
+    return path.stat().st_size
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

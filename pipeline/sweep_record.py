@@ -1,0 +1,110 @@
+"""A sweep in MLflow: a run with its description, its parameters and its comparison, below which its runs are shown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.sweep_jobs import SweepJob
+from pipeline.tracking.event_log import NAME
+from pipeline.tracking.mlflow_run import PARENT_VARIABLE
+from pipeline.tracking.mlflow_settings import environment_variable
+from pipeline.tracking.mlflow_sync import SWEEP_RECORD
+from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from pipeline.comparison.table import Comparison
+
+STEP = 0  # of a comparison's figures
+SEARCH_SCORE = "search/validation_score"  # of each trial, at the step of its number
+
+
+class SweepRecord:
+    """What a sweep puts on record; nothing where its runs do not go to MLflow.
+
+    Args:
+        tracker: The sweep's run; None for no record.
+        heading: Markdown that its description begins with.
+    """
+
+    def __init__(self, tracker: Tracker | None, heading: str):
+        self._tracker, self._heading = tracker, heading
+
+    def start(self, jobs: Sequence[SweepJob]) -> None:
+        """Describe the sweep, and have runs that began earlier shown below it."""
+        self._describe()
+        self._adopt(jobs)
+
+    def log_scores(self, scores: Mapping[int, float], best: str) -> None:
+        """Log the validation scores of a search's trials by number, and a sentence on the best."""
+        if self._tracker is not None:
+            for number, score in sorted(scores.items()):
+                self._tracker.log_metrics({SEARCH_SCORE: score}, number)
+            self._tracker.set_tags({"best_trial": best})
+            self._describe(best)
+
+    def log_comparison(self, comparison: "Comparison", files: Sequence[Path]) -> str:
+        """Log a comparison of the sweep's runs, and return a line on how to open it."""
+        from pipeline.comparison.comparison import log_figures
+        from pipeline.comparison.comparison_page import markdown
+
+        if self._tracker is None:
+            return "off, as in the compared runs"
+        log_figures(self._tracker, comparison, files)
+        self._describe(markdown(comparison))
+        return self._tracker.open_instructions()
+
+    def finish(self, jobs: Sequence[SweepJob]) -> None:
+        """Record how the runs ended."""
+        failed = [job for job in jobs if job.code != EXIT_DONE]
+        self._describe("\n".join(f"- **failed: {job.name}**" for job in failed))
+        self._adopt(jobs)
+        if self._tracker is not None:
+            self._tracker.set_tags({"runs_done": f"{len(jobs) - len(failed)} of {len(jobs)}"})
+            self._tracker.close("FAILED" if failed else "FINISHED")
+
+    def _describe(self, *more: str) -> None:
+        """Add paragraphs to the description."""
+        self._heading = "\n\n".join(filter(None, (self._heading, *more)))
+        if self._tracker is not None:
+            self._tracker.set_description(self._heading)
+
+    def _adopt(self, jobs: Sequence[SweepJob]) -> None:
+        if self._tracker is not None:
+            self._tracker.log_children([job.folder for job in jobs])
+
+
+@contextmanager
+def sweep_record(
+    home: Path, title: str, paths: Sequence[Path], settings: Sequence[str], *, experiment: str | None, source: str
+) -> Iterator[SweepRecord]:
+    """Open a sweep's record for the time of a block, in which runs that are started know their parent.
+
+    Args:
+        home: Folder of the sweep's logs. The record lies below it: the same command goes on with the same MLflow run.
+        title: What the sweep does, in a few words.
+        paths: Configurations.
+        settings: `key=value` each, with all their values, or the range of a search.
+        experiment: The runs' experiment; None where they do not go to MLflow.
+        source: Kind of their data.
+    """
+    files, values = ", ".join(map(str, paths)), dict(text.split("=", 1) for text in settings)
+    heading = "\n".join([f"{title}: {files}.", "", *(f"- `{key}`: {value}" for key, value in values.items())]).strip()
+    if experiment is None:
+        yield SweepRecord(None, heading)
+        return
+    folder = home / SWEEP_RECORD
+    tracker = Tracker(
+        folder,
+        experiment=experiment,
+        run_name=home.absolute().name,
+        params={"configurations": files, "sweep": title, **values},
+        step=STEP if (folder / NAME).is_file() else None,
+        tags={"kind": "sweep", "data": source},
+        machine=False,
+    )
+    with tracker:
+        run_id = tracker.call("the sweep", lambda run: run.id)
+        with environment_variable(PARENT_VARIABLE, run_id) if run_id else nullcontext():
+            yield SweepRecord(tracker, heading)

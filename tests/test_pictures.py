@@ -1,0 +1,99 @@
+"""The documentation's pictures: the right pages are opened, phantoms only, and what is missing is named."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from web_server import web_server
+
+ROOT = Path(__file__).parents[1]
+# Stands in for Chromium: notes the page, and makes a noisy picture of the window's size.
+BROWSER = """#!{python}
+import sys
+import numpy as np
+from PIL import Image
+options = dict(word.split("=", 1) for word in sys.argv[1:-1] if "=" in word)
+width, height = map(int, options["--window-size"].split(","))
+noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+Image.fromarray(noise).save(options["--screenshot"])
+with open({pages!r}, "a") as pages:
+    pages.write(sys.argv[-1] + "\\n")
+"""
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    specification = importlib.util.spec_from_file_location("_pictures", ROOT / "docs" / "_pictures.py")
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "_pictures", module)  # where dataclasses look for it
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A finished run in a folder of its own, which is the working folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "phantom"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("a report")
+    (folder / "config.yaml").write_text("data: {source: phantom}")
+    (folder / "models.json").write_text(json.dumps({"models": {"T2": "models:/phantom T1-to-T2@best"}}))
+    return folder
+
+
+def stand_in(run):
+    """The path of a stand-in for the browser."""
+    path = run.parent / "browser"
+    path.write_text(BROWSER.format(python=sys.executable, pages=str(run / "pages")))
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_every_page_is_opened_and_kept_as_a_small_picture(pictures, run, monkeypatch):
+    monkeypatch.setattr(pictures, "explore", lambda run, folder: folder / "explore.html")
+    sweep = run.parent / "sweep"
+    sweep.mkdir()
+    (sweep / "compare.html").write_text("a comparison")
+    (sweep / "compare.json").write_text(json.dumps({"runs": [{"mlflow_run_id": "a"}, {"mlflow_run_id": "b"}]}))
+    with web_server() as server:
+        answer = json.dumps({"run": {"info": {"experiment_id": "7"}}}).encode()
+        server.answers.append(lambda handler: handler.reply(200, answer))
+        (run / "mlflow.json").write_text(json.dumps({"run_id": "a", "uri": server.url}))
+        assert pictures.main([str(run), "-o", ".", "--browser", stand_in(run)]) == 0
+    opened = [page.replace(server.url, "").split("?")[0] for page in (run / "pages").read_text().splitlines()]
+    assert opened[0] == (run / "report.html").as_uri() and opened[1].endswith("/explore.html")
+    assert opened[2:] == [
+        (sweep / "compare.html").as_uri(), "/#/experiments/7/runs/a", "/#/experiments/7/runs/a/model-metrics",
+        "/#/models/phantom%20T1-to-T2", "/#/experiments/7/runs", "/#/compare-runs",
+    ]  # fmt: skip
+    assert "runs=%5B%22a%22%2C%20%22b%22%5D&experiments=%5B%227%22%5D" in (run / "pages").read_text()
+    made = sorted(Path().glob("*.jpg"))
+    assert len(made) == len(opened)
+    with Image.open(made[0]) as image:
+        assert image.format == "JPEG" and image.width == 1500
+
+
+def test_a_picture_loses_quality_until_it_is_small(pictures, tmp_path):
+    ramp = Image.linear_gradient("L").resize((2000, 2000)).convert("RGB")
+    assert pictures.save_jpeg(ramp, tmp_path / "a.jpg") < pictures.MOST_BYTES
+    pictures.MOST_BYTES = 1
+    assert pictures.save_jpeg(ramp, tmp_path / "b.jpg") < (tmp_path / "a.jpg").stat().st_size
+
+
+def test_what_is_missing_is_one_line_and_exit_code_2(pictures, run, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    assert pictures.main([str(run)]) == 2
+    assert capsys.readouterr().err == (
+        "error: Chromium: not found, so no pictures can be made; install it (apt-get install chromium)\n"
+    )
+    browser = ["--browser", stand_in(run)]
+    assert pictures.main(["runs/none", *browser]) == 2
+    assert "runs/none: holds no finished run; `make demo` does one" in capsys.readouterr().err
+    (run / "config.yaml").write_text("data: {source: nifti}")
+    assert pictures.main([str(run), *browser]) == 2
+    assert "its data is nifti; pictures in the documentation show phantoms only" in capsys.readouterr().err
+    assert not (run / "pages").exists()
