@@ -4,11 +4,12 @@
     python docs/_pictures.py runs/phantom --sweep runs/sweep
 
 Chromium makes them, without a window. They show phantoms only: a run on other data is refused. MLflow shows the
-run's own store, on a port of this machine for the time being.
+store of the folder where this is started, on a port of this machine for the time being.
 """
 
 import argparse
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -167,8 +168,8 @@ def _experiment_of(server: str, run_id: str) -> str:
 
 @contextmanager
 def mlflow_server(run: Path) -> Iterator[str]:
-    """Yield the address of `mlflow ui` with the store of a run, on a free port of this machine."""
-    store = _json(run / "mlflow.json")["uri"]
+    """Yield the address of a run's MLflow server, or of `mlflow ui`, started here on a free port."""
+    store = os.environ.get("MLFLOW_TRACKING_URI") or _json(run / "mlflow.json")["uri"]
     if store.startswith("http"):
         yield store.rstrip("/")
         return
@@ -177,10 +178,10 @@ def mlflow_server(run: Path) -> Iterator[str]:
         port = listener.getsockname()[1]
     server = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    choice = ["--backend-store-uri", store] if "MLFLOW_TRACKING_URI" in os.environ else []  # else mlflow.db here
     process = subprocess.Popen(
-        [*command, "--backend-store-uri", store], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+        [*command, *choice], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         _wait_for(server, process)
         yield server

@@ -35,6 +35,8 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.schedule import TrainerState
 from pipeline.utils.workers import WorkerPool
 
+MOSAICS = "mosaics"  # their folder among a run's artifacts in MLflow
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -161,11 +163,13 @@ def log_evaluation(
     """
     tracker.log_metrics(final_metrics(evaluation.scores), position.step)
     tracker.log_table(SUBJECT_TABLE, *subject_table(evaluation.scores))
-    tracker.set_description(front_page(model, evaluation.scores, checkpoint, facts, warnings))
+    shown = {volume.target: volume for volume in reversed(evaluation.volumes)}  # the first subject of each direction
+    pictures = {volume.mosaic.stem: f"{MOSAICS}/{volume.mosaic.name}" for volume in shown.values()}
+    tracker.set_description(front_page(model, evaluation.scores, checkpoint, facts, warnings, pictures))
     for path in files:
         tracker.log_artifact(path)
     for volume in evaluation.volumes:
-        tracker.log_artifact(volume.mosaic, "mosaics")
+        tracker.log_artifact(volume.mosaic, MOSAICS)
     log_models(
         tracker,
         model,

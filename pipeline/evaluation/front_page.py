@@ -7,6 +7,7 @@ from pipeline.evaluation.scores import DESCRIPTIONS, UNPAIRED, Scores, SummaryRo
 from pipeline.inference.model import TranslationModel
 from pipeline.metrics.names import HEADINGS, OWN, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import subject_means
+from pipeline.tracking.mlflow_run import artifact_address
 from pipeline.utils.files import json_number
 
 SUBJECT_TABLE = "subject_scores.json"
@@ -15,21 +16,28 @@ Row = list[str | float | None]
 
 
 def front_page(
-    model: TranslationModel, scores: Scores, checkpoint: str, facts: Mapping[str, str], warnings: Sequence[str]
+    model: TranslationModel,
+    scores: Scores,
+    checkpoint: str,
+    facts: Mapping[str, str],
+    warnings: Sequence[str],
+    pictures: Mapping[str, str],
 ) -> str:
-    """Return a run's description: the result, warnings, figures beside the baselines', their protocol, and the data.
+    """Return a run's description: the result, warnings, pictures, figures beside the baselines', protocol and data.
 
     Args:
         model: The evaluated model.
         checkpoint: Name of its checkpoint.
         facts: Versions, seed, steps and time, by name.
         warnings: Sentences that qualify the figures.
+        pictures: What each shows, and its path among the run's artifacts.
     """
     protocol = OWN if scores.paired else UNPAIRED
     parts = [
         f'{model.origin}, checkpoint "{checkpoint}". **Not for clinical use.**',
         result_sentence(scores, model.contrasts),
         "\n".join(f"- **{warning}**" for warning in warnings),
+        *(f"![{title}]({artifact_address(path)})" for title, path in pictures.items()),
         *(_figures(rows) for rows in _by_direction(scores)),
         f"Whole volumes inside the head, mean and SD; {protocol}: {DESCRIPTIONS[protocol]}.",
         "\n".join(f"- {fact}" for fact in _data_and_training(model, facts)),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 
@@ -28,6 +29,7 @@ METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, like the
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 CHANGED = "changed."  # prefix of the tags of parameters whose value differs from the first one
 NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"  # a page's description, and its tables
+THIS_RUN = "{run_id}"  # in a description: the id of the run that it is set for
 PARENT_TAG, PARENT_VARIABLE = "mlflow.parentRunId", "MRI_PARENT_RUN"  # of the run below which others are shown
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages of training, not of prompts
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -68,6 +70,11 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 def _tag_texts(tags: Mapping[str, str]) -> dict[str, str]:
     return {clean_key(key): printable(str(value))[:TAG_LENGTH] for key, value in tags.items()}
+
+
+def artifact_address(path: str) -> str:
+    """Return the address of a run's artifact for its description, on whatever server shows it."""
+    return f"get-artifact?path={quote(path, safe='')}&run_uuid={THIS_RUN}"
 
 
 def parent_tag() -> dict[str, str]:
@@ -225,9 +232,11 @@ class MlflowRun:
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags of the run."""
+        """Set tags of the run; in its description, `THIS_RUN` becomes its id."""
         from mlflow.entities import RunTag
 
+        if NOTE_TAG in tags:
+            tags = {**tags, NOTE_TAG: tags[NOTE_TAG].replace(THIS_RUN, self.id)}
         self._log_batches("tags", [RunTag(*item) for item in _tag_texts(tags).items()], PARAMS_PER_REQUEST)
 
     def log_table(self, path: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

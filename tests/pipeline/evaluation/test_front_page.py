@@ -31,11 +31,13 @@ def model():
 def test_a_front_page_says_what_was_trained_on_what_how_well_beside_what_and_with_which_reservations():
     run_scores = scores()
     run_scores.subjects = [score for score in run_scores.subjects if score.protocol == "own"]
-    page = front_page(model(), run_scores, "best", {"seed": "0", "steps": "3,800"}, ["Warnings stood: gain"])
+    pictures = {"a_T1_to_T2": "mosaics/a b_T1_to_T2.png"}
+    page = front_page(model(), run_scores, "best", {"seed": "0", "steps": "3,800"}, ["Warnings stood: gain"], pictures)
     for text in (
         'cyclegan mine, checkpoint "best". **Not for clinical use.**',
         "T1 → T2 13.00 dB, +5.00 dB against copy",
         "- **Warnings stood: gain**",
+        "![a_T1_to_T2](get-artifact?path=mosaics%2Fa%20b_T1_to_T2.png&run_uuid={run_id})",
         "| T1 → T2, n = 2 | PSNR [dB] |\n| --- | --- |\n| model | 13.00 ± 1.41 |\n| copy | 8.00 |\n",
         "data range 2",
         "trained on: 5 scans in T1 (1,200 slices), 5 scans in T2 (1,200 slices)",
@@ -50,7 +52,7 @@ def test_a_front_page_says_what_was_trained_on_what_how_well_beside_what_and_wit
 def test_without_pairs_it_says_so_and_shows_what_there_is():
     measured = {"volume/foreground/intensity_distance": np.array([0.25]), "volume/image/cycle_error": np.array([0.1])}
     unpaired = Scores(paired=False, subjects=[SubjectScore("a_T1", "T1", "T2", "model", UNPAIRED, measured)])
-    page = front_page(model(), unpaired, "latest", {}, [])
+    page = front_page(model(), unpaired, "latest", {}, [], {})
     assert "cannot say whether a translation is right" in page and "| model | 0.25" in page
     assert subject_table(unpaired) == (
         ["subject", "source", "target", "system", "intensity distance"],

@@ -10,6 +10,8 @@ import pytest
 import torch
 from tracked_run import client, eventually, history, lines, track, train
 
+from pipeline.tracking.mlflow_run import artifact_address
+
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -156,10 +158,11 @@ def test_a_table_is_one_that_mlflow_loads_and_a_second_one_replaces_it(tmp_path,
         tracker.log_table("scores.json", ["subject", "PSNR"], [["a", 1.0], ["b", None]])
         tracker.log_table("scores.json", ["subject", "PSNR"], [["a", 2.5]])
         tracker.log_table("others.json", ["subject"], [["c"]])
-        tracker.set_description("# Result\n\ngood")
+        tracker.set_description(f"# Result\n\n![good]({artifact_address('a b.png')})")
     experiment_id = client(store).get_run(tracker.run_id).info.experiment_id
     loaded = client(store).load_table(experiment_id, "scores.json", [tracker.run_id])
     assert loaded.to_dict("list") == {"subject": ["a"], "PSNR": [2.5]}
     tags = client(store).get_run(tracker.run_id).data.tags
     assert [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])] == ["scores.json", "others.json"]
-    assert tags["mlflow.note.content"] == "# Result\n\ngood"
+    address = f"get-artifact?path=a%20b.png&run_uuid={tracker.run_id}"
+    assert tags["mlflow.note.content"] == f"# Result\n\n![good]({address})"
