@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     title = f"Search of {arguments.search} trials" if arguments.search else f"Sweep of {len(runs)} runs"
     with sweep_record(
         home, title, paths, [*overrides, *arguments.ranges],
-        experiment=tracked and tracked.tracking.experiment, source=runs[0][0].data.source,
+        experiment=tracked.tracking.experiment if tracked else None, source=runs[0][0].data.source,
     ) as record:  # fmt: skip
         if arguments.search:
             jobs = _search(paths[0], overrides, ranges, home, arguments, work, record)
