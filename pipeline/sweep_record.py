@@ -71,7 +71,7 @@ class SweepRecord:
             self._tracker.set_description(self._heading)
 
     def _adopt(self, jobs: Sequence[SweepJob]) -> None:
-        if self._tracker is not None:
+        if self._tracker is not None and jobs:
             self._tracker.log_children([job.folder for job in jobs])
 
 
