@@ -53,7 +53,7 @@ def score(
     """Measure a translation against the real target inside its head; errors only `inside` both heads."""
     import numpy as np
 
-    from pipeline.evaluation.uncertainty_scores import calibration_curve, calibration_error, rank_correlation
+    from pipeline.evaluation.uncertainty_fit import calibration_curve, calibration_error, rank_correlation
     from pipeline.metrics.similarity import DATA_RANGE, psnr, slice_ratio, ssim
     from transforms.slices import AXES, cut_slices
 

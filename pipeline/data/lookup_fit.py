@@ -13,8 +13,6 @@ without a mean. Where heads lie in one frame, whole or cut by their scans, says 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import product
 
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
@@ -25,6 +23,7 @@ from pipeline.data.cohort_frame import CELL_BLUR, MIN_HEAD_SHARE, common_frame
 from pipeline.data.placed_heads import Grid, Head, find_head, grid_of, head_shares
 from pipeline.data.slice_stacks import SliceStack
 from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots
+from transforms.linear_tables import entry_weights, roughness
 
 CELL_MM = 6.0
 CELL_MARGIN = 3  # cells, about those that count: as far as means are blurred
@@ -115,7 +114,7 @@ def _cell_means(
         head = placed_head.head
         number, inside = grid.cell_of_voxels(placed_head.cells)
         cell, voxel_mm3 = number[inside], np.float32(math.prod(head.stack.sample_mm))
-        weights = _entry_weights([axis[inside] for axis in head.table_coordinates(blur_pixels)])
+        weights = entry_weights([axis[inside] for axis in head.table_coordinates(blur_pixels)], LEVELS)
         gather = csr_array((np.full(len(cell), voxel_mm3), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
         sums += (gather @ weights).toarray()
         volume += voxel_mm3 * np.bincount(cell, minlength=cells).reshape(grid.shape).astype(np.float32)
@@ -124,28 +123,13 @@ def _cell_means(
     return blurred_sums[counted] / np.maximum(volume[counted], 1e-3 * volume.max())[:, None]
 
 
-def _entry_weights(coordinates: Sequence[np.ndarray]) -> csr_array:
-    """Return the weight of every entry of a table for voxels (n,) at coordinates, (n, entries): eight are not 0."""
-    below = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, LEVELS, strict=True)]
-    share = [axis - corner for axis, corner in zip(coordinates, below, strict=True)]
-    entries, weights = [], []
-    for offsets in product((0, 1), repeat=len(LEVELS)):  # the corners about each voxel
-        corners = [corner + offset for corner, offset in zip(below, offsets, strict=True)]
-        entries.append(np.ravel_multi_index(corners, LEVELS))
-        weights.append(reduce(np.multiply, (p if o else 1 - p for p, o in zip(share, offsets, strict=True))))
-    voxels = len(coordinates[0])  # whose entries follow each other, ascending: nothing has to be sorted
-    rows = np.arange(voxels + 1) * len(entries)
-    columns, values = (np.stack(parts, axis=1).ravel() for parts in (entries, weights))
-    return csr_array((values, columns, rows), shape=(voxels, math.prod(LEVELS)))
-
-
 def _air_squares(heads: Sequence[Head], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean over air voxels of weights times weights (entries, entries), and of weights (entries,)."""
     entries = math.prod(LEVELS)
     squares, sums, count = np.zeros((entries, entries)), np.zeros(entries), 0
     for head in heads:
         air = ~binary_dilation(head.mask)
-        weights = _entry_weights([axis[air][::AIR_STRIDE] for axis in head.table_coordinates(blur_pixels)])
+        weights = entry_weights([axis[air][::AIR_STRIDE] for axis in head.table_coordinates(blur_pixels)], LEVELS)
         squares += (weights.T @ weights).toarray()
         sums += weights.sum(axis=0)
         count += weights.shape[0]
@@ -165,19 +149,5 @@ def _fit(source: np.ndarray, target: np.ndarray, air: tuple[np.ndarray, np.ndarr
     source = source.astype(np.float64)  # the last digits of sums in float32 would show, and depend on the threads
     squares = scale * (source.T @ source) + 1000 * AIR_WEIGHT * air_squares
     products = scale * (source.T @ expected) - 1000 * AIR_WEIGHT * air_sums
-    penalty = ROUGHNESS_WEIGHT * _roughness() + RIDGE * np.eye(len(squares))
+    penalty = ROUGHNESS_WEIGHT * roughness(LEVELS) + RIDGE * np.eye(len(squares))
     return np.linalg.solve(squares + penalty, products).reshape(LEVELS).astype(np.float32)
-
-
-def _roughness() -> np.ndarray:
-    """Return (entries, entries) of the quadratic form that sums a table's squared second differences along its axes."""
-    total = np.zeros((math.prod(LEVELS),) * 2)
-    for axis in range(len(LEVELS)):
-        factors = [np.eye(levels) for levels in LEVELS]
-        differences = np.diff(factors[axis], 2, axis=0)
-        factors[axis] = differences.T @ differences
-        form: np.ndarray = np.ones((1, 1))
-        for factor in factors:
-            form = np.kron(form, factor)
-        total += form
-    return total

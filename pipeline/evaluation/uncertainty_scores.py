@@ -6,21 +6,27 @@ which takes seconds. The test subjects play no part in the calibration.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import isotonic_regression, nnls
-from scipy.stats import rankdata
 from torch import nn
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.evaluation.evaluate import READ_AHEAD, Translation, read_or_reason
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
+from pipeline.evaluation.uncertainty_fit import (
+    calibration_curve,
+    calibration_error,
+    fit_calibration,
+    join_features,
+    rank_correlation,
+)
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import translate_slices, with_neighbours
-from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, uncertainty_features
+from pipeline.inference.uncertainty import Features, UncertaintySources, uncertainty_features
 from pipeline.inference.uncertainty_calibration import (
     RUN,
     SINGLE_NETWORK,
@@ -40,67 +46,6 @@ logger = logging.getLogger(__name__)
 SLICES = 16  # of a scan
 MAX_PAIRS = 16  # validation subjects that the calibration uses
 MAX_VOXELS = 20_000  # of a scan, evenly spread, because neighbouring voxels are alike
-KNOTS = 24  # equally filled bins of the combined feature
-
-
-def rank_correlation(expected: np.ndarray, observed: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two samples; NaN where one is constant."""
-    if np.ptp(expected) == 0 or np.ptp(observed) == 0:
-        return float("nan")
-    # scipy.stats.spearmanr differs from this, and so from earlier runs' scores, in the last digit
-    return float(np.corrcoef(rankdata(expected, axis=None), rankdata(observed, axis=None))[0, 1])
-
-
-def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = 10) -> np.ndarray:
-    """Return (bins, 2): mean expected and mean observed error of equally filled bins of rising expected error.
-
-    There are fewer bins where there are fewer voxels. Equal columns are a perfect calibration. Voxels of equal expected
-    error may fall into several bins. Their order is arbitrary, so each counts with the mean observed error of all of
-    them.
-    """
-    levels, level = np.unique(expected.ravel().astype(float), return_inverse=True)
-    level_means = np.bincount(level, observed.ravel()) / np.bincount(level)
-    bins_of_levels = np.array_split(np.sort(level), min(bins, len(level)))
-    curve = [(levels[indices].mean(), level_means[indices].mean()) for indices in bins_of_levels]
-    return np.array(curve).reshape(-1, 2)
-
-
-def calibration_error(curve: np.ndarray) -> float:
-    """Return the mean distance between expected and observed error over a curve's equally filled bins."""
-    return float(np.abs(curve[:, 0] - curve[:, 1]).mean())
-
-
-def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -> Calibration:
-    """Fit the map from features to the absolute error to expect.
-
-    The weights are a non-negative least-squares fit of the errors to the features and a constant; the map of the
-    weighted sum is the isotonic regression of the mean errors in equally filled bins. Bins at one value of the sum,
-    which many voxels then share, are one knot.
-
-    Args:
-        features: The features of n voxels, (n,) each.
-        errors: |G(x) - y| of the same voxels, (n,), from 0.
-        subjects: The number of subjects that the voxels are of, for the record.
-
-    Raises:
-        ValueError: there is no voxel.
-    """
-    if errors.size == 0:
-        raise ValueError("no voxel to calibrate on")
-    columns = [column for column in (features.spread, features.cycle) if column is not None]
-    scales = [float(column.std()) or 1.0 for column in columns]
-    scaled = [column / scale for column, scale in zip(columns, scales, strict=True)]
-    (_, *weights), _ = nnls(np.column_stack([np.ones(errors.size), *scaled]).astype(float), errors.astype(float))
-    if not any(weights):  # nothing tells anything: the map will be flat whatever the weights
-        weights = [1.0] * len(columns)
-    spread_weight, cycle_weight = ([weight / scale for weight, scale in zip(weights, scales, strict=True)] + [0.0])[:2]
-    calibration = Calibration(cycle_weight, spread_weight, (), subjects, int(errors.size))
-    curve = calibration_curve(calibration.combined(features), errors, KNOTS)
-    feature_values, knot = np.unique(curve[:, 0].round(6), return_inverse=True)
-    bins = np.bincount(knot)
-    fitted = isotonic_regression(np.bincount(knot, curve[:, 1]) / bins, weights=bins).x
-    knots = np.column_stack([feature_values, fitted.round(6)]).tolist()
-    return replace(calibration, knots=tuple((feature, error) for feature, error in knots))
 
 
 def calibrate(
@@ -142,25 +87,29 @@ def calibrate(
                 continue
             translated = subset.translated(to)
             step = max(1, -(-int(subset.inside.sum()) // MAX_VOXELS))
-            errors = subset.errors(translated)[subset.inside][::step]
+            chosen = partial(_every, step, subset.inside)
+            errors = chosen(subset.errors(translated))
             for kind in (RUN, SINGLE_NETWORK):
                 sources = uncertainty_sources(model, to, others, kind)
-                cycle, spread = subset.features(to, translated, sources)
-                inside = np.flatnonzero(subset.inside)[::step]
-                features = Features(None if cycle is None else cycle.ravel()[inside], spread.ravel()[inside])
-                samples.setdefault((to, kind), []).append((features, errors))
+                samples.setdefault((to, kind), []).append(
+                    (subset.features(to, translated, sources).mapped(chosen), errors)
+                )
     if not samples:
         return {}, "no validation pair could be used"
 
     # Fit a calibration for each direction and kind of sources.
     calibrations: Calibrations = {}
-    for (to, kind), batches in samples.items():
-        cycles = [features.cycle for features, _ in batches if features.cycle is not None]
-        spread = np.concatenate([features.spread for features, _ in batches])
-        features = Features(np.concatenate(cycles) if cycles else None, spread)
-        errors = np.concatenate([error for _, error in batches])
-        calibrations.setdefault(to, {})[kind] = fit_calibration(features, errors, len(batches))
+    for (to, kind), scans in samples.items():
+        features, errors = zip(*scans, strict=True)
+        calibrations.setdefault(to, {})[kind] = fit_calibration(
+            join_features(features), np.concatenate(errors), len(scans)
+        )
     return calibrations, ""
+
+
+def _every(step: int, inside: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return every so many of the values (n, h, w) inside a mask."""
+    return values[inside][::step]
 
 
 class _SliceSubset:
@@ -187,9 +136,8 @@ class _SliceSubset:
 
     def features(self, to: str, translated: np.ndarray, sources: UncertaintySources) -> Features:
         """Return the features (n, h, w) of what `translated` returned, without padding."""
-        cycle, spread = uncertainty_features(self._stacks(to), translated, sources, self._send)
-        unpadded = self.scan.unpadded
-        return Features(None if cycle is None else unpadded(cycle), unpadded(spread))
+        features = uncertainty_features(self._stacks(to), translated, sources, self._send)
+        return features.mapped(self.scan.unpadded)
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
         """Return |G(x) - y|, (n, h, w)."""
@@ -282,7 +230,7 @@ class UncertaintyScorer:
 
     def metadata(self, to: str) -> dict[str, object]:
         """Return the metadata of one direction's network by itself, in JSON's types; empty without a calibration."""
-        return {"uncertainty": asdict(self.calibrations[to][SINGLE_NETWORK])} if to in self.calibrations else {}
+        return {"uncertainty": self.calibrations[to][SINGLE_NETWORK].to_json()} if to in self.calibrations else {}
 
 
 def _example(subset: _SliceSubset, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:

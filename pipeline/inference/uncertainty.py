@@ -1,20 +1,22 @@
-"""The absolute error to expect of a translation, from its cycle error and the spread of its variants.
+"""The absolute error to expect of a translation, from both intensities, its cycle error and the spread of its variants.
 
-Both can be measured without a real target. The cycle error is |F(G(x)) - x|, what the inverse network F does not
+All can be measured without a real target. The cycle error is |F(G(x)) - x|, what the inverse network F does not
 restore. The spread is the SD of translations that ought to be equal: of the slice, of its mirror image and of the slice
 shifted by a few pixels; and, as the method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring
-styles, or by the run's other checkpoints. A monotone map, fitted on validation subjects, turns both into an absolute
-error (`pipeline.evaluation.uncertainty_scores`).
+styles, or by the run's other checkpoints. A table over source, translation and a weighted sum of the two, fitted on
+validation subjects, holds the absolute error (`pipeline.evaluation.uncertainty_fit`): which intensities a translation
+gets wrong, such as those between fluid and grey matter, says more than how much it varies.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import nn
 
 SAMPLES = 3  # of dropout or styles
@@ -27,10 +29,16 @@ Send = Callable[[nn.Module, np.ndarray], np.ndarray]  # a network and slices (N,
 
 
 class Features(NamedTuple):
-    """The features that the expected error is predicted from, smoothed within slices."""
+    """The features that the expected error is predicted from; the last two are smoothed within slices."""
 
+    source: np.ndarray  # (N, H, W) x in [-1, 1]
+    translated: np.ndarray  # (N, H, W) G(x) in [-1, 1]
     cycle: np.ndarray | None  # (N, H, W) |F(G(x)) - x|, from 0; None without an inverse network
     spread: np.ndarray  # (N, H, W) SD over the variants of the translation, from 0
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Features":
+        """Return what a function makes of each feature that there is."""
+        return Features(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -55,29 +63,35 @@ class UncertaintySources:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The monotone map from features to the absolute error to expect, both in [-1, 1]'s unit.
+    """The map from features to the absolute error to expect, both in [-1, 1]'s unit.
 
     Attributes:
         cycle_weight, spread_weight: The features' non-negative weights in their weighted sum.
-        knots: (weighted sum, expected absolute error), both ascending; linear between knots, constant beyond.
+        sums: Values of the weighted sum, rising, that a table has entries at.
+        errors: Table of absolute errors: by source and by translation, evenly from -1 to 1, and by `sums`. It is linear
+            between its entries and constant beyond them.
         subjects, voxels: The numbers of subjects and voxels in the fit.
     """
 
     cycle_weight: float
     spread_weight: float
-    knots: tuple[tuple[float, float], ...]
+    sums: tuple[float, ...]
+    errors: tuple[tuple[tuple[float, ...], ...], ...]
     subjects: int = 0
     voxels: int = 0
 
-    def combined(self, features: Features) -> np.ndarray:
-        """Return the weighted sum of the features, in their shape."""
-        spread = self.spread_weight * features.spread
-        return spread if features.cycle is None else spread + self.cycle_weight * features.cycle
-
     def expected(self, features: Features) -> np.ndarray:
         """Return the absolute error to expect, float32 in the features' shape, from 0 to 2."""
-        feature_values, errors = zip(*self.knots, strict=True)
-        return np.interp(self.combined(features), feature_values, errors).astype(np.float32)
+        table = np.array(self.errors, dtype=np.float32)
+        if features.spread.ndim == 1:
+            return self._look_up(table, features)
+        slices = (features.mapped(itemgetter(index)) for index in range(len(features.spread)))
+        return np.stack([self._look_up(table, features_of_slice) for features_of_slice in slices])
+
+    def _look_up(self, table: np.ndarray, features: Features) -> np.ndarray:
+        combined = weighted_sum(features, self.cycle_weight, self.spread_weight)
+        coordinates = table_coordinates(features.source, features.translated, combined, self.sums, table.shape)
+        return map_coordinates(table, np.stack(coordinates), order=1, mode="nearest")
 
     def to_json(self) -> dict[str, Any]:
         """Return the calibration in JSON's types."""
@@ -85,23 +99,53 @@ class Calibration:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Calibration":
-        """Return the calibration that `to_json` gave; raises KeyError, TypeError or ValueError where it is damaged."""
-        knots = tuple((float(feature), float(error)) for feature, error in content["knots"])
-        if not knots:
-            raise ValueError("no knots")
+        """Return the calibration that `to_json` gave, of this or an earlier release.
+
+        Raises KeyError, TypeError or ValueError where it is damaged.
+        """
+        if "knots" in content:  # of releases whose map took the weighted sum alone: (sum, error), rising
+            sums, errors = np.array(content["knots"], dtype=float).T
+            errors = np.broadcast_to(errors, (2, 2, len(sums)))
+        else:
+            sums, errors = np.array(content["sums"], dtype=float), np.array(content["errors"], dtype=float)
+        if errors.ndim != 3 or errors.shape[2] != len(sums) or not errors.size or not np.isfinite(errors).all():
+            raise ValueError("not a table of errors")
         return cls(
             cycle_weight=float(content["cycle_weight"]),
             spread_weight=float(content["spread_weight"]),
-            knots=knots,
+            sums=tuple(sums.tolist()),
+            errors=nested_tuples(errors),
             subjects=int(content["subjects"]),
             voxels=int(content["voxels"]),
         )
 
 
+def weighted_sum(features: Features, cycle_weight: float, spread_weight: float) -> np.ndarray:
+    """Return the weighted sum of cycle error and spread, in their shape."""
+    spread = spread_weight * features.spread
+    return spread if features.cycle is None else spread + cycle_weight * features.cycle
+
+
+def table_coordinates(
+    source: np.ndarray, translated: np.ndarray, combined: np.ndarray, sums: Sequence[float], shape: Sequence[int]
+) -> list[np.ndarray]:
+    """Return where voxels lie in a calibration's table of a shape, axis by axis, in units of its entries."""
+    intensities = [
+        (image.clip(-1, 1) + 1) * ((levels - 1) / 2)
+        for image, levels in zip((source, translated), shape[:2], strict=True)
+    ]
+    return [*intensities, np.interp(combined, sums, np.arange(len(sums)))]
+
+
+def nested_tuples(errors: np.ndarray) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    """Return a table of errors (rows, columns, sums) as tuples."""
+    return tuple(tuple(tuple(line) for line in plane) for plane in errors.tolist())
+
+
 def uncertainty_features(
     slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
 ) -> Features:
-    """Return cycle error and spread of a translation G(x), (N, H, W), of slices x, both in [-1, 1].
+    """Return the features of a translation G(x), (N, H, W), of slices x, both in [-1, 1].
 
     Slices are (N, H, W), or (N, C, H, W) with the neighbours that the network sees. Translations go back each slice by
     itself, as in training.
@@ -115,7 +159,7 @@ def uncertainty_features(
         step = version - mean
         mean = mean + step / count
         squares += step * (version - mean)
-    return Features(cycle, _smoothed(np.sqrt(squares / count)))
+    return Features(source, translated, cycle, _smoothed(np.sqrt(squares / count)))
 
 
 def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 RUN, SINGLE_NETWORK = "run", "alone"  # kinds of sources: all networks of a run, or one direction's network by itself
 ABOUT = (
-    "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
-    "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
-    "flips and shifts"
+    "Absolute error to expect in [-1, 1], by what is seen of a translation: a table over source, translation (both "
+    "evenly from -1 to 1) and cycle_weight * cycle error + spread_weight * spread (at 'sums'), fitted on validation "
+    "subjects. 'run': with all that a run has, 'alone': with flips and shifts"
 )
 
 Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of sources

@@ -50,4 +50,6 @@ def test_an_empty_slice_beyond_a_cut_still_is_its_own_middle():
 @pytest.mark.parametrize("heights", [(-100, 100), (-30, 100), (-30, 40)])
 def test_the_exported_volume_translator_finds_the_same_ends(heights):
     slices = ball(3.0, *heights)
-    assert torch.jit.script(scripted_volume.neighbour_ends)(torch.from_numpy(slices), 3.0) == neighbour_ends(slices, 3.0)
+    assert torch.jit.script(scripted_volume.neighbour_ends)(torch.from_numpy(slices), 3.0) == neighbour_ends(
+        slices, 3.0
+    )

@@ -47,9 +47,9 @@ BOTH = {"T2-to-T1": 1.0, "T1-to-T2": 2.0}
 
 def test_models_are_logged_once_and_anew_where_what_goes_with_them_has_changed(log):
     bare = {"T1": {"to": "T1"}, "T2": {"to": "T2"}}
-    calibrated = {"T1": bare["T1"], "T2": {"uncertainty": {"knots": ((0.0, 0.25),)}, "to": "T2"}}
+    calibrated = {"T1": bare["T1"], "T2": {"uncertainty": {"sums": (0.0, 0.25)}, "to": "T2"}}
     assert log(bare) == BOTH and log(bare) == {}
     assert log(calibrated) == BOTH
-    as_json_has_it = {"T2": {"to": "T2", "uncertainty": {"knots": [[0.0, 0.25]]}}, "T1": bare["T1"]}
+    as_json_has_it = {"T2": {"to": "T2", "uncertainty": {"sums": [0.0, 0.25]}}, "T1": bare["T1"]}
     assert log(as_json_has_it) == {}
     assert log(as_json_has_it, "latest") == dict.fromkeys(BOTH)  # whose score is not the best's

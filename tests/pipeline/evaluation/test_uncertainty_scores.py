@@ -12,95 +12,15 @@ from pipeline.config.load import load_config
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.evaluation import uncertainty_scores
-from pipeline.evaluation.uncertainty_scores import (
-    calibrate,
-    calibration_curve,
-    fit_calibration,
-    rank_correlation,
-)
+from pipeline.evaluation.uncertainty_scores import calibrate
 from pipeline.inference.model import load_model
-from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources
+from pipeline.inference.uncertainty import Calibration, UncertaintySources
 from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
 from pipeline.run_config import save_config
 from pipeline.runs.folder import RunFolder
 from pipeline.sync import _send_models
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import PreprocessSettings
-
-
-def test_the_rank_correlation_has_ties_and_is_nan_for_a_constant():
-    assert rank_correlation(np.array([1, 2, 2, 3]), np.array([1, 3, 2, 4])) == pytest.approx(0.9486833)  # by hand
-    assert rank_correlation(np.array([0.1, 3, 9]), np.exp([0.1, 3, 9])) == pytest.approx(1)
-    assert np.isnan(rank_correlation(np.ones(5), np.arange(5)))
-
-
-def test_a_curves_bins_are_equally_filled_and_in_order_of_the_expected_error():
-    expected = np.array([[4.0, 1.0], [3.0, 2.0]])
-    observed = np.array([[40.0, 10.0], [30.0, 20.0]])
-    assert calibration_curve(expected, observed, bins=2).tolist() == [[1.5, 15.0], [3.5, 35.0]]
-    assert calibration_curve(expected, observed, bins=9).shape == (4, 2)
-
-
-def test_voxels_of_one_expected_error_count_with_their_mean_in_whatever_order_they_come():
-    expected = np.array([0.0] * 6 + [1.0, 2.0])
-    observed = np.array([0.0, 0.0, 0.0, 6.0, 6.0, 6.0, 8.0, 10.0])  # of the six the mean is 3
-    rising = [[0.0, 3.0], [0.0, 3.0], [0.0, 3.0], [1.5, 9.0]]
-    for order in (np.arange(8), np.arange(8)[::-1], np.random.default_rng(0).permutation(8)):
-        assert calibration_curve(expected[order], observed[order], bins=4).tolist() == rising
-    mixed = calibration_curve(expected[:7], observed[:7], bins=2)  # four and three voxels: 0 0 0 0 | 0 0 1
-    np.testing.assert_allclose(mixed, [[0, 3], [1 / 3, (3 + 3 + 8) / 3]])
-
-
-def features_and_errors(count=4000):
-    random = np.random.default_rng(0)
-    cycle, spread = random.uniform(0, 1, (2, count))
-    return Features(cycle, spread), (0.1 + 0.3 * spread + 0.6 * cycle) * random.uniform(0.5, 1.5, count)
-
-
-def test_the_fit_finds_the_weights_and_expects_the_mean_error():
-    features, errors = features_and_errors()
-    calibration = fit_calibration(features, errors, subjects=2)
-    assert calibration.cycle_weight / calibration.spread_weight == pytest.approx(2, rel=0.1)
-    expected = calibration.expected(features)
-    np.testing.assert_allclose(expected, 0.1 + 0.3 * features.spread + 0.6 * features.cycle, atol=0.1)
-    assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
-    assert (calibration.subjects, calibration.voxels) == (2, 4000)
-
-
-def test_the_map_never_falls_and_ignores_a_feature_that_runs_against_the_error():
-    features, _ = features_and_errors()
-    errors = 0.5 - 0.3 * features.cycle + 0.2 * features.spread
-    calibration = fit_calibration(features, errors)
-    assert calibration.cycle_weight == 0 < calibration.spread_weight
-    feature_values, knots = zip(*calibration.knots, strict=True)
-    assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
-
-
-def test_what_says_nothing_gets_a_flat_map_at_the_mean_error():
-    features, errors = features_and_errors()
-    rising = np.sort(errors)  # the first of them have the least
-    for constant in (0.0, 0.1, 1 / 3):
-        calibration = fit_calibration(Features(None, np.full(4000, constant)), rising)
-        expected = calibration.expected(Features(None, np.array([0.0, constant, 9.0])))
-        np.testing.assert_allclose(expected, errors.mean(), atol=1e-6)
-        assert len(calibration.knots) == 1
-    falling = fit_calibration(Features(None, features.spread), 1 - features.spread)
-    np.testing.assert_allclose(falling.expected(Features(None, np.array([0.0, 0.5, 1.0]))), 0.5, atol=0.02)
-
-
-@pytest.mark.parametrize("shared", [0.25, 0.5, 0.9])  # the share of voxels at one value: 6, 12 and 21.6 of 24 bins
-def test_voxels_that_share_a_value_are_expected_to_have_their_mean_error(shared):
-    random = np.random.default_rng(1)
-    count = int(4000 * shared)
-    spread = np.concatenate([np.zeros(count), random.uniform(0.2, 1, 4000 - count)])
-    errors = np.where(spread > 0, spread + 1, np.linspace(0, 1, 4000) * 4000 / count)  # rising as the voxels come
-    calibration = fit_calibration(Features(None, spread), errors)
-    expected = calibration.expected(Features(None, spread))
-    assert expected[0] == pytest.approx(errors[:count].mean(), abs=1e-5)  # about a half, the least of them 0
-    assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
-    feature_values, knots = zip(*calibration.knots, strict=True)
-    assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
-
 
 SHORT = (*QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
 
@@ -166,7 +86,7 @@ def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(
     torch.save(content, folder.checkpoints.latest)
     config = load_config(folder.config, ["evaluation.checkpoint=latest"])
     save_config(folder, config)
-    model, flat = load_model(folder.checkpoints.latest, "cpu"), Calibration(0.0, 1.0, ((0.0, 0.25),))
+    model, flat = load_model(folder.checkpoints.latest, "cpu"), Calibration(0.0, 1.0, (0.0,), (((0.25,),),))
     others = {"best": load_model(folder.checkpoints.best, "cpu")}
     write_calibrations(folder, model, others, {"T2": {"run": flat}})
     assert load_uncertainty(str(folder.path), load_model(folder.path, "cpu"), "T2").calibration == flat

@@ -12,7 +12,7 @@ from pipeline.inference.uncertainty import Calibration
 from pipeline.translate import main
 from pipeline.utils.errors import UserError
 
-FLAT = Calibration(0.0, 1.0, ((0.0, 0.25),))  # expects a quarter, whatever it sees
+FLAT = Calibration(0.0, 1.0, (0.0,), (((0.25,),),))  # expects a quarter, whatever it sees
 
 
 def model_along(axis, high=1000.0, calibration=FLAT):

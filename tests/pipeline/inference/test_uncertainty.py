@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -141,11 +143,34 @@ def test_a_network_that_is_the_models_own_does_not_join_the_spread(tmp_path, mon
     assert list(uncertainty_sources(own, "T2", others).others) == []
 
 
-def test_a_calibration_is_linear_between_its_knots_and_constant_beyond_them():
-    calibration = Calibration(1.0, 2.0, ((0.0, 0.1), (1.0, 0.5)))
-    features = Features(np.array([0.0, 0.1, 5.0]), np.array([0.0, 0.2, 1.0]))
-    np.testing.assert_allclose(calibration.expected(features), [0.1, 0.3, 0.5])
-    np.testing.assert_allclose(calibration.expected(Features(None, features.spread)), [0.1, 0.26, 0.5])
+def test_a_calibration_is_linear_between_its_entries_and_constant_beyond_them():
+    by_sum = (0.1, 0.5)
+    calibration = Calibration(1.0, 2.0, (0.0, 1.0), ((by_sum, by_sum), (by_sum, (1.1, 1.5))))
+    black, white = np.full(3, -1.0), np.full(3, 1.5)
+    features = Features(black, black, np.array([0.0, 0.1, 5.0]), np.array([0.0, 0.2, 1.0]))
+    np.testing.assert_allclose(calibration.expected(features), [0.1, 0.3, 0.5], atol=1e-6)
+    np.testing.assert_allclose(calibration.expected(features._replace(cycle=None)), [0.1, 0.26, 0.5], atol=1e-6)
+    bright = features._replace(source=white, translated=white)
+    np.testing.assert_allclose(calibration.expected(bright), [1.1, 1.3, 1.5], atol=1e-6)
+    np.testing.assert_allclose(calibration.expected(bright._replace(translated=0 * white)), [0.6, 0.8, 1.0], atol=1e-6)
+
+
+def test_a_volume_is_expected_what_its_voxels_are():
+    values = np.random.default_rng(0).uniform(0, 1, (4, 3, 5, 6))
+    calibration = Calibration(1.0, 2.0, (0.0, 1.0, 2.0), (((0.1, 0.2, 0.5), (0, 0, 0)), ((0, 1, 0), (1, 0, 2))))
+    by_voxel = calibration.expected(Features(*values.reshape(4, -1)))
+    np.testing.assert_allclose(calibration.expected(Features(*values)), by_voxel.reshape(3, 5, 6), atol=1e-6)
+
+
+def test_a_calibration_comes_back_from_json_and_that_of_an_earlier_release_still_holds():
+    calibration = Calibration(1.0, 2.0, (0.0, 1.0), (((0.1, 0.5),) * 2,) * 2, 3, 40)
+    content = json.loads(json.dumps(calibration.to_json()))
+    assert Calibration.from_json(content) == calibration
+    earlier = {"cycle_weight": 1, "spread_weight": 2, "knots": [[0, 0.1], [1, 0.5]], "subjects": 3, "voxels": 40}
+    assert Calibration.from_json(earlier) == calibration
+    for damage in ({"sums": [0.0]}, {"errors": []}, {"errors": [[[0.1, float("nan")]]]}, {"errors": "none"}):
+        with pytest.raises(ValueError):
+            Calibration.from_json(content | damage)
 
 
 def test_the_error_of_a_fusion_is_the_views_mean_but_no_less_than_their_disagreement():

@@ -1,0 +1,40 @@
+"""Tables of values at the corners of a grid, linear between them, fitted to data by least squares."""
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import product
+
+import numpy as np
+from scipy.sparse import csr_array
+
+
+def entry_weights(coordinates: Sequence[np.ndarray], shape: Sequence[int]) -> csr_array:
+    """Return the weight of every entry of a table for values at coordinates, (n, entries) float: 2^axes are not 0.
+
+    Args:
+        coordinates: By axis (n,), from 0 to the number of entries along it - 1.
+        shape: Number of entries along each axis, two at least.
+    """
+    below = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, shape, strict=True)]
+    share = [axis - corner for axis, corner in zip(coordinates, below, strict=True)]
+    entries, weights = [], []
+    for offsets in product((0, 1), repeat=len(shape)):  # the corners about each value
+        corners = [corner + offset for corner, offset in zip(below, offsets, strict=True)]
+        entries.append(np.ravel_multi_index(corners, shape))
+        weights.append(reduce(np.multiply, (p if o else 1 - p for p, o in zip(share, offsets, strict=True))))
+    count = len(coordinates[0])  # whose entries follow each other, ascending: nothing has to be sorted
+    rows = np.arange(count + 1) * len(entries)
+    columns, values = (np.stack(parts, axis=1).ravel() for parts in (entries, weights))
+    return csr_array((values, columns, rows), shape=(count, int(np.prod(shape))))
+
+
+def roughness(shape: Sequence[int]) -> np.ndarray:
+    """Return (entries, entries) of the quadratic form that sums a table's squared second differences along its axes."""
+    total = np.zeros((int(np.prod(shape)),) * 2)
+    for axis in range(len(shape)):
+        differences = np.diff(np.eye(shape[axis]), 2, axis=0)
+        form: np.ndarray = np.ones((1, 1))
+        for other, levels in enumerate(shape):
+            form = np.kron(form, differences.T @ differences if other == axis else np.eye(levels))
+        total += form
+    return total
