@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from _notebook import NOTEBOOK, SCRIPT, page_of
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -14,16 +15,22 @@ PAGES = {  # page -> the file it is made from
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-SHOWN_AS = {source: page for page, source in PAGES.items()}
 CONFIGURATIONS = "reference/configurations.md"
+TUTORIAL = "tutorial/tutorial.md"
+SHOWN_AS = {source: page for page, source in PAGES.items()} | {NOTEBOOK.relative_to(ROOT).as_posix(): TUTORIAL}
+DOWNLOADS = """
+This page as a <a href="tutorial.ipynb" download>notebook</a>, and as a <a href="tutorial.py" download>script</a>.
+"""
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")  # [text](target#anchor)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages made from other files, and one that shows every shipped configuration."""
+    """Add the pages made from other files, the tutorial's, and one that shows every shipped configuration."""
     for page, source in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, CONFIGURATIONS, content=_configurations()))
+    title, text = page_of(SCRIPT.read_text(encoding="utf-8")).split("\n", 1)
+    files.append(File.generated(config, TUTORIAL, content=f"{title}\n{DOWNLOADS}{text}"))
     return files
 
 

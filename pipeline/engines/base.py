@@ -26,12 +26,12 @@ Precision = Literal["float32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
-    """Options of every method; those of one method are in its module."""
+    """Options of every method; those of one method are in its module. Defaults are the configuration's."""
 
-    adversarial: str  # name of the adversarial loss, a key of `losses.ADVERSARIAL`
-    discriminator_scale: float  # factor of the discriminators' losses
-    ema_decay: float  # decay per step of the generators' moving average; 0: none is kept
-    seed: int  # seed of the method's own random numbers
+    adversarial: str = "least_squares"  # name of the adversarial loss, a key of `losses.ADVERSARIAL`
+    discriminator_scale: float = 0.5  # factor of the discriminators' losses
+    ema_decay: float = 0.0  # decay per step of the generators' moving average; 0: none is kept
+    seed: int = 0  # seed of the method's own random numbers
     structure: StructureOptions | None = None  # the loss between a translation and its source; None: there is none
     lookup_weight: float = 0.0  # weight of the L1 distance between a translation and the lookup that it starts from
 

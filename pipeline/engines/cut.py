@@ -18,10 +18,10 @@ from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 class CutOptions(UnpairedOptions):
     """Options of CUT."""
 
-    nce_weight: float  # weight of each PatchNCE term
-    identity: bool  # whether targets and their translations to themselves are compared too
-    temperature: float  # temperature τ of the cross-entropy (equation 2)
-    patches: int  # number of positions that are compared in each layer and image
+    nce_weight: float = 1.0  # weight of each PatchNCE term
+    identity: bool = True  # whether targets and their translations to themselves are compared too
+    temperature: float = 0.07  # temperature τ of the cross-entropy (equation 2)
+    patches: int = 256  # number of positions that are compared in each layer and image
 
 
 class Cut(UnpairedEngine):

@@ -14,10 +14,10 @@ from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_f
 class CycleGanOptions(UnpairedOptions):
     """Options of CycleGAN."""
 
-    cycle_weight: float  # weight λ of the cycle (equation 3)
-    identity_share: float  # weight of the identity loss, as a share of `cycle_weight`; 0: none
-    pool_size: int  # number of earlier translations that each discriminator is shown again
-    paired_weight: float  # weight of the L1 loss on pairs, where there are any
+    cycle_weight: float = 10.0  # weight λ of the cycle (equation 3)
+    identity_share: float = 0.5  # weight of the identity loss, as a share of `cycle_weight`; 0: none
+    pool_size: int = 50  # number of earlier translations that each discriminator is shown again
+    paired_weight: float = 10.0  # weight of the L1 loss on pairs, where there are any
 
 
 class CycleGan(UnpairedEngine):

@@ -17,10 +17,10 @@ from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_f
 class DualGanOptions(UnpairedOptions):
     """Options of DualGAN."""
 
-    reconstruction_weight: float  # weight λ of the L1 reconstruction (equation 2)
-    clip: float | None  # bound on the critics' weights (algorithm 1), or None
-    gradient_penalty: float  # weight of the critics' gradient penalty; 0: none
-    critic_steps: int  # number of the critics' updates for each of the generators'
+    reconstruction_weight: float = 10.0  # weight λ of the L1 reconstruction (equation 2)
+    clip: float | None = None  # bound on the critics' weights (algorithm 1), or None
+    gradient_penalty: float = 0.0  # weight of the critics' gradient penalty; 0: none
+    critic_steps: int = 1  # number of the critics' updates for each of the generators'
 
 
 class DualGan(UnpairedEngine):

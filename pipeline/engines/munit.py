@@ -18,12 +18,13 @@ from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 class MunitOptions(UnpairedOptions):
     """Options of MUNIT: the weights of section 3.2, and how a volume gets its style."""
 
-    adversarial_weight: float  # weight of the generators' adversarial loss
-    image_weight: float  # weight of an image's reconstruction from its own content and style
-    content_weight: float  # weight of the reconstruction of contents
-    style_weight: float  # weight of the reconstruction of styles
-    cycle_weight: float  # weight of the explicit cycle; 0: none
-    translate_with: Literal["mean", "random"]  # whether to translate with the mean style of training, or a random one
+    discriminator_scale: float = 1.0
+    adversarial_weight: float = 1.0  # weight of the generators' adversarial loss
+    image_weight: float = 10.0  # weight of an image's reconstruction from its own content and style
+    content_weight: float = 1.0  # weight of the reconstruction of contents
+    style_weight: float = 1.0  # weight of the reconstruction of styles
+    cycle_weight: float = 0.0  # weight of the explicit cycle; 0: none
+    translate_with: Literal["mean", "random"] = "mean"  # which style translates: training's mean, or a random one
 
 
 class Munit(UnpairedEngine):

@@ -14,8 +14,9 @@ from pipeline.engines.losses import mean_absolute
 class Pix2PixOptions(MethodOptions):
     """Options of pix2pix."""
 
-    adversarial_weight: float  # weight of the adversarial loss; 0: there are no discriminators
-    l1_weight: float  # weight λ of the L1 distance (equation 4)
+    adversarial: str = "bce"
+    adversarial_weight: float = 1.0  # weight of the adversarial loss; 0: there are no discriminators
+    l1_weight: float = 100.0  # weight λ of the L1 distance (equation 4)
 
 
 class Pix2Pix(Engine):

@@ -16,11 +16,12 @@ from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 class UnitOptions(UnpairedOptions):
     """Options of UNIT: the weights of section 3, by default those of the authors' code."""
 
-    adversarial_weight: float  # weight of the generators' adversarial loss
-    image_weight: float  # weight of an image's reconstruction from its own latent
-    kl_weight: float  # weight of the divergence of its latent from N(0, 1)
-    cycle_weight: float  # weight of the reconstruction by way of the other contrast
-    cycle_kl_weight: float  # weight of the divergence of the translation's latent
+    discriminator_scale: float = 1.0
+    adversarial_weight: float = 1.0  # weight of the generators' adversarial loss
+    image_weight: float = 10.0  # weight of an image's reconstruction from its own latent
+    kl_weight: float = 0.02  # weight of the divergence of its latent from N(0, 1)
+    cycle_weight: float = 10.0  # weight of the reconstruction by way of the other contrast
+    cycle_kl_weight: float = 0.02  # weight of the divergence of the translation's latent
 
 
 class Unit(UnpairedEngine):

@@ -19,9 +19,9 @@ POOL_SIZE = 50  # images of a pool, as Zhu et al. 2017 have it
 class UnpairedOptions(MethodOptions):
     """Options of every unpaired method."""
 
-    discriminator_slices: int | None  # real slices, and as many translations, in a discriminator's step; None: a batch
-    r1_weight: float  # weight γ of the discriminators' R1 penalty; 0: none
-    r1_every: int  # number of steps of which one has the penalty, in which it counts as often
+    discriminator_slices: int | None = None  # real and as many translated, in a discriminator's step; None: a batch
+    r1_weight: float = 0.0  # weight γ of the discriminators' R1 penalty; 0: none
+    r1_every: int = 16  # number of steps of which one has the penalty, in which it counts as often
 
 
 class UnpairedEngine(Engine):

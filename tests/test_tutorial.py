@@ -1,0 +1,50 @@
+"""The tutorial: what it shows happens, and its notebook is its script."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def notebook_module():
+    spec = importlib.util.spec_from_file_location("notebook", ROOT / "docs" / "_notebook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tutorial_translates_better_than_a_copy(tmp_path):
+    command = [sys.executable, str(ROOT / "docs" / "tutorial" / "tutorial.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = re.findall(r"^(T\d to T\d, \w+): PSNR ([\d.]+) dB, SSIM ([\d.]+);", done.stdout, re.MULTILINE)
+    scores = {name: (float(psnr), float(ssim)) for name, psnr, ssim in figures}
+    for direction in ("T1 to T2", "T2 to T1"):
+        copy, translation = scores[f"{direction}, copy"], scores[f"{direction}, translation"]
+        assert translation[0] > copy[0] + 2, scores  # the contrast is turned
+    assert scores["T2 to T1, translation"][1] > scores["T2 to T1, copy"][1] + 0.1
+    assert done.stdout.splitlines()[-1] == "True True"  # a report, and a volume on the source's grid
+    assert list(tmp_path.iterdir()) == []  # nothing stays
+
+
+def test_the_notebook_is_the_script():
+    notebook = notebook_module()
+    expected = notebook.notebook_of(notebook.SCRIPT.read_text(encoding="utf-8"))
+    assert json.loads(notebook.NOTEBOOK.read_text(encoding="utf-8")) == expected, "run python docs/_notebook.py"
+
+
+def test_a_script_becomes_cells_a_notebook_and_a_page():
+    notebook = notebook_module()
+    script = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n\n\n# a comment\ny = 2\n"
+    code = "x = 1\n\n\n# a comment\ny = 2"
+    assert notebook.cells_of(script) == [(True, "# Title\n\nText."), (False, code)]
+    assert notebook.page_of(script) == f"# Title\n\nText.\n\n```python\n{code}\n```\n"
+    text, cell = notebook.notebook_of(script)["cells"]
+    assert text["source"] == ["# Title\n", "\n", "Text."] and "outputs" not in text
+    assert "".join(cell["source"]) == code and cell["outputs"] == []
