@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -15,9 +15,16 @@ def test_every_link_of_a_page_leads_somewhere(page):
     assert "@@" not in text
 
 
-def test_every_page_of_the_docs_is_reached_from_the_readme():
-    reached = {(ROOT / link).resolve() for link in re.findall(r"\]\(([^)#]+)", PAGES[0].read_text(encoding="utf-8"))}
-    assert [page.name for page in PAGES[1:] if page.resolve() not in reached] == []
+def links_of(page: Path) -> set[Path]:
+    """Return the pages of the documentation that one links to."""
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    return {(page.parent / link).resolve() for link in links if not link.startswith("http")} & set(PAGES)
+
+
+def test_every_page_of_the_docs_is_reached_from_the_readme_or_from_one_that_is():
+    near = {PAGES[0], *links_of(PAGES[0])}
+    reached = near.union(*map(links_of, near))
+    assert [page.name for page in PAGES if page not in reached] == []
 
 
 def test_the_readme_is_read_in_three_minutes():
