@@ -13,6 +13,7 @@ from page_commands import fenced, run_commands, shown_commands, text_of
 from small_run import CONFIGS, TINY, without_pictures, workshop
 
 from pipeline.inference.model import load_model
+from pipeline.tracking.mlflow_settings import configure_mlflow
 
 PAGE = "mlflow.md"
 SMALL = (
@@ -23,6 +24,7 @@ SMALL = (
 
 def read_options(words: list[str]) -> list[str]:
     """Have MLflow's command line read its options, and no more; return them."""
+    configure_mlflow()
     from mlflow.cli import cli
 
     command, rest, context = cli, words[1:], click.Context(cli)
