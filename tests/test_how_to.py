@@ -98,7 +98,7 @@ def test_from_ixis_archives_to_a_table(place, tmp_path_factory, monkeypatch):
             "source", "target", "system", "protocol", "unit", "region", "metric", "mean", "sd", "n",
         ]  # fmt: skip
         assert {"own", "syndiff", "selfrdb", "reggan"} == {row["protocol"] for row in rows}
-    assert (place / "explore/ixi/explore.html").is_file() and list((place / "runs/ixi/registration").iterdir())
+    assert (place / "explore/ixi/explore.html").is_file()
 
 
 def test_the_steps_and_hours_of_ixi_are_what_the_page_computes():
@@ -160,7 +160,7 @@ class OptionsUnderstood(BaseException):
 
 
 def read_options(words: list[str]) -> None:
-    """Have a command read its options, and no more."""
+    """Have a command read its options, for a CPU, and no more."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser, *arguments):
@@ -169,7 +169,7 @@ def read_options(words: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OptionsUnderstood):
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-        importlib.import_module(words[2]).main(words[3:])
+        importlib.import_module(words[2]).main([*(word.replace("cuda", "cpu") for word in words[3:]), "--device", "cpu"])
 
 
 def run_small_on_the_cpu(words: list[str]) -> None:

@@ -13,6 +13,7 @@ from page_commands import fenced, run_commands, shown_commands, text_of
 from small_run import CONFIGS, TINY, without_pictures, workshop
 
 from pipeline.inference.model import load_model
+from pipeline.sync import main as sync
 from pipeline.tracking.mlflow_settings import configure_mlflow
 
 PAGE = "mlflow.md"
@@ -60,12 +61,21 @@ def test_a_run_goes_to_a_registry_and_its_model_answers_a_request(tmp_path, monk
         assert words[1] == f"MLFLOW_TRACKING_URI=http://{host}:{port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path))
 
+    def send(words):
+        for name in ("curves.png", "report.html"):  # which the run was to leave out
+            (tmp_path / words[3] / name).touch()
+        assert sync(words[3:]) == 0
+
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
     with without_pictures():
         run_commands(
             shown_commands(text_of(PAGE, "A server and its registry")),
             appended={"pipeline.run": [*SMALL, *shared]},
-            instead={"mlflow": lambda words: told.update(server=read_options(words)), "export": export},
+            instead={
+                "mlflow": lambda words: told.update(server=read_options(words)),
+                "export": export,
+                "pipeline.sync": send,
+            },
         )
     assert files_in(tmp_path / "synthetic_t2") == ["a.nii.gz"]
 
