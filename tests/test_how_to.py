@@ -169,7 +169,9 @@ def read_options(words: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OptionsUnderstood):
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-        importlib.import_module(words[2]).main([*(word.replace("cuda", "cpu") for word in words[3:]), "--device", "cpu"])
+        importlib.import_module(words[2]).main(
+            [*(word.replace("cuda", "cpu") for word in words[3:]), "--device", "cpu"]
+        )
 
 
 def run_small_on_the_cpu(words: list[str]) -> None:
