@@ -19,7 +19,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -27,13 +29,19 @@ from urllib.request import urlopen
 import yaml
 from PIL import Image
 
-from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, UserError
+from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, UserError, first_line, missing_package
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 DOCS = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",
-         "--virtual-time-budget=15000")  # fmt: skip
-SHOT_S, SERVER_S = 120, 120  # patience with the browser, and with the server's start
+FLAGS = ("--no-sandbox", "--hide-scrollbars", "--disable-background-networking")
+SERVER_S, SETTLED_MS = 120, 4000  # patience with the server's start, and with a page's scripts
+# MLflow's own hints, which open on a first visit and cover the page:
+HINTS = ("mlflow.assistant.fab.autoOpenedOnFirstLoad", "mlflow.detectIssues.guidanceShown")
+QUIET = "".join(f"localStorage.setItem('{hint}{end}', 'true');" for hint in HINTS for end in ("", "_v1"))
+QUIET = f"try {{ {QUIET} }} catch {{}}"  # about:blank has no storage
 MOST_BYTES = 150_000
 QUALITIES = range(85, 20, -10)  # of JPEG, best first
 ASK = "?workflowType=machine_learning"  # MLflow's pages of training, not of prompts
@@ -65,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the pictures; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        browser = find_browser(arguments.browser)
+        path = find_browser(arguments.browser)
         require_phantom(arguments.run)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, opened_browser(path) as page:
             for shot in pages(arguments.run, arguments.sweep, Path(scratch)):
-                picture(browser, shot, arguments.output, Path(scratch))
+                picture(page, shot, arguments.output)
             with mlflow_server(arguments.run) as server:
                 for shot in mlflow_pages(server, arguments.run, arguments.sweep):
-                    picture(browser, shot, arguments.output, Path(scratch))
+                    picture(page, shot, arguments.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -201,24 +209,39 @@ def _wait_for(server: str, process: subprocess.Popen) -> None:
     raise UserError("`mlflow ui` does not start; type it to see why")
 
 
-def picture(browser: str, shot: Shot, folder: Path, scratch: Path) -> None:
-    """Make a screenshot, and keep it as a JPEG of modest size.
+@contextmanager
+def opened_browser(path: str) -> Iterator["Page"]:
+    """Yield a page of a browser that runs without a window.
 
     Raises:
-        UserError: The browser made none.
+        UserError: It cannot be driven.
     """
-    made = scratch / f"{shot.name}.png"
-    command = [browser, *FLAGS, f"--window-size={shot.width},{shot.height}", f"--user-data-dir={scratch / 'profile'}"]
     try:
-        subprocess.run(
-            [*command, f"--screenshot={made}", shot.address], capture_output=True, timeout=SHOT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"{browser}: made no picture of {shot.address} ({error})") from error
-    if not made.is_file():
-        raise UserError(f"{browser}: made no picture of {shot.address}")
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as error:
+        raise missing_package("make pictures", "test", error) from error
+    with sync_playwright() as driver:
+        try:
+            browser = driver.chromium.launch(executable_path=path, args=list(FLAGS))
+            page = browser.new_page()
+            page.add_init_script(QUIET)
+            yield page
+        except Error as error:
+            raise UserError(f"{path}: {first_line(error)}") from error
+
+
+def picture(page: "Page", shot: Shot, folder: Path) -> None:
+    """Open a page, unfold its description, and keep what it shows as a JPEG of modest size."""
+    page.set_viewport_size({"width": shot.width, "height": shot.height})
+    page.goto("about:blank")  # or only what follows # would change, and the page be kept
+    page.goto(shot.address)
+    page.wait_for_timeout(SETTLED_MS)
+    more = page.get_by_text("Show more", exact=True)
+    if more.count():
+        more.first.click()
+        page.wait_for_timeout(SETTLED_MS)
     path = folder / f"{shot.name}.jpg"
-    with Image.open(made) as image:
+    with Image.open(BytesIO(page.screenshot())) as image:
         size_bytes = save_jpeg(image.convert("RGB"), path)
     print(f"{path}: {size_bytes / 1000:.0f} kB")
 

@@ -3,20 +3,38 @@
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from web_server import web_server
 
 ROOT = Path(__file__).parents[1]
-# Stands in for Chromium: notes the page, and makes a picture.
-BROWSER = """#!/bin/sh
-for word; do
-    case $word in --screenshot=*) cp "{picture}" "${{word#--screenshot=}}";; esac
-done
-echo "$word" >> "{pages}"
-"""
+
+
+class Page:
+    """Stands in for a browser's page: notes what it is led to, and shows a grey ramp."""
+
+    def __init__(self):
+        self.opened = []
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+    def goto(self, address):
+        if address != "about:blank":
+            self.opened.append(address)
+
+    def get_by_text(self, *_, **__):
+        return SimpleNamespace(count=lambda: 0)
+
+    def screenshot(self):
+        stream = BytesIO()
+        Image.linear_gradient("L").save(stream, format="PNG")
+        return stream.getvalue()
 
 
 @pytest.fixture
@@ -40,16 +58,9 @@ def run(tmp_path, monkeypatch):
     return folder
 
 
-def stand_in(run):
-    """The path of a stand-in for the browser."""
-    path, picture = run.parent / "browser", run.parent / "picture.png"
-    Image.linear_gradient("L").save(picture)
-    path.write_text(BROWSER.format(picture=picture, pages=run / "pages"))
-    path.chmod(0o755)
-    return str(path)
-
-
 def test_every_page_is_opened_and_kept_as_a_small_picture(pictures, run, monkeypatch):
+    page = Page()
+    monkeypatch.setattr(pictures, "opened_browser", lambda path: nullcontext(page))
     monkeypatch.setattr(pictures, "explore", lambda run, folder: folder / "explore.html")
     sweep = run.parent / "sweep"
     sweep.mkdir()
@@ -59,14 +70,14 @@ def test_every_page_is_opened_and_kept_as_a_small_picture(pictures, run, monkeyp
         answer = json.dumps({"run": {"info": {"experiment_id": "7"}}}).encode()
         server.answers.append(lambda handler: handler.reply(200, answer))
         (run / "mlflow.json").write_text(json.dumps({"run_id": "a", "uri": server.url}))
-        assert pictures.main([str(run), "-o", ".", "--browser", stand_in(run)]) == 0
-    opened = [page.replace(server.url, "").split("?")[0] for page in (run / "pages").read_text().splitlines()]
+        assert pictures.main([str(run), "-o", ".", "--browser", sys.executable]) == 0
+    opened = [address.replace(server.url, "").split("?")[0] for address in page.opened]
     assert opened[0] == (run / "report.html").as_uri() and opened[1].endswith("/explore.html")
     assert opened[2:] == [
         (sweep / "compare.html").as_uri(), "/#/experiments/7/runs/a", "/#/experiments/7/runs/a/model-metrics",
         "/#/models/phantom%20T1-to-T2", "/#/experiments/7/runs", "/#/compare-runs",
     ]  # fmt: skip
-    assert "runs=%5B%22a%22%2C%20%22b%22%5D&experiments=%5B%227%22%5D" in (run / "pages").read_text()
+    assert "runs=%5B%22a%22%2C%20%22b%22%5D&experiments=%5B%227%22%5D" in page.opened[-1]
     made = sorted(Path().glob("*.jpg"))
     assert len(made) == len(opened)
     with Image.open(made[0]) as image:
@@ -86,10 +97,9 @@ def test_what_is_missing_is_one_line_and_exit_code_2(pictures, run, monkeypatch,
     assert capsys.readouterr().err == (
         "error: Chromium: not found, so no pictures can be made; install it (apt-get install chromium)\n"
     )
-    browser = ["--browser", stand_in(run)]
+    browser = ["--browser", sys.executable]
     assert pictures.main(["runs/none", *browser]) == 2
     assert "runs/none: holds no finished run; `make demo` does one" in capsys.readouterr().err
     (run / "config.yaml").write_text("data: {source: nifti}")
     assert pictures.main([str(run), *browser]) == 2
     assert "its data is nifti; pictures in the documentation show phantoms only" in capsys.readouterr().err
-    assert not (run / "pages").exists()

@@ -225,20 +225,23 @@ def log_figures(tracker: "Tracker", comparison: "Comparison", files: Sequence[Pa
 
 
 def _table(comparison: "Comparison") -> tuple[list[str], list[list[str | float | None]]]:
-    """Return columns and rows of the means: a row a direction and method or baseline."""
+    """Return columns and rows of the means, a row a direction and method or baseline, in MLflow's order.
+
+    See `pipeline.evaluation.front_page.subject_table`.
+    """
     from pipeline.comparison.comparison_page import heading, kind_text
 
     columns = list(dict.fromkeys(column for direction in comparison.directions for column in direction.columns))
     rows: list[list[str | float | None]] = [
         [
-            " → ".join(direction.contrasts),
-            *(row.label, kind_text(row)),
-            *(json_number(row.values[column].mean) if column in row.values else None for column in columns),
+            f"{' → '.join(direction.contrasts)}, {row.label}",
+            *(json_number(round(row.values[column].mean, 4)) if column in row.values else None for column in columns),
+            *(" → ".join(direction.contrasts), row.label, kind_text(row)),
         ]
         for direction in comparison.directions
         for row in direction.rows
     ]
-    return ["direction", "run", "method", *map(heading, columns)], rows
+    return ["row", *map(heading, columns), "direction", "run", "method"], rows
 
 
 def metrics(comparison: "Comparison") -> dict[str, float]:

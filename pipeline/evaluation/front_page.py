@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.evaluation.report import result_sentence
 from pipeline.evaluation.scores import DESCRIPTIONS, UNPAIRED, Scores, SummaryRow
 from pipeline.inference.model import TranslationModel
-from pipeline.metrics.names import HEADINGS, OWN, figure_parts, mean_and_sd
+from pipeline.metrics.names import HEADINGS, MODEL, OWN, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import subject_means
 from pipeline.tracking.mlflow_run import artifact_address
 from pipeline.utils.files import json_number
@@ -34,8 +34,8 @@ def front_page(
     """
     protocol = OWN if scores.paired else UNPAIRED
     parts = [
+        result_sentence(scores, model.contrasts),  # first, for MLflow shows three lines until one asks for more
         f'{model.origin}, checkpoint "{checkpoint}". **Not for clinical use.**',
-        result_sentence(scores, model.contrasts),
         "\n".join(f"- **{warning}**" for warning in warnings),
         *(f"![{title}]({artifact_address(path)})" for title, path in pictures.items()),
         *(_figures(rows) for rows in _by_direction(scores)),
@@ -47,18 +47,23 @@ def front_page(
 
 
 def subject_table(scores: Scores) -> tuple[list[str], list[Row]]:
-    """Return columns and rows of a table of volumes inside the head: a row a subject, direction and system."""
+    """Return columns and rows of a table of volumes inside the head: a row a subject, direction and system.
+
+    MLflow groups the rows of several runs by the first column and compares the second, so these say whose row it is,
+    and its first figure. The model's rows come first.
+    """
     by_score = [(score, _headlines(subject_means(score.measured))) for score in scores.subjects]
     by_score = [(score, figures) for score, figures in by_score if score.protocol in (OWN, UNPAIRED) and figures]
     metrics = [metric for metric in HEADLINES if any(metric in figures for _, figures in by_score)]
     rows: list[Row] = [
         [
+            f"{score.subject} {score.source} → {score.target}, {score.system}",
+            *(json_number(round(figures[metric], 4)) if metric in figures else None for metric in metrics),
             *(score.subject, score.source, score.target, score.system),
-            *(json_number(figures[metric]) if metric in figures else None for metric in metrics),
         ]
-        for score, figures in by_score
+        for score, figures in sorted(by_score, key=lambda scored: scored[0].system != MODEL)
     ]
-    return ["subject", "source", "target", "system", *map(_heading, metrics)], rows
+    return ["row", *map(_heading, metrics), "subject", "source", "target", "system"], rows
 
 
 def _headlines(means: Mapping[str, float]) -> dict[str, float]:

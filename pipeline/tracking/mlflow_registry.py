@@ -1,11 +1,13 @@
 """Versions of MLflow's registered models: the alias of the best one, and what their pages say."""
 
+import json
 import logging
 
 from pipeline.tracking.mlflow_run import MlflowRun
 
 logger = logging.getLogger(__name__)
 ALIAS = "best"
+VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model; its page says by it that it is registered
 SCORE_TAG, SCORE_NAME_TAG = "validation_score", "validation_score_name"  # tags of a registered model's versions
 
 
@@ -27,6 +29,8 @@ def register_version(
     version = run.client.create_model_version(
         name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=tags, description=description or None
     )
+    registered = json.dumps([{"name": name, "version": version.version}])
+    run.client.set_logged_model_tags(model_id, {VERSIONS_TAG: registered})
     if score is not None and _outscored(run, name, score, score_name):
         return f"models:/{name}/{version.version}"
     _describe(run, name, description)

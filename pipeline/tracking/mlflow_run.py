@@ -31,6 +31,7 @@ CHANGED = "changed."  # prefix of the tags of parameters whose value differs fro
 NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"  # a page's description, and its tables
 THIS_RUN = "{run_id}"  # in a description: the id of the run that it is set for
 PARENT_TAG, PARENT_VARIABLE = "mlflow.parentRunId", "MRI_PARENT_RUN"  # of the run below which others are shown
+BASELINE = re.compile("^test/([^/]+/(?:copy|histogram_matching|context_lookup|lookup)/)")
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages of training, not of prompts
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
@@ -42,12 +43,12 @@ def clean_key(name: str) -> str:
 
 
 def metric_key(name: str) -> str:
-    """Return the MLflow key of a metric of metrics.jsonl: "detectors/…" becomes "warnings/…".
+    """Return the MLflow key of a metric of metrics.jsonl: "detectors/…" becomes "warnings/…", and so on.
 
-    MLflow groups charts by what stands before "/" and sorts the groups by alphabet: so test scores, training losses
-    and validation scores come before the values that warnings rest on.
+    MLflow groups charts by what stands before the last "/" and sorts the groups by alphabet: so a model's test scores,
+    training losses and validation scores come before the values that warnings rest on, and the baselines come last.
     """
-    return clean_key(re.sub("^detectors/", "warnings/", name))
+    return clean_key(BASELINE.sub(r"without_training/\1", re.sub("^detectors/", "warnings/", name)))
 
 
 def clean_name(name: str) -> str:
@@ -193,17 +194,18 @@ class MlflowRun:
         points = []
         for record in records:
             step, time_ms = int(record["step"]), round(record["time"] * 1000)
-            values = {metric_key(name): value for name, value in record.items() if name not in ("step", "time")}
             points += [
-                Metric(key, value, time_ms, step) for key, value in values.items() if self._lacks(key, time_ms, step)
+                Metric(metric_key(name), value, time_ms, step)
+                for name, value in record.items()
+                if name not in ("step", "time") and self._lacks(name, time_ms, step)
             ]
         self._log_batches("metrics", points, METRICS_PER_REQUEST)
         return len(points)
 
-    def _lacks(self, key: str, time_ms: int, step: int) -> bool:
+    def _lacks(self, name: str, time_ms: int, step: int) -> bool:
         """Whether the store lacks a point, or has one of an earlier evaluation that this one replaces."""
-        logged_ms = self.logged_steps.get(key, {}).get(step)
-        return logged_ms is None or (key.startswith(SUPERSEDING) and time_ms > logged_ms)
+        logged_ms = self.logged_steps.get(metric_key(name), {}).get(step)
+        return logged_ms is None or (name.startswith(SUPERSEDING) and time_ms > logged_ms)
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether the store has an image under a key and step."""

@@ -21,6 +21,8 @@ from pipeline.tracking.mlflow_settings import without_password
 from pipeline.tracking.mlflow_worker import Job, MlflowWorker
 from pipeline.utils.errors import Stopped
 
+ASK = "?workflowType=machine_learning"  # for MLflow's pages of training, not of prompts
+
 
 class Tracker:
     """The record of one run; use it as a context manager, or call `close`.
@@ -167,7 +169,7 @@ class Tracker:
         worker = self._worker
         if worker is None or worker.uri is None or worker.experiment_id is None:
             return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
-        uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}"
+        uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}{ASK}"
         if uri.startswith("http"):
             return f"{uri.rstrip('/')}{page}"
         choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""

@@ -192,7 +192,7 @@ def test_the_comparison_is_a_run_of_its_own_in_the_runs_experiment(workspace, mo
     assert run.data.tags["compared_runs"] == "id of a,id of b"
     assert (run.data.tags["compared.a"], run.data.tags["compared.b"]) == ("id of a", "id of b")
     assert run.data.metrics["test/T1_to_T2/model/own/volume_foreground_psnr"] == pytest.approx(16.0)
-    assert run.data.metrics["test/T1_to_T2/copy/own/volume_foreground_ssim"] == pytest.approx(12.03 / 20)
+    assert run.data.metrics["without_training/T1_to_T2/copy/own/volume_foreground_ssim"] == pytest.approx(12.03 / 20)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files == {"both.html", "both.csv", "both.json", "comparison_table.json"}
     assert "| b | cyclegan | 16.00 ± " in run.data.tags["mlflow.note.content"]

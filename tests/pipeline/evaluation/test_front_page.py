@@ -46,6 +46,7 @@ def test_a_front_page_says_what_was_trained_on_what_how_well_beside_what_and_wit
     ):
         assert text in page, page
     assert not any(number in page for number in ("77", "78", "79"))
+    assert page.startswith("Masked PSNR")
     assert page.index("Warnings stood") < page.index("| model |")
 
 
@@ -55,17 +56,17 @@ def test_without_pairs_it_says_so_and_shows_what_there_is():
     page = front_page(model(), unpaired, "latest", {}, [], {})
     assert "cannot say whether a translation is right" in page and "| model | 0.25" in page
     assert subject_table(unpaired) == (
-        ["subject", "source", "target", "system", "intensity distance"],
-        [["a_T1", "T1", "T2", "model", 0.25]],
+        ["row", "intensity distance", "subject", "source", "target", "system"],
+        [["a_T1 T1 → T2, model", 0.25, "a_T1", "T1", "T2", "model"]],
     )
 
 
 def test_the_table_of_subjects_has_a_row_for_each_and_every_system():
     columns, rows = subject_table(scores())
-    assert columns == ["subject", "source", "target", "system", "PSNR [dB]"]
+    assert columns == ["row", "PSNR [dB]", "subject", "source", "target", "system"]
     assert rows == [
-        ["a", "T1", "T2", "model", 12.0],
-        ["b", "T1", "T2", "model", 14.0],
-        ["a", "T1", "T2", "copy", 8.0],
-        ["b", "T1", "T2", "copy", None],
+        ["a T1 → T2, model", 12.0, "a", "T1", "T2", "model"],
+        ["b T1 → T2, model", 14.0, "b", "T1", "T2", "model"],
+        ["a T1 → T2, copy", 8.0, "a", "T1", "T2", "copy"],
+        ["b T1 → T2, copy", None, "b", "T1", "T2", "copy"],
     ]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tracked_run import client, eventually, history, lines, track, train
 
-from pipeline.tracking.mlflow_run import artifact_address
+from pipeline.metrics.names import BASELINES
+from pipeline.tracking.mlflow_run import artifact_address, metric_key
 
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,6 +144,13 @@ def test_the_default_store_is_made_quietly_and_an_exit_without_close_does_not_ha
     store = f"sqlite:///{folder / 'mlflow.db'}"
     (run,) = client(store).search_runs(["1"], "attributes.status = 'FINISHED'")
     assert run.data.metrics["loss"] == 1
+
+
+@pytest.mark.parametrize("system", BASELINES)
+def test_charts_of_baselines_come_last_and_those_of_the_model_first(system):
+    name = f"test/T1_to_T2/{system.replace(' ', '_')}/own/psnr"
+    assert metric_key(name) == name.replace("test/", "without_training/") > metric_key("warnings/T2_to_T1/gain")
+    assert metric_key("test/T1_to_T2/model/own/psnr") == "test/T1_to_T2/model/own/psnr"
 
 
 def test_what_warnings_rest_on_comes_last_in_mlflow_and_keeps_its_name_on_disk(tmp_path, store):
