@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--hide-scrollbars", "--disable-background-networking")
-SERVER_S, SETTLED_MS = 120, 4000  # patience with the server's start, and with a page's scripts
+SERVER_S, ASKED_MS, DRAWN_MS = 120, 20_000, 3000  # patience with the server's start, a page's questions, its drawing
 # MLflow's own hints, which open on a first visit and cover the page:
 HINTS = ("mlflow.assistant.fab.autoOpenedOnFirstLoad", "mlflow.detectIssues.guidanceShown")
 QUIET = "".join(f"localStorage.setItem('{hint}{end}', 'true');" for hint in HINTS for end in ("", "_v1"))
@@ -115,7 +115,7 @@ def require_phantom(run: Path) -> None:
 
 def pages(run: Path, sweep: Path, scratch: Path) -> Iterator[Shot]:
     """Yield the pages that are files; the exploration's is made of the run's data."""
-    yield Shot("report", (run / "report.html").resolve().as_uri(), height=1500)
+    yield Shot("report", (run / "report.html").resolve().as_uri(), height=1280)
     yield Shot("exploration", explore(run, scratch).as_uri(), height=1500)
     if (sweep / "compare.html").is_file():
         yield Shot("comparison_page", (sweep / "compare.html").resolve().as_uri(), height=1500)
@@ -235,15 +235,24 @@ def picture(page: "Page", shot: Shot, folder: Path) -> None:
     page.set_viewport_size({"width": shot.width, "height": shot.height})
     page.goto("about:blank")  # or only what follows # would change, and the page be kept
     page.goto(shot.address)
-    page.wait_for_timeout(SETTLED_MS)
+    _settle(page)
     more = page.get_by_text("Show more", exact=True)
     if more.count():
         more.first.click()
-        page.wait_for_timeout(SETTLED_MS)
+        _settle(page)
     path = folder / f"{shot.name}.jpg"
     with Image.open(BytesIO(page.screenshot())) as image:
         size_bytes = save_jpeg(image.convert("RGB"), path)
     print(f"{path}: {size_bytes / 1000:.0f} kB")
+
+
+def _settle(page: "Page") -> None:
+    """Wait until a page has asked for all that it shows, and has drawn it."""
+    from playwright.sync_api import TimeoutError as StillAsking
+
+    with suppress(StillAsking):
+        page.wait_for_load_state("networkidle", timeout=ASKED_MS)
+    page.wait_for_timeout(DRAWN_MS)
 
 
 def save_jpeg(image: Image.Image, path: Path) -> int:

@@ -32,7 +32,6 @@ NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"  # a page
 THIS_RUN = "{run_id}"  # in a description: the id of the run that it is set for
 PARENT_TAG, PARENT_VARIABLE = "mlflow.parentRunId", "MRI_PARENT_RUN"  # of the run below which others are shown
 BASELINE = re.compile("^test/([^/]+/(?:copy|histogram_matching|context_lookup|lookup)/)")
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages of training, not of prompts
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
@@ -145,11 +144,7 @@ class MlflowRun:
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment = self.client.get_experiment_by_name(info.experiment)
-        experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else self.client.create_experiment(info.experiment, tags=EXPERIMENT_TAGS)
-        )
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(info.experiment)
         return self.client.create_run(experiment_id, started_ms, resolve_tags(_tag_texts(info.tags)), info.name)
 
     def _log_batches(self, kind: str, items: Sequence[Any], at_once: int) -> None:
