@@ -24,7 +24,7 @@ ACROSS_MM = tuple(math.sqrt(3) * sd for sd in (6.0, 16.0))  # how far they lie f
 ACROSS_WEIGHT = 1 / 6  # of each, by three-point Gauss-Hermite quadrature
 LARGEST = 0.97  # of what a start gives before the network has learnt: at 1, tanh has no slope
 AIR_LEVEL = -0.96  # of the narrower Gaussian's mean: below it lies air, some 10 mm from a head and farther
-DEFAULT_SHARE = 0.5  # of the correction in an evaluated translation, where no validation has chosen it
+DEFAULT_SHARE = 0.25  # of the correction in an evaluated translation, where no validation has chosen it
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
 
 

@@ -11,7 +11,7 @@ from small_validation import case, constant, validation
 from torch import nn
 
 from networks.blocks import saved_names
-from networks.context_lookup import LARGEST, LookupStart, start_of
+from networks.context_lookup import DEFAULT_SHARE, LARGEST, LookupStart, start_of
 from networks.skip import SkipGenerator
 from pipeline.inference.model import TranslationModel
 from pipeline.runs.checkpoint import load_checkpoint
@@ -60,13 +60,13 @@ def test_a_share_without_a_score_is_never_chosen(scores, share, tmp_path, monkey
     assert ("is not a number" in capsys.readouterr().err) == (share == 0.9)
 
 
-def test_without_pairs_the_share_stays_a_half(tmp_path):
+def test_without_pairs_the_share_stays_the_default(tmp_path):
     cases = [case(tmp_path, "one", "T1", "x"), case(tmp_path, "two", "T2", "y")]
     network = starting(0.3, 0.7)
     made = validation(cases, {"one": constant(0.3), "two": constant(0.3)})
     assert made.choose_correction_shares({"T1": network, "T2": nn.Identity()}) == {}
-    assert float(network.correction_share) == 0.5
-    assert float(network.eval()(torch.zeros(1, 1, 16, 16)).mean()) == pytest.approx(0.5, abs=1e-5)
+    assert float(network.correction_share) == DEFAULT_SHARE
+    assert float(network.eval()(torch.zeros(1, 1, 16, 16)).mean()) == pytest.approx(0.3 + 0.4 * DEFAULT_SHARE, abs=1e-5)
 
 
 def test_a_state_without_a_share_is_of_a_generator_that_had_all_of_its_correction():
@@ -105,7 +105,7 @@ def test_a_chosen_share_goes_on_in_a_resumed_run_and_in_one_that_begins_from_it(
     for other in (begun, averaged):
         other.load_pretrained(saved(engine))
     for other in (resumed, begun, averaged):
-        assert [float(start_of(other.translators()[to]).correction_share) for to in "ab"] == [0.5, 0.75]
+        assert [float(start_of(other.translators()[to]).correction_share) for to in "ab"] == [DEFAULT_SHARE, 0.75]
 
 
 def test_what_training_begins_with_is_kept_with_the_shares_that_it_was_scored_with(tmp_path):
