@@ -2,7 +2,7 @@
 
 python -m benchmarks.inference                       an untrained U-Net-256 of width 64 on noise
 python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-0828-T1.nii.gz      a trained one
-python -m benchmarks.inference --backends            torch, ONNX Runtime and OpenVINO; a volume and 20, from the start
+python -m benchmarks.inference --backends ixi        torch, ONNX Runtime and OpenVINO; a volume and 20, from the start
 python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
 
 "File to file" is what `pipeline.translate` does for a volume; the functions that it calls are timed. The yardstick
@@ -22,6 +22,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
+from benchmarks.backends import BATCH_SIZE, NETWORKS, WAYS, compare_backends, configuration
 from benchmarks.timing import Side, device, duration_text, machine, measure, peak_mib, table_rows, volume
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
 
     from pipeline.inference.model import TranslationModel
 
-WIDTH, SIZE, BATCH_SIZE = 64, 256, 8  # of the untrained U-Net and its slices, and how many are translated at once
+WIDTH, SIZE = 64, 256  # of the untrained U-Net and its slices
 PLAIN = "one by one, plain"
 VARIANTS: dict[str, dict[str, Any]] = {  # options of `translation_work` by name
     PLAIN: {"batch_size": 1, "tuned": False},
@@ -41,16 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options of `translation_work` by name
     "bf16": {"precision": "bf16"},
     "bf16, compiled": {"precision": "bf16", "compiled": True},
 }
-BACKENDS: dict[str, dict[str, Any]] = {
-    "torch": {},
-    "torch, compiled": {"compiled": True},
-    "ONNX Runtime": {"backend": "onnxruntime"},
-    "OpenVINO": {"backend": "openvino"},
-    "torch, bf16": {"precision": "bf16"},
-    "torch, compiled, bf16": {"precision": "bf16", "compiled": True},
-    "OpenVINO, bf16": {"backend": "openvino", "precision": "bf16"},
-}
-VOLUMES = 1, 20  # translated by a command, whose set-up counts
 STAGES = {  # stages of a volume's translation: the function of each, in the module that calls it
     "read, prepare": "pipeline.inference.multi_view.open_volume",
     "network": "pipeline.inference.translator.OpenedVolume.run_network",
@@ -122,13 +113,11 @@ def translation_work(
     tuned: bool = True,
     compiled: bool = False,
     precision: str = "float32",
-    backend: str = "torch",
 ) -> "Callable[[], np.ndarray]":
     """Return a function that translates the slices of a volume once: a side of the measurement."""
     import nibabel as nib
     import numpy as np
 
-    from pipeline.exporting.backends import in_backend
     from pipeline.inference.compile import CompiledForms
     from pipeline.inference.slice_translator import translate_slices
     from pipeline.inference.translator import open_volume
@@ -137,7 +126,7 @@ def translation_work(
     if tuned:
         set_up(threads=None)
     model, to = benchmark_model(uri, to, width=WIDTH, size=SIZE, device=device, tuned=tuned)
-    model = in_backend(replace(model, run=CompiledForms(batch_size)) if compiled else model, to, backend)
+    model = replace(model, run=CompiledForms(batch_size)) if compiled else model
     source = volume or nib.Nifti1Image(ellipsoid_volume(SIZE, slices), np.eye(4))
     opened = open_volume(source, model, to, compare=False)
     images = opened.slices[opened.foreground.any(axis=(1, 2))]  # (N, H, W) in [-1, 1]
@@ -152,31 +141,23 @@ def translation_work(
     )
 
 
-def compare(
-    common: dict[str, Any], rounds: int, variants: dict[str, dict[str, Any]], volumes: tuple[int, ...] = ()
-) -> None:
-    """Print a row for each variant: rate, and difference of its result from that of the first, the yardstick.
-
-    And, for so many volumes of these slices, the time from the start of a process to the last one's end.
-    """
+def compare(common: dict[str, Any], rounds: int) -> None:
+    """Print a row for each variant: rate, and difference of its result from that of the first, the yardstick."""
     import numpy as np
 
     from pipeline.metrics.similarity import DATA_RANGE, psnr
 
-    yardstick = next(iter(variants.values()))  # where plain, without the settings of ours, which processes inherit
+    yardstick = VARIANTS[PLAIN]  # where plain, without the settings of ours, which processes inherit
     reference = translation_work(**common, **yardstick)()
-    sides = {name: Side(translation_work, common | options, len(reference)) for name, options in variants.items()}
+    sides = {name: Side(translation_work, common | options, len(reference)) for name, options in VARIANTS.items()}
     timings = measure(sides, rounds=rounds, title="slices")
     rows = []
-    for row, (name, options) in zip(table_rows(timings, "slice"), variants.items(), strict=True):
+    for row, (name, options) in zip(table_rows(timings, "slice"), VARIANTS.items(), strict=True):
         translation = translation_work(**common, **options)()
         ratio = psnr(translation, reference, DATA_RANGE, np.ones(reference.shape, bool))
         difference = f"{np.abs(translation - reference).max():.2g}"
-        timing = timings[name]  # the set-up has the first volume in it
-        totals = [f"{timing.prepared + (count - 1) * len(reference) * timing.seconds:.1f} s" for count in volumes]
-        rows.append([*row, f"{timing.prepared:.1f} s", *totals, difference, f"{ratio:.1f}"])
-    of_volumes = [f"{count} volume{'s' * (count > 1)}" for count in volumes]
-    header = ["time a slice", "rate", "ratio", "peak memory", "set-up, first call", *of_volumes]
+        rows.append([*row, f"{timings[name].prepared:.1f} s", difference, f"{ratio:.1f}"])
+    header = ["time a slice", "rate", "ratio", "peak memory", "set-up, first call"]
     echo(table(["", *header, "largest difference", "PSNR [dB]"], rows))
     echo("differences are to the first row, in [-1, 1]; PSNR at a data range of 2")
 
@@ -250,23 +231,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     parser.add_argument("--to", metavar="CONTRAST", help="with --model: what it is to make")
     parser.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    parser.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file or --backends 150)")
+    parser.add_argument("--slices", type=count, help="default: 32, with --file 150, with --backends 8")
     parser.add_argument("--device", default="auto", type=device)
     parser.add_argument("--rounds", type=count, default=5)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
-    modes.add_argument("--backends", action="store_true", help="what else can compute the network, on the CPU")
+    backends_help = f"what else can compute networks, on the CPU: configurations, as {' '.join(NETWORKS)} (default)"
+    modes.add_argument("--backends", nargs="*", type=configuration, metavar="CONFIG", help=backends_help)
+    parser.add_argument("--precision", choices=tuple(WAYS), help="with --backends: this one alone")
+    ways = [way for ways in WAYS.values() for way in ways]
+    parser.add_argument(
+        "--only", nargs="+", choices=ways, metavar="ROW", default=[], help="with --backends: these rows"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.backends is None and (arguments.precision is not None or arguments.only):
+        parser.error("--precision and --only go with --backends alone")
+    if arguments.backends is not None and arguments.volume is not None:
+        parser.error("--backends translates noise, which takes as long; leave --volume out")
     echo(machine())
     common = {name: getattr(arguments, name) for name in ("to", "volume", "device")}
-    whole = arguments.file or arguments.backends
-    common |= {"uri": arguments.model, "slices": arguments.slices or (150 if whole else 32)}
-    if arguments.file:
+    common |= {"uri": arguments.model, "slices": arguments.slices or (150 if arguments.file else 32)}
+    if arguments.backends is not None:
+        own = [] if arguments.model is None else [(arguments.model, True)]
+        models = own or [(name, False) for name in arguments.backends or NETWORKS]
+        for name, is_address in models:
+            options = {"name": name, "is_address": is_address, "to": arguments.to}
+            options["slices"] = arguments.slices or BATCH_SIZE
+            precisions = (arguments.precision,) if arguments.precision else (*WAYS,)
+            compare_backends(options, precisions, arguments.rounds, arguments.only)
+    elif arguments.file:
         file_to_file(common, arguments.rounds)
-    elif arguments.backends:
-        compare(common | {"device": "cpu"}, arguments.rounds, BACKENDS, VOLUMES)
     else:
-        compare(common, arguments.rounds, VARIANTS)
+        compare(common, arguments.rounds)
     return 0
 
 

@@ -25,6 +25,7 @@ from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 
 Work = Callable[[], object]
+Clock = Callable[[], float]  # seconds, from whatever time on
 Name = TypeVar("Name")  # of the sides that take turns
 Result = TypeVar("Result")  # a measurement
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,13 @@ class Timing:
 
 
 def measure(
-    sides: Mapping[str, Side], *, rounds: int = 7, seconds: float = 1.0, title: str = "", warm_up: int = 2
+    sides: Mapping[str, Side],
+    *,
+    rounds: int = 7,
+    seconds: float = 1.0,
+    title: str = "",
+    warm_up: int = 2,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time the sides in turns, one at a time.
 
@@ -83,12 +90,15 @@ def measure(
         seconds: Minimal time that a side works in a round; it makes at least one call.
         title: Title of the progress bar.
         warm_up: Number of calls before the first round.
+        clock: The time that passes, or `processor_seconds`.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in sides}
-        prepared = {name: pools[name].submit(_prepare, side, warm_up).result() for name, side in sides.items()}
-        durations = in_turns(list(sides), rounds, lambda name: pools[name].submit(_time, seconds).result(), title)
+        prepared = {name: pools[name].submit(_prepare, side, warm_up, clock).result() for name, side in sides.items()}
+        durations = in_turns(
+            list(sides), rounds, lambda name: pools[name].submit(_time, seconds, clock).result(), title
+        )
         peaks = {name: pool.submit(peak_mib).result() for name, pool in pools.items()}
     return {
         name: Timing(tuple(duration / side.units for duration in durations[name]), peaks[name], prepared[name])
@@ -108,33 +118,41 @@ def in_turns(
     return results
 
 
-def _prepare(side: Side, warm_up: int) -> float:
+def processor_seconds() -> float:
+    """Return what this process and its finished children have had of the processor: other load does not add to it.
+
+    Of several threads it is the sum.
+    """
+    return sum(os.times()[:4])
+
+
+def _prepare(side: Side, warm_up: int, clock: Clock) -> float:
     """Prepare a side's work in its process and call it; return the seconds until the end of the first call."""
     global _work
-    started = time.perf_counter()
+    started = clock()
     _work = side.prepare(**side.options)
-    _time(0.0)
-    prepared = time.perf_counter() - started
+    _time(0.0, clock)
+    prepared = clock() - started
     for _ in range(warm_up - 1):
         _work()
     return prepared
 
 
-def _time(seconds: float) -> float:
-    return mean_seconds(_work, seconds)
+def _time(seconds: float, clock: Clock) -> float:
+    return mean_seconds(_work, seconds, clock)
 
 
-def mean_seconds(work: Work, seconds: float) -> float:
+def mean_seconds(work: Work, seconds: float, clock: Clock = time.perf_counter) -> float:
     """Return the mean seconds of a call, over as many calls as fill the time; on a GPU, until they are done."""
     torch = sys.modules.get("torch")
     synchronise = torch.cuda.synchronize if torch is not None and torch.cuda.is_initialized() else lambda: None
     synchronise()
-    calls, started = 0, time.perf_counter()
-    while not calls or time.perf_counter() - started < seconds:
+    calls, started = 0, clock()
+    while not calls or clock() - started < seconds:
         work()
         calls += 1
     synchronise()
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
 def peak_mib() -> float:

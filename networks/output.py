@@ -22,7 +22,11 @@ def output_image(features: Tensor, last: Callable[[Tensor], Tensor], offset: Ten
 
 def with_offset(output: Tensor, offset: Tensor | None) -> Tensor:
     """Return tanh(output), or tanh(offset + a tenth of the output), so that first steps do not spoil the start."""
-    return torch.tanh(output if offset is None else offset + CORRECTION * output)
+    if offset is None:
+        return torch.tanh(output)
+    if torch.compiler.is_compiling():  # Inductor folds a factor into a transposed convolution's weights, and fails
+        return torch.tanh(torch.add(offset, output, alpha=CORRECTION))
+    return torch.tanh(offset + CORRECTION * output)
 
 
 def in_full_precision(layer: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from pipeline.utils.files import is_folder, require_writable
 if TYPE_CHECKING:
     from pipeline.inference.multi_view import MultiViewTranslator
 
+AUTO = "auto"  # of --backend
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
 What stands in OUT is left as it is, and counts as missing, where it is foreign (not made by this command), of another
 model, or stale (made before its source changed); --overwrite replaces it.
@@ -79,9 +81,10 @@ def parser() -> argparse.ArgumentParser:
     precision_help = "default: as trained; CPU float32"
     add("--precision", choices=("model", "float32", "bf16"), default="model", help=precision_help)
     backend_help = (
-        "what computes the network, on the CPU but for torch (default: torch, or what MODEL was exported for)"
+        "what computes the network, on the CPU but for torch; auto: the fastest that is installed (default: torch, or "
+        "what MODEL was exported for)"
     )
-    add("--backend", choices=("torch", "onnxruntime", "openvino"), help=backend_help)
+    add("--backend", choices=(AUTO, "torch", "onnxruntime", "openvino"), help=backend_help)
     compile_help = "auto: on the CPU, for twenty volumes or more"
     add("--compile", choices=("auto", "yes", "no"), default="auto", help=compile_help)
 
@@ -126,13 +129,15 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_DONE
 
     # Translate this process's jobs, and gather those of all processes.
-    own_jobs, stopped = shard(jobs, world), 0
+    own_jobs, stopped, computed_by = shard(jobs, world), 0, ""
     pending: list[Job] = []
     _require_writable(own_jobs, overwrite=arguments.overwrite)
     try:
         pending = pending_jobs(own_jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if pending:
-            _translate_pending(pending, model, derivative, arguments, world)
+            views = _prepared_views(model.views, len(pending), arguments)
+            computed_by = views.computed_by
+            _translate_pending(pending, views, model, derivative, arguments, world)
         jobs = gather_jobs(own_jobs, world)
     except KeyboardInterrupt as signalled:
         stopped = getattr(signalled, "exit_code", 128 + signal.SIGINT) - 128
@@ -146,7 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     if summary is not None and (pending or arguments.summary or is_folder(arguments.output)):
         info = model.info.to_json() if model.is_loaded else {}
         recorded = vars(arguments) | ({"model": arguments.model[0]} if len(arguments.model) == 1 else {})
-        code = write_summary(summary, jobs, arguments=recorded, model=info, code=code, started=started)
+        code = write_summary(
+            summary, jobs, arguments=recorded, model=info, computed_by=computed_by, code=code, started=started
+        )
     print_outcome(jobs, quiet=arguments.quiet, stopped=stopped, overwrite=arguments.overwrite)
     return code
 
@@ -154,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
 def _check_options(arguments: argparse.Namespace, world: World) -> None:
     if arguments.style is not None and (arguments.uncertainty or arguments.views):
         raise UserError("--style goes neither with --views nor with --uncertainty, which knows the model's own style")
-    if arguments.uncertainty and arguments.backend not in (None, "torch"):
+    if arguments.uncertainty and arguments.backend not in (None, "torch", AUTO):
         raise UserError("--uncertainty needs the networks of torch; leave it out, or --backend")
     for option in ("bids_suffix", "skull_stripped"):
         if getattr(arguments, option) is not None and not arguments.bids:
@@ -219,7 +226,7 @@ def _load_translator(arguments: argparse.Namespace) -> "MultiViewTranslator":
         require_similarity(models[0], to)
     if arguments.style is not None:
         use_style_of(arguments.style, models[0], to)
-    if arguments.backend is not None:
+    if arguments.backend not in (None, AUTO):
         from pipeline.exporting.backends import in_backend  # as slow to import as torch's exporter
 
         models = [in_backend(model, to, arguments.backend) for model in models]
@@ -227,30 +234,44 @@ def _load_translator(arguments: argparse.Namespace) -> "MultiViewTranslator":
     return open_multi_view(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
 
 
+def _prepared_views(views: "MultiViewTranslator", volumes: int, arguments: argparse.Namespace) -> "MultiViewTranslator":
+    """Return the translator computed by another runtime, or compiled, where that is requested or pays."""
+    if arguments.backend == AUTO and not arguments.uncertainty and arguments.compile != "yes":
+        from pipeline.exporting.backends import automatic
+
+        views = replace(views, models=tuple(automatic(model, views.to, volumes) for model in views.models))
+    return views.compiled(arguments.compile, volumes, arguments.batch_size)
+
+
 def _translate_pending(
     pending: list[Job],
+    views: "MultiViewTranslator",
     model: CommandModel,
     derivative: BidsDerivative | None,
     arguments: argparse.Namespace,
     world: World,
 ) -> None:
-    # Load the model and prepare the output folders.
-    views = model.views
+    from pipeline.inference.batch.batch import JobTranslator, translate_jobs
+
+    # Prepare the output folders.
     clear_leftovers(pending)
     if derivative is not None:
+        derivative = replace(derivative, computed_by=views.computed_by)
         derivative.write_description()
+
+    # Say what translates.
+    is_quiet = arguments.quiet or not world.is_main
     if arguments.verbose and world.is_main:
         echo(f"model: {model.info.origin}, weights {model.info.identity}, makes {model.info.to}")
         for uncertainty in views.uncertainty_models:
             echo(f"uncertainty from {', '.join(uncertainty.sources.names)}")
+    if world.is_main and (arguments.verbose or (arguments.backend == AUTO and not arguments.quiet)):
+        echo(f"computed by {views.computed_by}")
 
-    # Compile the networks where that pays, and translate.
-    from pipeline.inference.batch.batch import JobTranslator, translate_jobs
-
-    views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
+    # Translate.
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
     translator = JobTranslator(views, model.provenance, derivative, **options)
-    translate_jobs(pending, translator, quiet=arguments.quiet or not world.is_main, verbose=arguments.verbose)
+    translate_jobs(pending, translator, quiet=is_quiet, verbose=arguments.verbose)
 
 
 make_callable(__name__, "pipeline.inference.translator:translate")

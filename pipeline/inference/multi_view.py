@@ -13,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from pipeline.inference.compile import CompiledForms, worth_compiling
 from pipeline.inference.model import ModelInfo, TranslationModel
 from pipeline.inference.output_volume import MAP_DESCRIPTION, image_like
+from pipeline.inference.runtimes import computed_by
 from pipeline.inference.translator import OpenedVolume, image_of_voxels, on_source_grid, open_volume
 from pipeline.inference.uncertainty import fused_error, uncertainty_features
 from pipeline.inference.uncertainty_calibration import UncertaintyModel, load_uncertainty
@@ -54,6 +55,15 @@ class MultiViewTranslator:
         names = [field.name for field in fields(ModelInfo) if field.name != "to"]
         joined = {name: " + ".join(getattr(info, name) for info in infos) for name in names}
         return ModelInfo(to=self.to, **joined)
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the networks, as "OpenVINO 2026.4.0"; of several models, where they differ, joined by " + "."""
+        forms = [
+            computed_by(model.translators[self.to]) + ", compiled" * isinstance(model.run, CompiledForms)
+            for model in self.models
+        ]
+        return " + ".join(dict.fromkeys(forms))
 
     def compiled(self, compile_setting: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
         """Return the translator with compiled networks, where that is requested or pays (`worth_compiling`)."""

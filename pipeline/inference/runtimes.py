@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ RECORD_FORMAT = 1
 MOST_SIZES = 4  # of images that OpenVINO keeps networks for
 PROGRAM_SUFFIX = ".pt2"
 OPENVINO_PRECISIONS = {"float32": "f32", "bf16": "bf16"}  # stated, for OpenVINO rounds to bf16 where a CPU has it
+EXPORT_PACKAGES = "onnx", "onnxscript"
 MAX_REASON_LENGTH = 200  # characters of a runtime's error
 
 Inputs = Mapping[str, np.ndarray]
@@ -34,17 +36,26 @@ Run = Callable[[Inputs, str], np.ndarray]  # inputs by name, and the precision -
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime: its name for messages, the extra of this project that installs it, its files and its precisions."""
+    """A runtime: its name for messages, the extra of this project that installs it, its files and its precisions.
+
+    `packages` are what computing a loaded model with it takes, its export included.
+    """
 
     name: str
     extra: str
     suffix: str
     precisions: tuple[str, ...]
+    packages: tuple[str, ...]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its packages are there; none is imported."""
+        return all(find_spec(package) is not None for package in self.packages)
 
 
 RUNTIMES = {
-    "onnxruntime": Runtime("ONNX Runtime", "onnx", ".onnx", ("float32",)),
-    "openvino": Runtime("OpenVINO", "openvino", ".xml", tuple(OPENVINO_PRECISIONS)),
+    "onnxruntime": Runtime("ONNX Runtime", "onnx", ".onnx", ("float32",), ("onnxruntime", *EXPORT_PACKAGES)),
+    "openvino": Runtime("OpenVINO", "openvino", ".xml", tuple(OPENVINO_PRECISIONS), ("openvino", *EXPORT_PACKAGES)),
 }
 
 
@@ -103,13 +114,25 @@ class RuntimeNetwork(nn.Module):
             raise UserError(f"--precision {precision}: {self.runtime.name} computes in {known}; choose that")
 
 
+def backend_of(network: nn.Module) -> str:
+    """Return what computes a network: "torch" or a key of `RUNTIMES`."""
+    return network.backend if isinstance(network, RuntimeNetwork) else TORCH
+
+
+def computed_by(network: nn.Module) -> str:
+    """Return what computes a network, with its version, as "torch 2.13.0"."""
+    if not isinstance(network, RuntimeNetwork):
+        return f"{TORCH} {torch.__version__}"
+    return f"{network.runtime.name} {import_module(network.backend).__version__.partition('-')[0]}"
+
+
 def device_for(backend: str | None, device: str) -> str:
     """Return the device to load a model on: the CPU where a runtime other than torch computes its network.
 
     Raises:
         UserError: another device was chosen for such a runtime.
     """
-    if backend in (None, TORCH):
+    if backend is None or backend not in RUNTIMES:
         return device
     if device not in ("auto", "cpu"):
         raise UserError(f"--device {device}: {RUNTIMES[backend].name} computes on the CPU alone here; choose cpu")

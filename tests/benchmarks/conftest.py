@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks import data, inference, scaling, step
+from benchmarks import backends, data, inference, scaling, step
 from benchmarks.timing import Timing
 
 
@@ -22,8 +22,9 @@ def at_once(monkeypatch, tmp_path):
             timings[name] = Timing((seconds / side.units,) * rounds, 100.0, seconds)
         return timings
 
-    for module in (data, inference, scaling, step):
+    for module in (backends, data, inference, scaling, step):
         monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for threads in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+        monkeypatch.setenv(threads, "1")

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from small_run import QUICK, phantom_run
 
-from benchmarks import data, inference, overheads, scaling, size, step, views
+from benchmarks import backends, data, inference, overheads, scaling, size, step, views
+from benchmarks.timing import Timing
+
+SMALL = """name: small
+contrasts: [T1, T2]
+data: {source: phantom}
+generator: {type: unet, start: lookup, width: 2, depth: 3}
+discriminator: {layers: 2}
+preprocess: {spacing_mm: null, size: 32}
+"""
 
 
 def first_cells(printed):
@@ -65,7 +74,8 @@ def test_inference(small_model, monkeypatch, capsys):
     assert rows[inference.PLAIN][-1] == "inf" and float(rows["bf16"][-1]) > 30
 
 
-def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch, capsys):
+def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch, tmp_path, capsys):
+    """In turns, in this process: a table in Markdown for each precision, and the first way's result as yardstick."""
     asked = []
     monkeypatch.setattr(
         "pipeline.exporting.backends.in_backend", lambda model, to, backend: asked.append(backend) or model
@@ -73,13 +83,29 @@ def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch,
     monkeypatch.setattr(
         "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
     )
-    assert inference.main(["--backends", "--rounds", "1", "--slices", "12"]) == 0
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "small.yaml").write_text(SMALL)
+    monkeypatch.setattr(backends, "ROOT", tmp_path)
+    assert inference.main(["--backends", "small", "--rounds", "1", "--slices", "3"]) == 0
     assert {"torch", "onnxruntime", "openvino"} == set(asked)
-    rows = {row[0]: row for line in capsys.readouterr().out.splitlines() if (row := re.split(r"\s{2,}", line))}
-    assert rows.keys() >= inference.BACKENDS.keys() and rows["torch"][-1] == "inf"
-    for name in inference.BACKENDS:
-        *_, prepared, once, twenty, _, _ = rows[name]
-        assert float(twenty[:-2]) > float(once[:-2]) == float(prepared[:-2]), name
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    for precision, ways in backends.WAYS.items():
+        assert f"**small**, {precision}, 3 slices, 1 rounds" in lines
+        assert {row[0] for row in rows} >= ways.keys()
+    for row in rows:
+        if row[0] in backends.WAYS["float32"]:
+            assert float(row[-1]) < 1e-4 and float(row[5][:-2]) >= float(row[4][:-2]) >= float(row[3][:-2]), row
+
+
+def test_the_set_up_counts_once_and_the_ratio_is_of_each_round(tmp_path):
+    results = {"first": str(tmp_path / "0.npy"), "second": str(tmp_path / "1.npy")}
+    for number, path in enumerate(results.values()):
+        np.save(path, np.full((2, 4, 4), number / 4, np.float32))
+    timings = {"first": Timing((1.0, 2.0, 4.0), 100.0, 10.0), "second": Timing((0.5, 1.0, 1.0), 200.0, 20.0)}
+    first, second = backends.table_rows(timings, results, 2)
+    assert first == ["first", "1.00", "2 s", "6.0 s", "306.0 s", "6,006.0 s", "100 MiB", "0"]
+    assert second == ["second", "0.50 (0.25 to 0.50)", "1 s", "18.0 s", "168.0 s", "3,018.0 s", "200 MiB", "0.2"]
 
 
 def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
@@ -98,6 +124,8 @@ def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
         (scaling, "pixel", "no such quantity: pixel"),
         (scaling, "processes --processes 1 2 --batch 3", "--batch 3: cannot be divided among 2 processes"),
         (inference, "--volume no.nii", "no.nii: no such file; give the path of a NIfTI volume"),
+        (inference, "--backends brain", "brain: no such file in configs; give others, as phantom ixi"),
+        (inference, "--precision bf16", "--precision and --only go with --backends alone"),
         (scaling, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
         (data, "--device cuda", "device cuda: not available"),
     ],

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.timing import Side, Timing, duration_text, in_turns, measure, peak_mib
+from benchmarks.timing import Side, Timing, duration_text, in_turns, mean_seconds, measure, peak_mib, processor_seconds
 
 
 def waiting(seconds):
@@ -25,6 +25,13 @@ def test_ratios_and_units_are_right():
     assert timings["slow"].seconds >= 0.04
     assert timings["fast"].ratio_to(timings["slow"]) < 0.9  # 0.125, but for what else the machine does
     assert timings["slow"].peak_mib > 1
+
+
+def test_the_processors_seconds_are_those_in_which_it_works():
+    assert mean_seconds(waiting(0.1), 0.0, processor_seconds) < 0.05
+    started = time.process_time()
+    worked = mean_seconds(lambda: sum(range(2_000_000)), 0.0, processor_seconds)
+    assert worked == pytest.approx(time.process_time() - started, abs=0.03)
 
 
 def test_the_order_moves_on_by_one_in_each_round():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from networks.munit import AutoEncoder, StyleTranslator
-from networks.output import output_image
+from networks.output import output_image, with_offset
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.skip import SkipGenerator
@@ -103,3 +103,13 @@ def test_without_autocast_nothing_is_converted(dtype):
     features, last = random_image(1, 3, 4, 4, dtype=dtype), nn.Conv2d(3, 1, 1).to(dtype)
     assert torch.equal(output_image(features, last), torch.tanh(last(features)))
     assert output_image(features, last).dtype == dtype
+
+
+def test_a_compiled_correction_has_no_factor_that_a_compiler_would_fold_into_weights():
+    """Inductor folds it into those of a transposed convolution along the wrong axis (torch 2.13)."""
+    graphs = []
+    output, offset = random_image(1, 1, 4, 4), random_image(1, 1, 4, 4)
+    compiled = torch.compile(with_offset, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    torch.testing.assert_close(compiled(output, offset), with_offset(output, offset))
+    (graph,) = graphs
+    assert [node for node in graph.graph.nodes if "mul" in str(node.target)] == []

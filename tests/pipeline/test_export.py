@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.engines.builders import build_translators
 from pipeline.export import main
+from pipeline.exporting import agreement, backends
 from pipeline.inference.model import load_model
 from pipeline.runs.checkpoint import FORMAT
 from pipeline.translate import main as translate
@@ -92,6 +94,36 @@ def test_what_was_exported_translates_volumes_as_the_checkpoint_does(name, check
 def test_any_model_is_translated_by_another_runtime(backend, checkpoint, expected, tmp_path):
     ours = translated(tmp_path, backend, "--model", checkpoint, "--to", "T2", "--backend", backend)
     assert np.abs(ours - expected).max() <= 1 and (ours != expected).mean() < 0.01
+
+
+@pytest.fixture
+def openvino_pays(monkeypatch):
+    """Have OpenVINO be the quickest from the first volume on."""
+    monkeypatch.setattr(backends, "quickest", lambda *_: "openvino")
+
+
+def test_what_auto_chose_is_named_and_its_volume_is_torchs(
+    openvino_pays, checkpoint, expected, tmp_path, capsys, monkeypatch
+):
+    common, summary = ("--model", checkpoint, "--to", "T2", "--backend", "auto"), tmp_path / "summary.json"
+    ours = translated(tmp_path, "auto", *common, "--summary", summary)
+    assert np.abs(ours - expected).max() <= 1 and (ours != expected).mean() < 0.01
+    assert "computed by OpenVINO 20" in capsys.readouterr().out
+    assert json.loads(summary.read_text())["computed_by"].startswith("OpenVINO 20")
+
+    # Where the runtime does not agree, torch stays.
+    monkeypatch.setattr(agreement, "BOUND", 0.0)
+    assert np.array_equal(translated(tmp_path, "agrees not", *common), expected)
+    printed = capsys.readouterr()
+    assert "OpenVINO cannot compute the network" in printed.err and "computed by torch 2" in printed.out
+
+
+def test_auto_leaves_uncertainty_and_compilation_to_torch(openvino_pays, checkpoint, expected, tmp_path, capsys):
+    options = ("--model", checkpoint, "--to", "T2", "--backend", "auto")
+    assert translated(tmp_path, "map", *options, "--uncertainty") == 2  # the checkpoint has no calibration
+    assert "uncertainty.json" in capsys.readouterr().err
+    translated(tmp_path, "compiled", *options, "--compile", "yes", "--batch-size", 1000)  # no batch is full
+    assert f"computed by torch {torch.__version__}, compiled" in capsys.readouterr().out
 
 
 def test_the_command_names_what_is_lost(checkpoint, tmp_path, capsys):

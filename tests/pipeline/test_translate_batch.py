@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from negative_model import files_in, run, summary_of, volume_at
 from small_run import in_child
 
@@ -50,6 +51,7 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     assert summary["totals"] == {"volumes": 4, "translated": 2, "foreign": 1, "failed": 1} | none
     assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == "any"
     assert summary["model"] == model.info("T2").to_json() and len(summary["model"]["identity"]) == 12
+    assert summary["computed_by"] == f"torch {torch.__version__}"
     a, b, c, d = summary["volumes"]
     assert (a["source"], a["target"]) == (str(tmp_path / "in" / "a.nii"), str(tmp_path / "out" / "a.nii"))
     assert a["seconds"] > 0 and (a["warnings"], a["error"]) == ([], "")
@@ -175,7 +177,7 @@ def test_verbose_names_the_model_and_each_volume_as_it_ends(tmp_path, model, cap
     (tmp_path / "in" / "b.nii").write_text("hello")
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose") == 3
     printed = capfd.readouterr()
-    assert f"model: contrast translation, weights {model.identity('T2')}, makes T2" in printed.out
+    assert f"model: contrast translation, weights {model.identity('T2')}, makes T2\ncomputed by torch 2" in printed.out
     assert f"a.nii -> {tmp_path / 'out' / 'a.nii'}: translated in " in printed.out
     assert "b.nii: failed in " in printed.out
     assert printed.err == ""  # no bar

@@ -49,6 +49,7 @@ def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path,
     assert content["Sources"] == [f"bids:source:{SCANS[2]}"]
     assert (content["SkullStripped"], content["SpatialReference"]) == (False, "orig")
     assert content["Description"] == "Synthetic T2 translated from T1; not for clinical use"
+    assert content["ComputedBy"].startswith("torch 2")
     (generated_by,) = content["GeneratedBy"]
     assert generated_by["Name"] == "contrast-translation" and generated_by["Version"] == __version__
     assert (generated_by["ModelID"], generated_by["ConfigHash"]) == (model.identity("T2"), "")

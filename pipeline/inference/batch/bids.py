@@ -152,6 +152,7 @@ class BidsDerivative:
     contrasts: tuple[str, str]  # source and target
     model: "ModelInfo"
     stripped: bool | None = None  # whether the sources are skull-stripped; None to decide by sidecars and images
+    computed_by: str = ""  # what computes the networks
 
     def write_description(self) -> None:
         """Write `dataset_description.json`, `README.md` and `.bidsignore`, keeping what a user added to them.
@@ -201,6 +202,7 @@ class BidsDerivative:
             "Sources": [f"bids:{SOURCE}:{job.source.relative_to(self.dataset.root).as_posix()}"],
             "SkullStripped": self._stripped(job, source.get("SkullStripped")),
             "GeneratedBy": [self._generated_by()],
+            "ComputedBy": self.computed_by,
         }
         if "SpatialReference" in source:
             content["SpatialReference"] = source["SpatialReference"]

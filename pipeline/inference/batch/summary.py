@@ -112,6 +112,7 @@ def write_summary(
     *,
     arguments: Mapping[str, Any],
     model: Mapping[str, str],
+    computed_by: str,
     code: int,
     started: float,
 ) -> int:
@@ -120,6 +121,7 @@ def write_summary(
     Args:
         arguments: The command's arguments; values that JSON does not know become text.
         model: The model's info; empty where none was loaded because there was nothing to do.
+        computed_by: What computed the networks; "" where nothing was translated.
         code: The command's exit code so far.
         started: Start of the command, in seconds since the epoch.
 
@@ -134,6 +136,7 @@ def write_summary(
         "seconds": round(time.time() - started, 3),
         "arguments": arguments,
         "model": model,
+        "computed_by": computed_by,
         "exit_code": code,
         "totals": {"volumes": len(jobs)} | {status: totals.get(status, 0) for status in STATUSES},
         "volumes": [

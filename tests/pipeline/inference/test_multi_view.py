@@ -159,3 +159,16 @@ def test_wrong_views_and_a_style_are_refused_at_once(tmp_path, command, capsys):
     assert "--views axial,oblique needs one --model for each axis" in capsys.readouterr().err
     assert command(*arguments, "--style", tmp_path / "a.nii.gz", "--uncertainty") == 2
     assert "--style goes neither with --views nor with --uncertainty" in capsys.readouterr().err
+
+
+def test_auto_chooses_for_every_view_and_by_the_volumes_that_are_left(tmp_path, command, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pipeline.exporting.backends.automatic", lambda *given: asked.append(given[1:]) or given[0])
+    for name in ("a", "b"):
+        volume_at(tmp_path / "in" / f"{name}.nii.gz")
+    arguments = ("-i", tmp_path / "in", "-o", tmp_path / "out", "--backend", "auto")
+    assert command(*arguments, "--model", "axial", "coronal", "--views", "axial,coronal") == 0
+    assert asked == [("T2", 2)] * 2
+    (tmp_path / "out" / "a.nii.gz").unlink()
+    assert command(*arguments, "--model", "axial", "coronal", "--views", "axial,coronal") == 0
+    assert asked[2:] == [("T2", 1)] * 2

@@ -1,0 +1,71 @@
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from exported_models import small_model
+from network_probes import random_image
+
+from pipeline.exporting.backends import LEAST_VOLUMES, in_backend, quickest
+from pipeline.exporting.onnx import onnx_model
+from pipeline.inference import model as model_module
+from pipeline.inference.runtimes import RUNTIMES, computed_by, open_openvino
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_on_one_thread_openvino_is_given_fixed_sizes_alone(one_thread):
+    """Compiled for any batch, it gave wrong images of a network with small feature maps (2026.4)."""
+    model = small_model("unet")
+    network, opened = model.translators["T2"], open_openvino(onnx_model(model, "T2"))
+    for count, side in [(3, 8), (1, 8), (4, 8), (2, 24), (3, 8)]:
+        image = random_image(count, 1, side, side)
+        translated = opened.run({"image": image.numpy()}, "float32")
+        np.testing.assert_allclose(translated, network(image).numpy(), rtol=0, atol=1e-5)
+    compiled = opened.run.compiled
+    assert {key: batch for key, (batch, _) in compiled.items()} == {
+        ("float32", 1, 8, 8): 4,
+        ("float32", 1, 24, 24): 2,
+    }
+    assert not any(graph.input(0).partial_shape.is_dynamic for _, graph in compiled.values())
+
+
+def test_openvino_is_the_quickest_of_many_volumes_by_a_large_unet_in_float32_alone(one_thread, monkeypatch):
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e4)
+    unet = small_model("unet")
+    assert quickest(unet, "T2", LEAST_VOLUMES) == "openvino"
+    assert quickest(small_model("lookup, neighbours"), "T2", 1000) == "torch"  # a network of another kind
+    assert quickest(small_model("lookup"), "T2", 1000) == "openvino"  # a U-Net that starts from a lookup
+    assert quickest(unet, "T2", LEAST_VOLUMES - 1) == "torch"
+    assert quickest(unet.in_precision("bf16"), "T2", 1000) == "torch"
+    assert quickest(replace(unet, device=torch.device("cuda")), "T2", 1000) == "torch"
+    torch.set_num_threads(2)
+    assert quickest(unet, "T2", 2 * LEAST_VOLUMES - 1) == "torch"
+    assert quickest(unet, "T2", 2 * LEAST_VOLUMES) == "openvino"
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e12)
+    assert quickest(unet, "T2", 1000) == "torch"
+
+
+def test_only_an_installed_runtime_is_chosen_and_none_is_changed(monkeypatch):
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e4)
+    exported = in_backend(small_model("unet"), "T2", "onnxruntime")
+    assert quickest(exported, "T2", 1000) == "onnxruntime"
+    assert computed_by(exported.translators["T2"]).startswith("ONNX Runtime 1.")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert not RUNTIMES["openvino"].is_installed and quickest(small_model("unet"), "T2", 1000) == "torch"
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_a_style_goes_along(backend):
+    model = small_model("munit")
+    other, image = in_backend(model, "T2", backend), random_image(2, 1, 16, 24)
+    np.testing.assert_allclose(other.translators["T2"](image), model.translators["T2"](image), rtol=0, atol=1e-4)
+    model.translators["T2"].set_style(-model.translators["T2"].style[0])
+    assert np.abs(other.translators["T2"](image) - model.translators["T2"](image)).max() > 0.01
