@@ -174,11 +174,12 @@ def table_rows(timings: Mapping[str, Timing], results: Mapping[str, str], slices
 
     first = next(iter(timings))
     for way, timing in timings.items():
-        ratios = [own / other for own, other in zip(timing.rounds, timings[first].rounds, strict=True)]
+        ratios = [ours / theirs for ours, theirs in zip(timing.rounds, timings[first].rounds, strict=True)]
         span = f" ({min(ratios):.2f} to {max(ratios):.2f})" if way != first else ""
         set_up = max(timing.prepared - slices * timing.seconds, 0.0)  # the first call is in it
         totals = (set_up, *(set_up + count * SLICES * timing.seconds for count in VOLUMES))
-        difference = np.abs(np.load(results[way]) - np.load(results[first])).max()
+        own, other = (np.load(results[name], allow_pickle=False) for name in (way, first))
+        difference = np.abs(own - other).max()
         ratio = f"{statistics.median(ratios):.2f}{span}"
         durations = [duration_text(timing.seconds), *(f"{total:,.1f} s" for total in totals)]
         yield [way, ratio, *durations, f"{timing.peak_mib:,.0f} MiB", f"{difference:.1g}"]
