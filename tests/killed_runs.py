@@ -7,7 +7,6 @@ is in, through a pipe, and is killed from outside at a moment after one of these
 import hashlib
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -126,7 +125,6 @@ def attempt(
         overrides: Of the configuration.
     """
     reading, writing = os.pipe()
-    workshop()  # made here, for all forks
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -156,11 +154,10 @@ def attempt(
 
 def _arguments(method: str, folder: Path, steps: int) -> list[str]:
     config, small = METHODS[method]
-    shutil.copy(CONFIGS / f"{config}.yaml", workshop())
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}", f"output={folder}")
     long = ("training.epochs=2", f"training.steps_per_epoch={steps}")
     return [
-        str(workshop() / f"{config}.yaml"), *SHARED, *QUICK, *EVERY_STEP, *small, *long, *shared, "--quiet"
+        str(CONFIGS / f"{config}.yaml"), *SHARED, *QUICK, *EVERY_STEP, *small, *long, *shared, "--quiet"
     ]  # fmt: skip
 
 

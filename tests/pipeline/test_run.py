@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from small_run import latest, phantom_run, without_pictures, workshop
+from small_run import empty_models, latest, phantom_run, without_pictures, workshop
 
 from pipeline.reporting.viewer import is_fetched
 
@@ -73,7 +73,8 @@ def first(place):
 
 @pytest.fixture(scope="module")
 def second(place, first):
-    return sit(place)
+    with without_pictures():
+        return sit(place)
 
 
 @pytest.fixture
@@ -284,8 +285,9 @@ def test_running_it_again_logs_nothing_twice(first, second):
 
 
 def test_a_name_given_later_registers_the_models_without_training(first, second, place):
-    with without_pictures():
-        third = sit(place, "tracking.register_as=again")
+    quick = ("evaluation.protocols=[]", "evaluation.uncertainty=false", "evaluation.translate=false")
+    with without_pictures(), empty_models():
+        third = sit(place, "tracking.register_as=again", *quick)
     assert third.weights == first.weights
     assert third.versions.keys() - first.versions.keys() == {"again-T1-to-T2", "again-T2-to-T1"}
 

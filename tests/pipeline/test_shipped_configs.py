@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_engine import differences
-from small_run import CONFIGS, in_child, latest, signal_at, workshop
+from small_run import CONFIGS, in_child, latest, signal_at, without_evaluation, without_pictures, workshop
 
 from pipeline.config.load import load_config
 from pipeline.engines.builders import build_engine
@@ -83,7 +83,8 @@ def test_a_shipped_configuration_trains_resumes_to_the_bit_evaluates_and_transla
     def run(output):
         return main([str(path), *small(path), f"output={output}", "--quiet"])
 
-    assert run(tmp_path / "whole") == 0
+    with without_pictures():
+        assert run(tmp_path / "whole") == 0
 
     def stopped_after_three_steps():
         signal_at(monkeypatch, signal.SIGTERM, 3)
@@ -91,7 +92,8 @@ def test_a_shipped_configuration_trains_resumes_to_the_bit_evaluates_and_transla
 
     assert in_child(stopped_after_three_steps) == 143
     assert latest(tmp_path / "parts")["position"]["step"] == 3
-    assert run(tmp_path / "parts") == 0
+    with without_evaluation():
+        assert run(tmp_path / "parts") == 0
     whole, parts = latest(tmp_path / "whole"), latest(tmp_path / "parts")
     assert whole["position"]["step"] == 4
     for part in ("engine", "translators", "random"):
