@@ -168,12 +168,7 @@ def _tell(pipe: int, whole: bool) -> None:
     def tell(name: str, state: str = "") -> None:
         os.write(pipe, f"{name} {made} {state} {time.monotonic()}\n".encode())
 
-    train, finish, step, save = (
-        pipeline.train.train,
-        pipeline.train.finish,
-        Engine.step,
-        CheckpointFolder.save,
-    )
+    train, finish, step, save = (pipeline.train.train, pipeline.train.finish, Engine.step, CheckpointFolder.save)
 
     def told_train(engine, slices, schedule, position, *arguments, **options):
         nonlocal made

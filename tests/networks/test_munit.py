@@ -1,11 +1,6 @@
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    random_image,
-    sees_a_square_of,
-    shapes_of,
-)
+from network_probes import parameters, random_image, sees_a_square_of, shapes_of
 from torch import nn
 
 from networks.munit import AdaptiveResidualBlock, AutoEncoder, ContentEncoder, Decoder, StyleEncoder

@@ -1,10 +1,6 @@
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    sees_a_square_of,
-    shapes_of,
-)
+from network_probes import parameters, sees_a_square_of, shapes_of
 from torch import nn
 
 from networks.resnet import ResNetGenerator

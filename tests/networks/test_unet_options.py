@@ -4,11 +4,7 @@ import re
 
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    random_image,
-    sees_a_square_of,
-)
+from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 
 from networks.blocks import current_names, initialise_normal, instance_norm, saved_names

@@ -2,11 +2,7 @@ import copy
 
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    random_image,
-    sees_a_square_of,
-)
+from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 
 from networks.resnet import ResNetGenerator

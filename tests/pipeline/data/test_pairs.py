@@ -10,11 +10,7 @@ from scipy.spatial.transform import Rotation
 
 import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairs import (
-    PairReader,
-    field_of_view_mask,
-    prepare_scan,
-)
+from pipeline.data.pairs import PairReader, field_of_view_mask, prepare_scan
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 from transforms.slices import stack_slices
