@@ -7,6 +7,12 @@ import torch
 from torch import nn
 
 
+def full_size(network, *sizes, **options):
+    """A network of its own size, by shapes alone."""
+    with torch.device("meta"):
+        return network(*sizes, **options)
+
+
 def parameters(network):
     return sum(weight.numel() for weight in network.parameters())
 
