@@ -30,14 +30,6 @@ def reader(folder, register=True, **changes):
     return PairReader(replace(SETTINGS, **changes), 16, register=register, cache=folder / "cache")
 
 
-@pytest.fixture
-def no_registration(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("registered although there was no need")
-
-    monkeypatch.setattr(pairing, "register_rigid", refuse)
-
-
 def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):
     path = write_scan(tmp_path / "a.nii.gz", scan("T1"))
     prepared = prepare_scan(path, SETTINGS, 16)
