@@ -23,11 +23,10 @@ import torch
 import torch._dynamo  # which an optimiser imports in each process anew, and that takes seconds
 from crash_points import die_at_byte
 from small_engine import leaves
-from small_run import CONFIGS, QUICK, TINY, workshop
+from small_run import CONFIGS, QUICK, TINY, command, workshop
 
 import pipeline.train
 from pipeline.engines.base import Engine
-from pipeline.run import main
 from pipeline.runs.checkpoint import CheckpointFolder, random_state
 
 SHARED = tuple(text for text in TINY if not text.startswith(("generator.", "discriminator.")))
@@ -134,7 +133,7 @@ def attempt(
             os.close(reading)
             _tell(writing, whole)
             prepare()
-            code = main([*_arguments(method, folder, steps), *overrides])
+            code = command([*_arguments(method, folder, steps), *overrides])
         except BaseException:
             traceback.print_exc()
         finally:
