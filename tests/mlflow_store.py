@@ -29,7 +29,7 @@ Tracker(Path("left open"), experiment="first use", run_name="r", params={})
 
 def first_use() -> Path:
     """Return a folder in which FIRST_USE was run, and what it printed is in `out` and `err`. It takes seconds, once."""
-    return made_once("first use of MLflow", _use)
+    return made_once("first-use", _use)
 
 
 def _use(folder: Path) -> None:
