@@ -61,9 +61,8 @@ def place(tmp_path_factory):
 def sit(place, *overrides):
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
         code = phantom_run(Path("runs/tiny"), *overrides, quiet=False)
-    return RunContext(
-        place / "runs" / "tiny", code, printed.getvalue(), errors.getvalue(), f"sqlite:///{place / 'mlflow.db'}"
-    )
+    store = f"sqlite:///{place / 'mlflow.db'}"
+    return RunContext(place / "runs" / "tiny", code, printed.getvalue(), errors.getvalue(), store)
 
 
 @pytest.fixture(scope="module")
@@ -268,8 +267,7 @@ def test_the_registered_model_translates_as_the_run_did(first, folder, tmp_path)
 
 def test_running_it_again_trains_nothing_and_leaves_the_weights_alone(first, second, folder):
     assert second.code == 0
-    assert second.weights == first.weights
-    assert second.metrics == first.metrics
+    assert (second.weights, second.metrics) == (first.weights, first.metrics)
     assert latest(folder)["position"]["step"] == 8
 
 
@@ -278,8 +276,7 @@ def test_running_it_again_logs_nothing_twice(first, second):
     assert second.run.info.status == "FINISHED"
     ours = {key: points for key, points in second.points.items() if not key.startswith("system/")}
     assert ours == {key: points for key, points in first.points.items() if not key.startswith("system/")}
-    assert second.images == first.images
-    assert second.versions == first.versions
+    assert (second.images, second.versions) == (first.images, first.versions)
     assert len(second.run.inputs.dataset_inputs) == 4
     assert len(second.run.outputs.model_outputs) == 2
 
