@@ -2,10 +2,13 @@
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
+from shared_folder import VARIABLE
 
 from pipeline.utils.console import log_to_console
 
@@ -18,6 +21,13 @@ WATCHED = {
     *("os.link", "os.symlink", "os.truncate", "os.utime", "os.chdir"),
 }
 _trespasses: list[str] = []
+
+
+def pytest_configure(config):
+    """Make the folder that the processes of this session share, and remove it at its end."""
+    if VARIABLE not in os.environ:  # else this is a process that pytest-xdist started
+        os.environ[VARIABLE] = mkdtemp(prefix="shared-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(VARIABLE), ignore_errors=True))
 
 
 def in_checkout(path: object) -> bool:

@@ -10,11 +10,9 @@ from networks.cpu_kernels import accelerate
 from networks.monai_networks import MonaiGenerator
 from networks.munit import AutoEncoder, StyleTranslator
 from networks.neighbours import NeighbourGenerator
-from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.skip import SkipGenerator
 from networks.unet import UNet
-from networks.unit import LatentAutoEncoder, LatentTranslator
 
 
 def lookup_start(network, neighbour_mm=()):
@@ -31,20 +29,11 @@ def munit():
     return translator
 
 
-def unit():
-    source, target = (LatentAutoEncoder(2, 2, 1) for _ in range(2))
-    return LatentTranslator(source.encoder, target.decoder)
-
-
-NETWORKS = {
+NETWORKS = {  # with every operation that generators are made of; each takes some seconds to export
     "unet": lambda: UNet(3, 4, attention=True),
     "resnet": lambda: ResNetGenerator(1, 4, upsampling="nearest"),
-    "residual_concat": lambda: ResidualConcatGenerator(1, 4),
-    "skip": lambda: SkipGenerator(1, 4),
-    "lookup": lambda: lookup_start(UNet(2, 4)),
     "lookup, in the volume": lambda: lookup_start(UNet(2, 4), (3.0, 8.0)),
     "lookup, neighbours": lambda: NeighbourGenerator(lookup_start(SkipGenerator(1, 4, in_channels=3)), 1),
-    "unit": unit,
     "munit": munit,
     "monai": lambda: MonaiGenerator("UNet", {"channels": (4, 8), "strides": (2,), "num_res_units": 1}),
 }

@@ -7,7 +7,6 @@ is in, through a pipe, and is killed from outside at a moment after one of these
 import hashlib
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -24,11 +23,10 @@ import torch
 import torch._dynamo  # which an optimiser imports in each process anew, and that takes seconds
 from crash_points import die_at_byte
 from small_engine import leaves
-from small_run import CONFIGS, QUICK, TINY, workshop
+from small_run import CONFIGS, QUICK, TINY, command, workshop
 
 import pipeline.train
 from pipeline.engines.base import Engine
-from pipeline.run import main
 from pipeline.runs.checkpoint import CheckpointFolder, random_state
 
 SHARED = tuple(text for text in TINY if not text.startswith(("generator.", "discriminator.")))
@@ -126,7 +124,6 @@ def attempt(
         overrides: Of the configuration.
     """
     reading, writing = os.pipe()
-    workshop()  # made here, for all forks
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -136,7 +133,7 @@ def attempt(
             os.close(reading)
             _tell(writing, whole)
             prepare()
-            code = main([*_arguments(method, folder, steps), *overrides])
+            code = command([*_arguments(method, folder, steps), *overrides])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -156,11 +153,10 @@ def attempt(
 
 def _arguments(method: str, folder: Path, steps: int) -> list[str]:
     config, small = METHODS[method]
-    shutil.copy(CONFIGS / f"{config}.yaml", workshop())
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}", f"output={folder}")
     long = ("training.epochs=2", f"training.steps_per_epoch={steps}")
     return [
-        str(workshop() / f"{config}.yaml"), *SHARED, *QUICK, *EVERY_STEP, *small, *long, *shared, "--quiet"
+        str(CONFIGS / f"{config}.yaml"), *SHARED, *QUICK, *EVERY_STEP, *small, *long, *shared, "--quiet"
     ]  # fmt: skip
 
 
@@ -171,12 +167,7 @@ def _tell(pipe: int, whole: bool) -> None:
     def tell(name: str, state: str = "") -> None:
         os.write(pipe, f"{name} {made} {state} {time.monotonic()}\n".encode())
 
-    train, finish, step, save = (
-        pipeline.train.train,
-        pipeline.train.finish,
-        Engine.step,
-        CheckpointFolder.save,
-    )
+    train, finish, step, save = (pipeline.train.train, pipeline.train.finish, Engine.step, CheckpointFolder.save)
 
     def told_train(engine, slices, schedule, position, *arguments, **options):
         nonlocal made

@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
+from shared_folder import made_once
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from pipeline.tracking.mlflow_settings import configure_mlflow
@@ -28,20 +27,22 @@ Tracker(Path("left open"), experiment="first use", run_name="r", params={})
 """
 
 
-@cache
-def first_use() -> tuple[Path, subprocess.CompletedProcess]:
-    """Run FIRST_USE in an empty folder; return the folder, and what was printed. It takes seconds."""
-    folder = Path(mkdtemp())
+def first_use() -> Path:
+    """Return a folder in which FIRST_USE was run, and what it printed is in `out` and `err`. It takes seconds, once."""
+    return made_once("first-use", _use)
+
+
+def _use(folder: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", FIRST_USE]
-    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
-    return folder, process
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        subprocess.run(command, cwd=folder, env=environment, stdout=out, stderr=err, timeout=90, check=True)
 
 
 def fresh_store(folder: Path) -> str:
     """Return the URI of a store in the folder, copied from that of the first use."""
-    shutil.copy(first_use()[0] / "mlflow.db", folder / "mlflow.db")
+    shutil.copy(first_use() / "mlflow.db", folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 

@@ -7,6 +7,12 @@ import torch
 from torch import nn
 
 
+def full_size(network, *sizes, **options):
+    """A network of its own size, by shapes alone."""
+    with torch.device("meta"):
+        return network(*sizes, **options)
+
+
 def parameters(network):
     return sum(weight.numel() for weight in network.parameters())
 
@@ -67,21 +73,21 @@ def assert_same_one_by_one(network, shape):
     torch.testing.assert_close(network(images), singly, rtol=0, atol=1e-12)
 
 
-def assert_exports(network, channels=1):
+def assert_exports(network):
     """The graph that `torch.export` makes of it, as models are logged, takes any batch, height and width."""
     from torch.fx.experimental import _config
 
     network = network.eval()
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     with _config.patch(backed_size_oblivious=True), torch.no_grad():
-        example = torch.zeros(2, channels, 64, 64)
+        example = torch.zeros(2, 1, 64, 64)
         graph = torch.export.export(network, (example,), dynamic_shapes=(sizes,)).module()
         least, stride = 2 * network.stride, network.stride
         for count, *sides in [(1, least, least), (3, least, 5 * stride), (2, 96, 64), (1, 7 * stride, least)]:
-            image = random_image(count, channels, *sides)
+            image = random_image(count, 1, *sides)
             torch.testing.assert_close(graph(image), network(image), rtol=0, atol=1e-5)  # on the CPU eager ways differ
         with pytest.raises(AssertionError):
-            graph(torch.zeros(1, channels, least + stride // 2, least))
+            graph(torch.zeros(1, 1, least + stride // 2, least))
 
 
 def value_and_gradients(function, *tensors):

@@ -4,6 +4,7 @@ import copy
 import io
 
 import torch
+from torch import nn
 
 from pipeline.config.schema import Config, Training
 from pipeline.engines.builders import build_engine
@@ -42,6 +43,17 @@ DEVICE_METHODS = {  # whose steps need not wait for the host
         "r1_every": 1,
     },
 }
+
+
+class Score(nn.Module):
+    """A discriminator whose logits are a function of the image."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        return self.function(self.weight * image)
 
 
 def _monai(network, **arguments):
@@ -167,7 +179,7 @@ def adversarial_loss(kind, logits, real):
     if kind == "wasserstein":
         return -logits.mean() if real else logits.mean()
     if kind == "bce":
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+        return nn.functional.binary_cross_entropy_with_logits(logits, target)
     return ((logits - target) ** 2).mean()
 
 

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from small_run import QUICK, phantom_run
+from small_run import QUICK, train_phantom
 from small_volumes import write_volume
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_it_holds_packages_configurations_templates_and_licence(installed):
 
 def test_it_translates_from_another_folder(installed, tmp_path):
     write_volume(tmp_path / "scan.nii.gz")
-    assert phantom_run(tmp_path / "run", *QUICK, "evaluation.translate=false", "evaluation.uncertainty=false") == 0
+    assert train_phantom(tmp_path / "run", *QUICK) == 0
     options = ("-i", "scan.nii.gz", "-o", "out.nii.gz", "--model", "run", "--to", "T2")
     ended = run(installed, tmp_path, "-m", "pipeline.translate", *options)
     assert ended.returncode == 0, ended.stderr

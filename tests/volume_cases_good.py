@@ -6,19 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from volume_cases import (
-    INTERCEPT,
-    SLOPE,
-    UNITS,
-    Case,
-    affine_of,
-    bytes_case,
-    head,
-    image,
-    image_case,
-    patched,
-    saved,
-)
+from volume_cases import INTERCEPT, SLOPE, UNITS, Case, affine_of, bytes_case, head, image, image_case, patched, saved
 
 F4, I2 = np.float32, np.int16
 SHEAR = np.array([[1, 0.3, 0.1], [0, 1, 0.2], [0, 0, 1]])
@@ -65,8 +53,7 @@ def sized(shape, spacing=None) -> nib.Nifti1Image:
 
 def scaled(slope: float, intercept: float):
     return bytes_case(
-        f"slope {slope:g} and intercept {intercept:g}",
-        lambda: patched({SLOPE: F4(slope), INTERCEPT: F4(intercept)}),
+        f"slope {slope:g} and intercept {intercept:g}", lambda: patched({SLOPE: F4(slope), INTERCEPT: F4(intercept)})
     )
 
 

@@ -121,8 +121,10 @@ def test_sizes_that_fit_go_through_and_others_are_an_error_that_says_which_do(ki
 
 
 SLOW_EXPORTS = {"FlexibleUNet", "VNet", "BasicUNetPlusPlus"}  # of seconds
+# Their graphs are held against two other runtimes, in tests/pipeline/exporting/test_onnx.py.
+EXPORTED_THERE = {"unet gated, nearest", "resnet nearest", "skip", "munit", "UNet"}
 
 
-@pytest.mark.parametrize("kind", sorted(GENERATORS.keys() - SLOW_EXPORTS))
+@pytest.mark.parametrize("kind", sorted(GENERATORS.keys() - SLOW_EXPORTS - EXPORTED_THERE))
 def test_it_exports_for_any_size(kind):
     assert_exports(generator(kind))

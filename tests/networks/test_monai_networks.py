@@ -68,12 +68,7 @@ def test_the_defaults_suit_every_network(network):
         ("BasicUNet", {}, 72, [("", "preprocess.size = 72 must be a multiple of 16 for this BasicUNet")]),
         ("UNet", {"channels": [4]}, 64, [("", "UNet does not take them (the length of `channels` should be no less")]),
         ("FlexibleUNet", {"backbone": "nothing"}, 64, [("", "FlexibleUNet does not take them (invalid model_name")]),
-        (
-            "SegResNet",
-            {"use_conv_final": False},
-            64,
-            [("", "SegResNet makes (1, 32, 64, 64) of slices")],
-        ),
+        ("SegResNet", {"use_conv_final": False}, 64, [("", "SegResNet makes (1, 32, 64, 64) of slices")]),
         ("AttentionUnet", {"channels": "wide"}, 64, [("", "AttentionUnet does not take them (")]),
     ],
 )

@@ -2,7 +2,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from network_probes import parameters, random_image, sees_a_square_of
+from network_probes import full_size, parameters, random_image, sees_a_square_of
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
@@ -13,8 +13,7 @@ from networks.multiscale import MultiScaleDiscriminator
 
 def test_the_parameters_are_those_counted_by_hand():
     convolutions = 4 * 4 * (1 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 64 + 128 + 256 + 512
-    with torch.device("meta"):
-        network, conditional = MultiScaleDiscriminator(), MultiScaleDiscriminator(in_channels=2)
+    network, conditional = full_size(MultiScaleDiscriminator), full_size(MultiScaleDiscriminator, in_channels=2)
     assert parameters(network) == 3 * (convolutions + 512 + 1)
     assert parameters(conditional) - parameters(network) == 3 * 4 * 4 * 64
 

@@ -1,19 +1,9 @@
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    random_image,
-    sees_a_square_of,
-    shapes_of,
-)
+from network_probes import full_size, parameters, random_image, sees_a_square_of, shapes_of
 from torch import nn
 
 from networks.munit import AdaptiveResidualBlock, AutoEncoder, ContentEncoder, Decoder, StyleEncoder
-
-
-def full_size():
-    with torch.device("meta"):
-        return AutoEncoder()
 
 
 def small(**options):
@@ -24,7 +14,7 @@ def small(**options):
 
 
 def test_the_parameters_are_those_counted_by_hand():
-    network = full_size()
+    network = full_size(AutoEncoder)
     residual = 4 * 2 * 3 * 3 * 256 * 256
     content = 7 * 7 * 64 + 4 * 4 * (64 * 128 + 128 * 256) + residual + 2 * (64 + 128 + 256 + 4 * 2 * 256)
     style = 7 * 7 * 64 + 64 + 4 * 4 * (64 * 128 + 128 * 256 + 2 * 256 * 256) + 128 + 3 * 256 + 256 * 8 + 8
@@ -37,7 +27,7 @@ def test_the_parameters_are_those_counted_by_hand():
 
 
 def test_every_layer_has_the_papers_shape_at_256():
-    network, image = full_size(), torch.zeros(1, 1, 256, 256, device="meta")
+    network, image = full_size(AutoEncoder), torch.zeros(1, 1, 256, 256, device="meta")
     assert shapes_of(network.content_encoder.layers, lambda: network(image)) == [
         (64, 256, 256), (128, 128, 128), *[(256, 64, 64)] * 5,
     ]  # fmt: skip
@@ -52,13 +42,15 @@ def test_every_layer_has_the_papers_shape_at_256():
 
 def test_every_convolution_pads_by_reflection():
     modes = {
-        module.padding_mode for module in full_size().modules() if isinstance(module, nn.Conv2d) and module.padding[0]
+        module.padding_mode
+        for module in full_size(AutoEncoder).modules()
+        if isinstance(module, nn.Conv2d) and module.padding[0]
     }
     assert modes == {"reflect"}
 
 
 def test_norms_are_where_the_paper_has_them():
-    network = full_size()
+    network = full_size(AutoEncoder)
     groups = [
         [(module.num_groups, module.num_channels) for module in part.modules() if isinstance(module, nn.GroupNorm)]
         for part in (network.content_encoder, network.style_encoder, network.decoder)

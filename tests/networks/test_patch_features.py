@@ -1,13 +1,12 @@
 import torch
-from network_probes import parameters, random_image
+from network_probes import full_size, parameters, random_image
 
 from networks.patch_features import PatchFeatureHead
 from networks.resnet import ResNetGenerator
 
 
 def test_the_parameters_are_those_counted_by_hand():
-    with torch.device("meta"):
-        head = PatchFeatureHead([1, 128, 256, 256, 256])
+    head = full_size(PatchFeatureHead, [1, 128, 256, 256, 256])
     first = (1 + 128 + 3 * 256) * 256 + 5 * 256
     second = 5 * (256 * 256 + 256)
     assert parameters(head) == first + second

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from network_probes import parameters, random_image, sees_a_square_of, shapes_of
+from network_probes import full_size, parameters, random_image, shapes_of
 from torch import nn
 from torch.nn.functional import conv2d, group_norm, interpolate, pad
 
@@ -8,13 +8,8 @@ from networks.cpu_kernels import accelerate
 from networks.skip import ScaledResidualBlock, SkipGenerator
 
 
-def full_size(**options):
-    with torch.device("meta"):
-        return SkipGenerator(**options)
-
-
 def test_every_layer_has_its_shape_at_112():
-    network = full_size()
+    network = full_size(SkipGenerator)
     image = torch.zeros(1, 1, 112, 112, device="meta")
     assert shapes_of(network.down, lambda: network(image)) == [(16, 112, 112), (32, 56, 56), (64, 28, 28)]
     assert shapes_of(network.blocks, lambda: network(image)) == [(64, 28, 28)] * 4
@@ -23,7 +18,7 @@ def test_every_layer_has_its_shape_at_112():
 
 
 def test_channels_stop_growing_at_four_times_the_width():
-    network = full_size(width=3, downs=4)
+    network = full_size(SkipGenerator, width=3, downs=4)
     image = torch.zeros(1, 1, 32, 32, device="meta")
     assert [shape[0] for shape in shapes_of(network.down, lambda: network(image))] == [3, 6, 12, 12, 12]
 
@@ -31,8 +26,8 @@ def test_channels_stop_growing_at_four_times_the_width():
 def test_the_parameters_are_those_counted_by_hand():
     weights = 5 * 5 * 16 + 4 * 4 * (16 * 32 + 32 * 64) + 4 * 2 * 3 * 3 * 64 * 64 + 3 * 3 * (64 * 32 + 32 * 16)
     last, scales, layers = 5 * 5 * 16 + 1, 4, 16 + 32 + 64 + 4 * 2 * 64 + 32 + 16
-    assert parameters(full_size()) == weights + last + scales + 2 * layers == 361_061
-    assert parameters(full_size(norm="none")) == weights + last + scales + layers
+    assert parameters(full_size(SkipGenerator)) == weights + last + scales + 2 * layers == 361_061
+    assert parameters(full_size(SkipGenerator, norm="none")) == weights + last + scales + layers
 
 
 def written_out(network, image, norm):
@@ -95,21 +90,5 @@ def test_a_network_without_norms_has_none_and_starts_away_from_saturation():
 
 
 def test_every_layer_pads_by_reflection():
-    modes = [layer.padding_mode for layer in full_size().modules() if isinstance(layer, nn.Conv2d)]
+    modes = [layer.padding_mode for layer in full_size(SkipGenerator).modules() if isinstance(layer, nn.Conv2d)]
     assert modes == ["reflect"] * (3 + 2 * 4 + 2 + 1)
-
-
-@pytest.mark.parametrize(("blocks", "channels"), [(5, [1, 32, 64, 64, 64]), (4, [1, 32, 64, 64])])
-def test_features_are_the_image_the_halvings_and_two_blocks(blocks, channels):
-    network = full_size(blocks=blocks)
-    features = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
-    assert network.feature_channels == [layer.shape[1] for layer in features] == channels
-    assert [tuple(layer.shape[2:]) for layer in features] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
-
-
-# A block adds 2 · 2 pixels of its level, a 4×4 convolution of stride 2 makes 2r + 2 of r, the 5×5 adds 4: 1 → 4 → 8
-# after the first halving; 1 → 4 → 10 → 14 after the second; 5 → 12 → 26 → 30 after a block; 21 → 44 → 90 → 94.
-@pytest.mark.parametrize(("feature", "side"), [(1, 8), (2, 14), (3, 30), (4, 94)])
-def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
-    network = SkipGenerator(blocks=5, width=2)
-    assert sees_a_square_of(side, network, 128, lambda image: network.features(image)[feature])

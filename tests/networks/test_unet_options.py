@@ -1,14 +1,10 @@
-"""The U-Net's options, which leave the plain network as it is, and its features."""
+"""The U-Net's options, which leave the plain network as it is."""
 
 import re
 
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    random_image,
-    sees_a_square_of,
-)
+from network_probes import full_size, parameters, random_image
 from torch import nn
 
 from networks.blocks import current_names, initialise_normal, instance_norm, saved_names
@@ -32,11 +28,6 @@ class PlainUNet(nn.Module):
         )
         self.last = nn.ConvTranspose2d(2 * width, 1, 4, 2, 1)
         initialise_normal(self)
-
-
-def full_size(**options):
-    with torch.device("meta"):
-        return UNet(**options)
 
 
 def test_without_options_nothing_but_the_plain_networks_numbers_is_drawn():
@@ -99,7 +90,7 @@ def test_weights_of_earlier_versions_load(options, wrapped):
 def test_the_gates_parameters_are_those_counted_by_hand():
     # For each skip of c channels: two 1×1 maps to c / 2 with a norm each, and one from there to the weight.
     gates = sum(2 * (c * c // 2 + 2 * (c // 2)) + c // 2 + 1 for c in (64, 128, 256, 512, 512, 512, 512))
-    assert parameters(full_size(attention=True)) == 54_407_809 + gates
+    assert parameters(full_size(UNet, attention=True)) == 54_407_809 + gates
 
 
 def test_gates_that_are_wide_open_leave_the_plain_network():
@@ -147,26 +138,9 @@ def test_a_gate_weighs_pixels_by_both_of_its_inputs():
 
 
 def test_nearest_repeats_pixels_and_convolves_with_three_by_three():
-    network = full_size(upsampling="nearest")
+    network = full_size(UNet, upsampling="nearest")
     up = 512 * 512 + 3 * 1024 * 512 + 1024 * 256 + 512 * 128 + 256 * 64 + 128 * 1
     assert parameters(network) == 54_407_809 - (4 * 4 - 3 * 3) * up
     kinds = [type(module) for module in network.modules()]
     assert kinds.count(nn.Upsample) == 8
     assert nn.ConvTranspose2d not in kinds
-
-
-# ── features ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_features_are_the_image_and_the_four_outer_levels():
-    network = full_size()
-    features = network.features(torch.zeros(2, 1, 256, 512, device="meta"))
-    assert network.feature_channels == [layer.shape[1] for layer in features] == [1, 64, 128, 256, 512]
-    assert [layer.shape[2] for layer in features] == [256, 128, 64, 32, 16]
-
-
-# Outwards, each 4×4 convolution of stride 2 turns r into 2r + 2: 1, 4, 10, 22, 46.
-@pytest.mark.parametrize(("feature", "side"), [(1, 4), (2, 10), (3, 22), (4, 46)])
-def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
-    network = UNet(depth=5, width=1)
-    assert sees_a_square_of(side, network, 96, lambda image: network.features(image)[feature])

@@ -2,11 +2,7 @@ import copy
 
 import pytest
 import torch
-from network_probes import (
-    parameters,
-    random_image,
-    sees_a_square_of,
-)
+from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 
 from networks.resnet import ResNetGenerator
@@ -48,7 +44,7 @@ def test_a_reconstruction_is_the_mean_latent_decoded():
     assert -1 <= network.decoder(100 * latent).min() < network.decoder(100 * latent).max() <= 1
 
 
-# See tests/networks/test_resnet.py: 5 → 11 → 23 → 29 with one block.
+# See tests/networks/test_features.py: 5 → 11 → 23 → 29 with one block.
 def test_a_latent_depends_on_exactly_its_receptive_field():
     assert sees_a_square_of(29, LatentEncoder(width=2, blocks=1), 128)
 

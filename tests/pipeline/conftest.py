@@ -1,3 +1,4 @@
+import mlflow_store
 import pytest
 from negative_model import loads, negative_model
 
@@ -8,3 +9,12 @@ def model(monkeypatch):
     made = negative_model()
     loads(monkeypatch, lambda uri, device: made)
     return made
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """The address of a new store, which is the one in use."""
+    uri = mlflow_store.fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
+    return uri

@@ -1,6 +1,7 @@
 """More epochs for a run that has ended, or is under way, on the phantom."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from finished_runs import read_run
 from small_engine import differences, leaves
-from small_run import QUICK, in_child, latest, phantom_run, signal_at, train_phantom
+from small_run import QUICK, in_child, latest, phantom_run, signal_at, train_phantom, without_pictures
 
 from pipeline.config.load import load_config
 from pipeline.run_config import is_finished
@@ -36,8 +37,6 @@ def ended(tmp_path_factory):
 @pytest.fixture
 def folder(ended, tmp_path):
     """A copy of it."""
-    import shutil
-
     return Path(shutil.copytree(ended, tmp_path / "run"))
 
 
@@ -76,8 +75,6 @@ def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_pa
 
 
 def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, capsys):
-    import shutil
-
     undisturbed = Path(shutil.copytree(folder, tmp_path / "undisturbed"))
     assert run(undisturbed, 1, 1) == 0
     for step in (2, 3):  # before its first checkpoint, and in the third step after that
@@ -108,7 +105,8 @@ def test_an_extension_is_on_record_and_everything_is_made_again(folder):
     assert (folder / "scores.json").read_text() != scores
     assert is_finished(RunFolder(folder), load_config(folder / "config.yaml"))
     assert len(list((folder / "samples" / "T1_to_T2").iterdir())) == 4  # untrained, and after each epoch
-    assert run(folder, 1, 2, whole=True) == 0  # again changes nothing
+    with without_pictures():
+        assert run(folder, 1, 2, whole=True) == 0  # again changes nothing
     assert json.loads((folder / "run.json").read_text())["extensions"] == [extension]
 
 

@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 from small_engine import differences
-from small_run import QUICK, latest, phantom_run, train_phantom, workshop
+from small_run import QUICK, latest, phantom_run, train_phantom, without_pictures, workshop
 
 from pipeline.translate import main as translate_main
 
@@ -16,7 +16,8 @@ NEIGHBOURS = (
 
 
 def test_a_run_with_neighbours_trains_evaluates_and_translates(tmp_path, capsys):
-    assert phantom_run(tmp_path / "run", *NEIGHBOURS) == 0
+    with without_pictures():
+        assert phantom_run(tmp_path / "run", *NEIGHBOURS) == 0
     weights = latest(tmp_path / "run")["translators"]["T2"]
     assert weights["network.down.0.0.weight"].shape == (4, 3, 5, 5)
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())

@@ -66,14 +66,11 @@ def test_a_folder_with_other_things_in_it_is_left_alone(place, capsys):
 
 
 def test_a_run_reports_nothing_to_mlflows_makers(place):
-    ask = (
-        "import sys; from pipeline.run import main; assert main(sys.argv[1:]) == 2; assert 'mlflow' in sys.modules; "
-        "from mlflow.telemetry import get_telemetry_client; print(get_telemetry_client())"
-    )
+    ask = "import pipeline.run; from mlflow.telemetry import get_telemetry_client; print(get_telemetry_client())"
     private = ("CI", "DO_NOT_TRACK", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST")  # each would silence MLflow by itself
     quiet = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_") and key not in private}
     environment = {**quiet, "PYTHONPATH": str(CONFIGS.parent)}
-    command = [sys.executable, "-c", ask, str(CONFIGS / "ixi.yaml")]
+    command = [sys.executable, "-c", ask]
     answer = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
     assert (answer.returncode, answer.stdout) == (0, "None\n"), answer.stderr
 

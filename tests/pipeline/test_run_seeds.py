@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 from small_engine import differences
-from small_run import QUICK, latest, phantom_run, signal_at, train_phantom
+from small_run import QUICK, latest, phantom_run, signal_at, train_phantom, without_pictures
 
 SHORT = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false")
 STOP_AT = 10  # a step of the second seed: each has eight
@@ -17,8 +17,10 @@ def stopped_and_finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds") / "run"
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, signal.SIGTERM, STOP_AT)
-        stopped = phantom_run(folder, "seed=[3,1]", *SHORT)
-    return folder, (stopped, phantom_run(folder, "seed=[3,1]", *SHORT))
+        with without_pictures():
+            stopped = phantom_run(folder, "seed=[3,1]", *SHORT)
+    with without_pictures():
+        return folder, (stopped, phantom_run(folder, "seed=[3,1]", *SHORT))
 
 
 def test_a_stop_ends_with_the_signals_code_and_the_same_command_does_the_rest(stopped_and_finished):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from processes import together
-from small_run import QUICK, in_child, latest, logged, phantom_run, signal_at, train_phantom
+from small_run import QUICK, in_child, latest, logged, phantom_run, signal_at, train_phantom, without_pictures
 
 import pipeline.train
 
@@ -20,7 +20,8 @@ def files(folder):
 def alone(tmp_path_factory):
     """The folder of a run that one process did."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert phantom_run(folder, *QUICK, *BATCH) == 0  # here: what it imports, the processes need not
+    with without_pictures():
+        assert phantom_run(folder, *QUICK, *BATCH) == 0  # here: what it imports, the processes need not
     return folder
 
 
@@ -30,7 +31,8 @@ def pair(folder, log, monkeypatch, *, number=None, step=None, overrides=()):
     def work(rank):
         if rank == 1 and number is not None:
             signal_at(monkeypatch, number, step)
-        return phantom_run(folder, *QUICK, *BATCH, *overrides)
+        with without_pictures():
+            return phantom_run(folder, *QUICK, *BATCH, *overrides)
 
     return [code for code, _ in together(work, log)]
 

@@ -8,14 +8,6 @@ from pipeline.sync import main
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    uri = mlflow_store.fresh_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)
-    return uri
-
-
-@pytest.fixture
 def unfollowed(tmp_path):
     """Folders of two runs that no server followed."""
     for name in ("a", "b"):

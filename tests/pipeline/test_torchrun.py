@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import QUICK, TINY, latest, phantom_run, workshop
+from small_run import CONFIGS, QUICK, TINY, latest, phantom_run, workshop
 
 from pipeline.tracking.metrics_file import read_metrics
 
@@ -37,7 +37,7 @@ def alone(tmp_path_factory):
 def test_torchrun_goes_on_from_the_last_checkpoint_when_processes_are_killed(alone, tmp_path):
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
     settings = (*TINY, *shared, *QUICK, *OFTEN, f"output={tmp_path / 'run'}")
-    done = mortal(tmp_path / "log", 2, "pipeline.run", workshop() / "phantom.yaml", *settings, "--quiet")
+    done = mortal(tmp_path / "log", 2, "pipeline.run", CONFIGS / "phantom.yaml", *settings, "--quiet")
     assert (tmp_path / "log" / "death-1").exists()
     assert "after step 2" in done.stdout and "after step 4" in done.stdout  # two steps in each life
     assert latest(tmp_path / "run")["position"]["step"] == 8

@@ -2,7 +2,6 @@ import doctest
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import ixi_like
@@ -146,13 +145,11 @@ def test_help_and_version_answer_without_the_heavy_libraries():
         "heavy = {'torch', 'monai', 'mlflow', 'scipy', 'SimpleITK'} & set(sys.modules);"
         "sys.exit(f'{codes} {heavy}' if heavy or codes != [0, 0, 2] else 0)"
     )
-    started = time.perf_counter()
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"}
     )
     assert ended.returncode == 0, ended.stderr
     assert "exit codes: 0 everything is there" in ended.stdout
-    assert time.perf_counter() - started < 5  # a second and the machine's other work
 
 
 def test_a_checkpoint_on_disk_translates_by_the_command_as_by_the_example_of_the_python_function(tmp_path, monkeypatch):

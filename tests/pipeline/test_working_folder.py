@@ -46,8 +46,8 @@ def test_a_command_and_its_workers_import_nothing_from_the_working_folder(resear
     assert (tmp_path / "page" / "explore.html").is_file()
 
 
-@pytest.mark.parametrize("door", ["run", "explore", "translate", "compare", "sweep", "sync", "download"])
-def test_every_command_answers_there(research, door):
+@pytest.mark.parametrize("door", ["explore", "translate"])  # and run, below; none is begun before the package is
+def test_a_command_answers_there(research, door):
     ended = started_in(research, "-m", f"pipeline.{door}", "--help")
     assert (ended.returncode, ended.stderr) == (0, "") and f"python -m pipeline.{door}" in ended.stdout
 

@@ -4,13 +4,7 @@ import SimpleITK as sitk
 
 from pipeline.data.sources.phantom import make_subject
 from pipeline.data.sources.phantom_anatomy import head_fractions
-from transforms.intensity import (
-    correct_bias_field,
-    foreground_mask,
-    percentile_range,
-    scale_from_unit,
-    scale_to_unit,
-)
+from transforms.intensity import correct_bias_field, foreground_mask, percentile_range, scale_from_unit, scale_to_unit
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,7 @@ import pytest
 from scipy import ndimage
 
 from transforms.intensity import foreground_mask
-from transforms.mask_regions import (
-    close_gaps,
-    fill_cavities,
-    with_margin,
-    without_margin,
-    without_specks,
-)
+from transforms.mask_regions import close_gaps, fill_cavities, with_margin, without_margin, without_specks
 from transforms.slices import contiguous
 
 SHAPES = [(1, 1, 1), (2, 2, 2), (5, 1, 6), (1, 12, 14), (13, 11, 1), (2, 9, 10), (17, 2, 12), (14, 15, 2), (16, 18, 20)]

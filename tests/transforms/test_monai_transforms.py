@@ -3,13 +3,7 @@ import numpy as np
 import pytest
 
 from transforms.io.images import write_raster
-from transforms.monai_transforms import (
-    BiasFieldd,
-    CentreFitd,
-    LoadVolumed,
-    ScaleForegroundd,
-    Slicesd,
-)
+from transforms.monai_transforms import BiasFieldd, CentreFitd, LoadVolumed, ScaleForegroundd, Slicesd
 
 AFFINE = np.array([[0, 0, -1.5, 40], [-1, 0, 0, 30], [0, 2, 0, -20], [0, 0, 0, 1.0]])  # PSL
 

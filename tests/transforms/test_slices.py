@@ -43,8 +43,7 @@ def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(hei
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [(10, 10, (64, 64)), (64, 65, (64, 80)), (80, 81, (80, 96)), (200, 64, (208, 64))],
+    ("height", "width", "expected"), [(10, 10, (64, 64)), (64, 65, (64, 80)), (80, 81, (80, 96)), (200, 64, (208, 64))]
 )
 def test_a_slice_is_held_whole_by_a_multiple_of_the_stride(height, width, expected):
     assert size_without_cropping(height, width, size=64, stride=16) == expected

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -261,25 +260,20 @@ def test_overrides_of_bad_form_are_all_reported(tmp_path):
     ]
 
 
-# ── speed ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── imports ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_loading_a_configuration_is_fast_and_imports_nothing_heavy(tmp_path):
+def test_loading_a_configuration_imports_nothing_heavy(tmp_path):
     code = (
         "import sys; from pathlib import Path; from pipeline.config.load import load_config\n"
         "load_config(Path(sys.argv[1]))\n"
         "print(*(name for name in sys.modules if '.' not in name))"
     )
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        process = subprocess.run(
-            [sys.executable, "-c", code, str(write(tmp_path, SMALL))],
-            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        seconds.append(time.perf_counter() - started)
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(write(tmp_path, SMALL))],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(process.stdout.split())
-    assert min(seconds) < 0.9
 
 
 def test_an_override_of_the_kind_takes_the_sections_place_and_others_fill_it(tmp_path):

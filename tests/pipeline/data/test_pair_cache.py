@@ -46,14 +46,6 @@ def extractions(monkeypatch):
     return read
 
 
-@pytest.fixture
-def no_registration(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("registered although there was no need")
-
-    monkeypatch.setattr(pairing, "register_rigid", refuse)
-
-
 # ── alignment ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -10,11 +10,7 @@ from scipy.spatial.transform import Rotation
 
 import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairs import (
-    PairReader,
-    field_of_view_mask,
-    prepare_scan,
-)
+from pipeline.data.pairs import PairReader, field_of_view_mask, prepare_scan
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 from transforms.slices import stack_slices
@@ -32,14 +28,6 @@ def case_pair(folder, second_voxels=None, second_affine=AFFINE, first_affine=AFF
 
 def reader(folder, register=True, **changes):
     return PairReader(replace(SETTINGS, **changes), 16, register=register, cache=folder / "cache")
-
-
-@pytest.fixture
-def no_registration(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("registered although there was no need")
-
-    monkeypatch.setattr(pairing, "register_rigid", refuse)
 
 
 def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):

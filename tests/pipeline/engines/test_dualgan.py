@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from small_engine import Plain, adversarial_loss, assert_equal_steps, batch, differences, engine_of
+from small_engine import Plain, Score, adversarial_loss, assert_equal_steps, batch, differences, engine_of
 from torch import nn
 
 from networks.cpu_kernels import twice_differentiable
@@ -100,17 +100,6 @@ def test_losses_and_weights_are_those_of_the_paper_written_out(method, critic_st
 
 
 # ── the critics ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Score(nn.Module):
-    """A critic whose logits are a function of the image."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function, self.weight = function, nn.Parameter(torch.ones(()))
-
-    def forward(self, image):
-        return self.function(self.weight * image)
 
 
 @pytest.mark.parametrize(

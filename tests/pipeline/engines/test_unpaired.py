@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_engine import CYCLEGAN, MUNIT, batch, differences, engine_of, saved
+from small_engine import CYCLEGAN, MUNIT, Score, batch, differences, engine_of, saved
 from torch import nn
 
 from networks.cpu_kernels import twice_differentiable
@@ -12,17 +12,6 @@ from pipeline.engines.r1_penalty import R1Penalty
 from pipeline.utils.distributed import World
 
 SLICES = {**CYCLEGAN, "pool_size": 6, "discriminator_slices": 5}
-
-
-class Score(nn.Module):
-    """A discriminator whose logits are a function of the image."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function, self.weight = function, nn.Parameter(torch.ones(()))
-
-    def forward(self, image):
-        return self.function(self.weight * image)
 
 
 # ── what is shown ───────────────────────────────────────────────────────────────────────────────────────────

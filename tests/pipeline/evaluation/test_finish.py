@@ -1,11 +1,18 @@
 from collections import Counter
 
-from small_run import QUICK, phantom_run
+import pytest
+from small_run import QUICK, phantom_run, without_pictures
 
 import pipeline.data.pairs as pairs_module
 import pipeline.evaluation.translation_writer as writer_module
 
-ONE_STEP = ("training.steps_per_epoch=1", "training.decay_epochs=0")
+ONE_STEP = ("training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.uncertainty=false")
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    with without_pictures():
+        yield
 
 
 def test_each_test_image_is_read_and_translated_once_by_its_name_for_scores_volumes_and_viewer(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A bundle translates with MONAI alone, as the package does."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -21,16 +22,19 @@ from pipeline.inference.slice_translator import neighbours_of
 from pipeline.inference.translator import translate
 from pipeline.utils.errors import UserError
 
-# Runs a bundle where nothing of this project can be imported, wherever it is installed.
+# Runs bundles where nothing of this project can be imported, wherever it is installed: each in a folder of its own.
 WITHOUT_THE_PACKAGE = """
-import sys
+import os, sys
 class Blocker:
     def find_spec(self, name, *_):
         if name.partition(".")[0] in ("pipeline", "networks", "transforms"):
             raise ModuleNotFoundError(f"{name} is hidden")
 sys.meta_path.insert(0, Blocker())
 from monai.bundle import run
-run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sys.argv[2], device="cpu")
+sources, *folders = sys.argv[1:]
+for folder in folders:
+    os.chdir(folder)
+    run(config_file="configs/inference.json", dataset_dir=sources, output_dir="out", device="cpu")
 """
 SCANS = {"oblique": ((30, 36, 20), (4.6, 5.0, 8.0)), "anisotropic": ((48, 60, 12), (3.6, 3.4, 15.0))}
 STARTED = {**SMALL_GENERATORS["unet"], "start": "lookup"}
@@ -70,54 +74,63 @@ def test_every_generator_is_itself_in_torchscript_and_names_no_device(name):
     assert "Device" not in str(graph.inlined_graph)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [("lookup start, neighbours", {}), ("resnet", {"spacing_mm": (5.0, 6.0), "axis": "sagittal"})],
-)
-def test_a_bundle_translates_as_the_package_does_where_that_is_hidden(name, settings, tmp_path):
-    model, folder, sources, results = model_for(name, **settings), *(tmp_path / part for part in "bio")
-    losses = export_bundle(model, "T2", folder)
-    assert any("--uncertainty" in loss for loss in losses)
-    for scan_name, (shape, spacing) in SCANS.items():
+def test_bundles_translate_as_the_package_does_where_that_is_hidden(tmp_path):
+    models = {
+        "neighbours": model_for("lookup start, neighbours"),
+        "sagittal": model_for("resnet", spacing_mm=(5.0, 6.0), axis="sagittal"),
+    }
+    for name, model in models.items():
+        losses = export_bundle(model, "T2", tmp_path / name)
+        assert any("--uncertainty" in loss for loss in losses)
+    for name, (shape, spacing) in SCANS.items():
         affine = slanted_left_posterior_affine(shape, spacing)
-        write_scan(sources / f"{scan_name}.nii.gz", scan("T1", shape=shape, affine=affine), affine)
-    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, str(sources), str(results)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+        write_scan(tmp_path / "in" / f"{name}.nii.gz", scan("T1", shape=shape, affine=affine), affine)
+    folders = [str(tmp_path / name) for name in ("in", *models)]
+    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, *folders]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(path.name for path in results.iterdir()) == [
-        f"{scan_name}_synthetic-T2.nii.gz" for scan_name in sorted(SCANS)
-    ]
-    for scan_name in SCANS:
-        result = nib.load(results / f"{scan_name}_synthetic-T2.nii.gz")
-        expected = translate(sources / f"{scan_name}.nii.gz", model, "T2")
-        assert np.allclose(result.affine, expected.affine, atol=1e-5)
-        assert result.get_data_dtype() == expected.get_data_dtype() == np.int16
-        assert expected.get_fdata().std() > 20
-        error = np.sqrt(np.mean((result.get_fdata() - expected.get_fdata()) ** 2))
-        assert 20 * np.log10(800 / max(1e-9, error)) > 60
+    for bundle_name, model in models.items():
+        results = tmp_path / bundle_name / "out"
+        assert sorted(path.name for path in results.iterdir()) == [
+            f"{name}_synthetic-T2.nii.gz" for name in sorted(SCANS)
+        ]
+        for name in SCANS:
+            result = nib.load(results / f"{name}_synthetic-T2.nii.gz")
+            expected = translate(tmp_path / "in" / f"{name}.nii.gz", model, "T2")
+            assert np.allclose(result.affine, expected.affine, atol=1e-5)
+            assert result.get_data_dtype() == expected.get_data_dtype() == np.int16
+            assert expected.get_fdata().std() > 20
+            error = np.sqrt(np.mean((result.get_fdata() - expected.get_fdata()) ** 2))
+            assert 20 * np.log10(800 / max(1e-9, error)) > 60
 
 
-def test_the_files_of_a_bundle(tmp_path):
-    model = model_for("unet")
-    export_bundle(model, "T2", tmp_path / "bundle")
-    files = {path.relative_to(tmp_path / "bundle").as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A model, and the folder of its bundle, which nobody changes."""
+    model, folder = model_for("unet"), tmp_path_factory.mktemp("made") / "bundle"
+    export_bundle(model, "T2", folder)
+    return model, folder
+
+
+def test_the_files_of_a_bundle(bundle):
+    model, folder = bundle
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {
         *("LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md"),
         *("models/model.pt", "models/model.ts"),
     }
-    weights = torch.load(tmp_path / "bundle" / "models" / "model.pt", weights_only=True)
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
     network = model.translators["T2"]
     network.load_state_dict(weights)
-    assert weights.keys() == torch.jit.load(tmp_path / "bundle" / "models" / "model.ts").network.state_dict().keys()
-    with zipfile.ZipFile(tmp_path / "bundle" / "models" / "model.ts") as archive:
+    assert weights.keys() == torch.jit.load(folder / "models" / "model.ts").network.state_dict().keys()
+    with zipfile.ZipFile(folder / "models" / "model.ts") as archive:
         assert not any(b".py" in archive.read(name) for name in archive.namelist() if "constants" not in name)
-    readme = (tmp_path / "bundle" / "docs" / "README.md").read_text()
+    readme = (folder / "docs" / "README.md").read_text()
     assert "Not for clinical use" in readme and "--uncertainty" in readme and "cd bundle" in readme
 
 
-def test_metadata_has_what_monai_requires(tmp_path):
-    export_bundle(model_for("unet"), "T2", tmp_path / "bundle")
-    content = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+def test_metadata_has_what_monai_requires(bundle):
+    content = json.loads((bundle[1] / "configs" / "metadata.json").read_text())
     required = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"}
     assert {*required, "task", "description", "authors", "copyright", "network_data_format"} <= content.keys()
     of_tensors = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
@@ -125,13 +138,13 @@ def test_metadata_has_what_monai_requires(tmp_path):
     assert all(of_tensors <= tensor.keys() for ends in network_format.values() for tensor in ends.values())
 
 
-def test_the_configuration_has_what_monai_requires(tmp_path):
+def test_the_configuration_has_what_monai_requires(bundle, tmp_path):
     from monai.bundle import ConfigWorkflow, verify_net_in_out
     from monai.bundle.properties import InferProperties
 
-    export_bundle(model_for("unet"), "T2", tmp_path / "bundle")
-    write_scan(tmp_path / "bundle" / "data" / "scan.nii.gz", scan("T1"))
-    configs, root = tmp_path / "bundle" / "configs", {"bundle_root": str(tmp_path / "bundle"), "device": "cpu"}
+    copy = shutil.copytree(bundle[1], tmp_path / "bundle")
+    write_scan(copy / "data" / "scan.nii.gz", scan("T1"))
+    configs, root = copy / "configs", {"bundle_root": str(copy), "device": "cpu"}
     paths = {"config_file": str(configs / "inference.json"), "meta_file": str(configs / "metadata.json")}
     verify_net_in_out("network_def", **paths, **root, any=24)
     parser = ConfigWorkflow(**paths, workflow_type=None, **root).parser
@@ -145,16 +158,15 @@ def test_the_configuration_has_what_monai_requires(tmp_path):
     assert label is None and torch.equal(translated, run_one(dataset[0]["image"])) and translated.std() > 20
 
 
-def test_the_evaluator_translates_too(tmp_path):
+def test_the_evaluator_translates_too(bundle, tmp_path):
     pytest.importorskip("ignite")
     from monai.bundle import run
 
-    model = model_for("unet")
-    export_bundle(model, "T2", tmp_path / "bundle")
+    model, folder = bundle
     write_scan(tmp_path / "scans" / "scan.nii.gz", scan("T1"))
     folders = {"dataset_dir": str(tmp_path / "scans"), "output_dir": str(tmp_path / "out")}
-    config = str(tmp_path / "bundle" / "configs" / "inference.json")
-    run(config_file=config, bundle_root=str(tmp_path / "bundle"), run=["$@evaluator.run()"], device="cpu", **folders)
+    config = str(folder / "configs" / "inference.json")
+    run(config_file=config, bundle_root=str(folder), run=["$@evaluator.run()"], device="cpu", **folders)
     result = nib.load(tmp_path / "out" / "scan_synthetic-T2.nii.gz").get_fdata()
     expected = translate(tmp_path / "scans" / "scan.nii.gz", model, "T2").get_fdata()
     np.testing.assert_allclose(result, expected, atol=1)

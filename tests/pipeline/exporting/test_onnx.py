@@ -1,6 +1,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -19,6 +20,12 @@ from pipeline.tracking.mlflow_models import _load, export_translator
 from pipeline.utils.errors import UserError
 
 
+@cache
+def exported(kind):
+    """The ONNX model of a small network, which is made once."""
+    return onnx_model(small_model(kind), "T2")
+
+
 def outputs(content, *inputs):
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return session.run(None, {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)})[0]
@@ -28,7 +35,7 @@ def outputs(content, *inputs):
 def test_every_network_is_the_same_in_both_runtimes_for_any_batch_height_and_width(kind):
     model = small_model(kind)
     network, stride = model.translators["T2"], model.stride
-    content = onnx_model(model, "T2")
+    content = exported(kind)
     openvino = open_openvino(content)
     style = torch.tensor([[1.5, -0.5, 0.25]]) if kind == "munit" else None
     for count, height, width in [(1, 2 * stride, 2 * stride), (3, 2 * stride, 5 * stride), (2, 32, 16)]:
@@ -43,7 +50,8 @@ def test_every_network_is_the_same_in_both_runtimes_for_any_batch_height_and_wid
         assert np.abs(outputs(content, image.numpy(), -style.numpy()) - expected).max() > 0.01
 
 
-def test_the_file_says_what_it_is_for_and_names_no_path_of_this_machine(tmp_path):
+def test_the_file_says_what_it_is_for_and_names_no_path_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_module, "onnx_model", lambda *_: exported("lookup, neighbours"))
     model, path = small_model("lookup, neighbours"), tmp_path / "new" / "model.onnx"
     lost = export_onnx(model, "T2", path)
     assert [sentence.split(":")[0].split(" (")[0] for sentence in lost] == [
@@ -87,10 +95,9 @@ def test_a_model_from_mlflow_is_exported_with_its_style_within(tmp_path):
 
 def test_a_graph_that_computes_something_else_is_refused_and_no_file_is_written(tmp_path, monkeypatch):
     model, path = small_model("unet"), tmp_path / "model.onnx"
-    other = small_model("unet")
     with torch.no_grad():
-        next(other.translators["T2"].parameters()).mul_(1.01)
-    monkeypatch.setattr(onnx_module, "onnx_model", lambda *_: onnx_model(other, "T2"))
+        next(model.translators["T2"].parameters()).mul_(1.01)
+    monkeypatch.setattr(onnx_module, "onnx_model", lambda *_: exported("unet"))
     with pytest.raises(UserError, match=r"differs from the network by .*; choose another format"):
         export_onnx(model, "T2", path)
     assert not path.exists()

@@ -34,12 +34,7 @@ ONE_SIDED, ODD = [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]
 
 @pytest.mark.parametrize(
     ("settings", "margins"),
-    [
-        ({}, ONE_SIDED),
-        ({"spacing_mm": (7.0, 9.0)}, ODD),
-        ({"n4": True}, ODD),
-        ({"axis": "sagittal", "size": 16}, ODD),
-    ],
+    [({}, ONE_SIDED), ({"spacing_mm": (7.0, 9.0)}, ODD), ({"n4": True}, ODD), ({"axis": "sagittal", "size": 16}, ODD)],
 )
 def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(margins, settings):
     model = model_of(PositionDependent(), 0, 1000, version=CHAIN_VERSION, **settings)

@@ -1,13 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.baselines import (
-    fit_lookup,
-    histogram_quantiles,
-    look_up,
-    look_up_in_context,
-    match_histogram,
-)
+from pipeline.metrics.baselines import fit_lookup, histogram_quantiles, look_up, look_up_in_context, match_histogram
 from transforms.context_lookup import LEVELS, ContextTable, intensity_knots
 
 

@@ -9,14 +9,7 @@ from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key
 from pipeline.engines.builders import build_engine
 from pipeline.planning import resources as plan_disk
-from pipeline.planning.resources import (
-    DiskNeed,
-    cache_files,
-    disk_needs,
-    disk_text,
-    training_bytes,
-    warn_of_full_disks,
-)
+from pipeline.planning.resources import DiskNeed, cache_files, disk_needs, disk_text, training_bytes, warn_of_full_disks
 from pipeline.runs.folder import RunFolder
 from transforms.slice_chain import PreprocessSettings
 

@@ -8,11 +8,7 @@ import torch
 from small_checkpoints import names, state, step_of, translators_of
 from torch import nn
 
-from pipeline.runs.checkpoint import (
-    all_finite_weights,
-    random_state,
-    restore_random_state,
-)
+from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.utils.errors import UserError
 
 BOTH = ("T1", "T2")

@@ -95,53 +95,10 @@ def test_a_section_that_was_not_there_is_a_difference(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"device": "cpu"},
-        {"threads": 1},
-        {"tracking": {"mlflow": False, "experiment": "other"}},
-        {"evaluation": {"protocols": ["reggan"], "translate": False}},
-        {"training": {"checkpoint_minutes": 1}},
-        {"preprocess": {"size": 64, "processes": 1, "store": "elsewhere", "on_bad_volume": "stop"}},
-        {"split": {"file": "split.json"}},
-    ],
-)
-def test_what_changes_nothing_that_is_learnt_may_change(change, tmp_path):
-    started(tmp_path)
-    open_run_folder(config(tmp_path, **change))
-
-
 def test_regions_to_score_within_may_be_named_later(tmp_path):
     data = {"source": "nifti", "folder": "x", "patterns": {"T1": "{subject}_1.nii", "T2": "{subject}_2.nii"}}
     started(tmp_path, data=data)
     open_run_folder(config(tmp_path, data={**data, "regions": {"lesion": "{subject}_l.nii"}}))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"name": "other"},
-        {"seed": 1},
-        {"contrasts": ["T2", "T1"]},
-        {"split": {"seed": 1}},
-        {"augment": {"jitter": 1.1}},
-        {"generator": {"width": 8}},
-        {"discriminator": {"layers": 2}},
-        {"method": {"pool_size": 0}},
-        {"training": {"batch_size": 2}},
-        {"preprocess": {"size": 32}},
-    ],
-)
-def test_what_changes_what_is_learnt_may_not(change, tmp_path):
-    started(tmp_path)
-    assert "holds a run of another configuration" in refusal(tmp_path, **change)
-
-
-@pytest.mark.parametrize("epochs", [{"epochs": 101}, {"decay_epochs": 0}, {"epochs": 5, "decay_epochs": 7}])
-def test_the_number_of_epochs_may_change(epochs, tmp_path):
-    started(tmp_path)
-    open_run_folder(config(tmp_path, training=epochs))  # whether they are enough, the checkpoint knows
 
 
 def test_a_moved_run_continues_where_it_lies_now(tmp_path):
@@ -254,6 +211,39 @@ def test_how_pairs_are_registered_is_fixed_where_they_are_trained_on(tmp_path):
     started(tmp_path, split={"pairing": "paired"})
     changed = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
     assert "evaluation.register_pairs: True there, False now" in refusal(tmp_path, **changed)
+
+
+# ── nothing is trained yet ──────────────────────────────────────────────────────────────────────────────────
+
+
+def begun(tmp_path):
+    """Return the folder of a run that has saved nothing but its configuration."""
+    folder = open_run_folder(config(tmp_path))
+    save_config(folder, config(tmp_path))
+    return folder
+
+
+def test_where_nothing_is_trained_yet_every_setting_may_change(tmp_path):
+    folder = begun(tmp_path)
+    changed = {"seed": 1, "training": {"learning_rate": 1e-5}, "split": {"seed": 3}, "generator": {"width": 8}}
+    assert open_run_folder(config(tmp_path, **changed)) == folder and not folder.has_trained()
+    folder.scores.write_text("{}")  # the checkpoints were thrown away, the results were not
+    assert folder.has_trained() and not folder.has_checkpoint()
+    assert "seed: 0 there, 1 now" in refusal(tmp_path, **changed)
+    assert "training.start_from" not in refusal(tmp_path, **changed)
+
+
+def test_a_configuration_that_no_run_wrote_is_not_taken_for_a_run_without_training(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(resolved_yaml(config(tmp_path)))  # the user's own
+    assert "seed: 0 there, 1 now" in refusal(tmp_path, seed=1)
+
+
+def test_notes_stand_as_comments_in_the_saved_configuration(tmp_path):
+    folder = begun(tmp_path)
+    save_config(folder, config(tmp_path), ["started from: a\nb"])
+    assert folder.config.read_text().splitlines()[1] == "# started from: a\\nb"
+    assert load_config(folder.config) == config(tmp_path)
 
 
 # ── finished ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,13 +14,7 @@ from pipeline.data.statistics import CaseStatistics, ContrastStatistics, Fingerp
 from pipeline.data.stored_slices import StoredCase
 from pipeline.data_builders import find_cases, prepare_data, preprocess_settings, split_cases
 from pipeline.runs.folder import json_text
-from pipeline.runs.prepare import (
-    PreparedData,
-    chain_version,
-    cohort_statistics,
-    require_same_data,
-    training_data,
-)
+from pipeline.runs.prepare import PreparedData, chain_version, cohort_statistics, require_same_data, training_data
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain

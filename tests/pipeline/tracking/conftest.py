@@ -1,16 +1,6 @@
-import mlflow_store
 import pytest
 
 from pipeline.tracking import mlflow_worker as follower
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """The address of a new store, which is the one in use."""
-    uri = mlflow_store.fresh_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
-    return uri
 
 
 @pytest.fixture

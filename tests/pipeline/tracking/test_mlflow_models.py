@@ -9,12 +9,7 @@ from torch import nn
 
 from networks.cpu_kernels import twice_differentiable
 from networks.unet import UNet
-from pipeline.tracking.mlflow_models import (
-    _move_autocast,
-    export_translator,
-    load_translator,
-    log_translator,
-)
+from pipeline.tracking.mlflow_models import _move_autocast, export_translator, load_translator, log_translator
 from pipeline.tracking.mlflow_registry import register_version
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError

@@ -61,12 +61,26 @@ def test_a_run_that_the_store_does_not_have_is_made_from_the_file(tmp_path, stor
 # ── failing stores ──────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds of each time that training waited for MLflow: on a busy machine all else may take long."""
+    seconds, wait = [], follower.MlflowWorker._wait
+
+    def timed(worker, event):
+        started = time.monotonic()
+        wait(worker, event)
+        seconds.append(time.monotonic() - started)
+
+    monkeypatch.setattr(follower.MlflowWorker, "_wait", timed)
+    return seconds
+
+
 def test_training_waits_less_than_ten_seconds_for_a_server_in_all():
     assert follower.PATIENCE_S + REQUEST_TIMEOUT_S <= 10  # the tests below wait less
 
 
 @pytest.mark.parametrize("kind", ["closed", "hanging", "error"])
-def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, monkeypatch, capsys, kind):
+def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, monkeypatch, capsys, waits, kind):
     import mlflow  # noqa: F401  (its import is not the server's delay)
 
     monkeypatch.setattr(follower, "PATIENCE_S", 1.0)
@@ -74,12 +88,11 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     with mlflow_store.failing_server(kind) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        started = time.monotonic()
         with track(tmp_path) as tracker:
             train(tracker, range(50))
             assert tracker.call("a model", lambda run: 1) is None
             tracker.close()
-        assert time.monotonic() - started < 4.5
+    assert waits and sum(waits) < 4.5
     assert [record["step"] for record in lines(tmp_path)] == list(range(50))
     output = capsys.readouterr().err.splitlines()
     assert len(output) == 2
@@ -116,19 +129,18 @@ def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_pa
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quick):
+def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quick, waits):
     server = mlflow_store.Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setattr(follower, "PATIENCE_S", 1.0)
     tracker = track(tmp_path)
     eventually(lambda: tracker.run_id)
     server.mode = "hang"
-    started = time.monotonic()
     train(tracker, range(30))
     for name in ("first model", "second model"):
         assert tracker.call(name, lambda run: run.end("FAILED")) is None
     tracker.close()
-    assert time.monotonic() - started < 4.5
+    assert waits and sum(waits) < 4.5
     assert len(lines(tmp_path)) == 30
     server.stop()
 

@@ -201,7 +201,10 @@ def test_a_cohort_is_described_from_its_stored_slices(tmp_path):
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-SHORT = ("training.steps_per_epoch=1", "training.sample_slices=1", "evaluation.translate=false")
+SHORT = (
+    "training.steps_per_epoch=1", "training.sample_slices=1", "evaluation.translate=false",
+    "evaluation.uncertainty=false",
+)  # fmt: skip
 
 
 def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch, capsys):

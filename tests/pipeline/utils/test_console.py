@@ -11,16 +11,7 @@ from pathlib import Path
 import pytest
 from terminal import Terminal
 
-from pipeline.utils.console import (
-    bar,
-    cli_main,
-    echo,
-    one_line,
-    progress,
-    table,
-    warn,
-    warnings_as_lines,
-)
+from pipeline.utils.console import bar, cli_main, echo, one_line, progress, table, warn, warnings_as_lines
 from pipeline.utils.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[3]

@@ -3,7 +3,6 @@
 import codecs
 import json
 import os
-from pathlib import Path
 
 import pytest
 import yaml
@@ -43,11 +42,6 @@ def test_another_encoding_is_named_with_its_line(tmp_path):
 def test_what_is_no_text_is_called_so(content):
     with pytest.raises(UserError, match=r"^x: not a text file; give the path of a list$"):
         decoded(content, "x", "a list")
-
-
-def test_a_list_of_inputs_may_have_the_marks_of_windows(tmp_path):
-    (tmp_path / "list.txt").write_bytes(marked("a.nii\r\n# two\r\nnaïve.nii\r\n", "utf-8"))
-    assert all_inputs([], str(tmp_path / "list.txt")) == [Path("a.nii"), Path("naïve.nii")]
 
 
 def test_a_list_of_inputs_may_name_what_no_encoding_names(tmp_path):

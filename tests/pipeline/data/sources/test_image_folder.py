@@ -49,11 +49,7 @@ def test_test_folders_are_set_aside_under_names_of_their_own(tmp_path):
         (TRAIN, {"PD": "TrainT1"}, r"data\.test\.PD: not a contrast of data\.train \(T1, T2\)"),
         (TRAIN, {"T1": "TrainT1"}, r"TrainT1: given both as data\.train\.T1 and as data\.test\.T1"),
         ({"T1": "TrainT1", "T2": "./TrainT1"}, {}, r"TrainT1: given both as data\.train\.T1 and as data\.train\.T2"),
-        (
-            {"T1": "twice", "T2": "TrainT2"},
-            {},
-            r"twice/a\.jpg and .*twice/a\.png would both be called T1-a_T1",
-        ),
+        ({"T1": "twice", "T2": "TrainT2"}, {}, r"twice/a\.jpg and .*twice/a\.png would both be called T1-a_T1"),
     ],
 )
 def test_folders_that_cannot_be_used_are_named(train, test, reason, tmp_path):

@@ -1,4 +1,5 @@
 import os
+from functools import cache
 from pathlib import Path
 
 import nibabel
@@ -26,6 +27,7 @@ def cohort(folder: Path, contrasts=("T1", "T2"), subjects=2, seed=5, processes=1
     )
 
 
+@cache
 def anatomy(seed: int, number: int, spacing_mm: float) -> dict[str, np.ndarray]:
     return head_fractions(np.random.default_rng([seed, number, 0]), spacing_mm)
 
