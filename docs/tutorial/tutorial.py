@@ -194,6 +194,8 @@ for source, target, side in (("T1", "T2", "b"), ("T2", "T1", "a")):
 Image.fromarray(sample_panel(rows, source="source", target="target"))
 
 # %% [markdown]
+# ![Slices of both directions: source, translation, real target and error](tutorial.jpg)
+#
 # The contrast is turned both ways: white matter is bright in T1 and dark in T2. From T2 to T1 the translation beats the
 # copy by both figures. From T1 to T2 PSNR gains some 3.5 dB, but SSIM stays below the copy's, and fluid is not yet
 # bright: in T1 fluid, bone and air are all dark, and eight heads and half a minute are too little to tell them apart.
