@@ -25,18 +25,7 @@ import numpy as np
 
 from benchmarks import step
 from benchmarks.inference import benchmark_model, ellipsoid_volume
-from benchmarks.timing import (
-    ROOT,
-    Side,
-    Timing,
-    Work,
-    core_count,
-    device,
-    duration_text,
-    in_turns,
-    machine,
-    measure,
-)
+from benchmarks.timing import ROOT, Side, Timing, Work, core_count, device, duration_text, in_turns, machine, measure
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 

@@ -9,11 +9,12 @@ from pipeline.data.case import Case
 from pipeline.data.pair_cache import PairSettings
 from pipeline.data.pairs import PairReader
 from pipeline.data.regions import RegionFiles
+from pipeline.data.slice_cache import CacheOptions
 from pipeline.data.sources.listing import require_fetched
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrasts import warn_of_ids, warn_unpaired
-from pipeline.runs.prepare import CacheOptions, PreparedData, chain_settings, prepare, registrations
+from pipeline.runs.prepare import PreparedData, chain_settings, prepare, registrations
 from pipeline.training.schedule import Schedule
 from transforms.context_lookup import ACROSS_MM
 from transforms.neighbours import Neighbours

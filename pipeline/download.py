@@ -100,12 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        download_ixi(
-            arguments.output,
-            arguments.contrasts,
-            base_url=arguments.base_url,
-            quiet=arguments.quiet,
-        )
+        download_ixi(arguments.output, arguments.contrasts, base_url=arguments.base_url, quiet=arguments.quiet)
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         remark = "what has come is kept, the same command goes on from there"

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print_dry_run(configs[0], verbose=arguments.verbose)
         if len(configs) > 1:
-            echo(f"and {len(configs) - 1} more like it, one after the other: {_names(configs[1:])}")
+            names = ", ".join(config.name for config in configs[1:])
+            echo(f"and {len(configs) - 1} more like it, one after the other: {names}")
         return EXIT_DONE
     if len(configs) > 1:
         _require_room_for_seeds(configs, world)
@@ -66,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if len(configs) == 1:
         run(configs[0], quiet=arguments.quiet)
-        return EXIT_DONE
-    _run_seeds(configs, run, quiet=arguments.quiet)
+    else:
+        _run_seeds(configs, run, quiet=arguments.quiet)
     return EXIT_DONE
 
 
@@ -93,10 +94,6 @@ def _run_seeds(configs: Sequence[Config], run: Callable[..., None], *, quiet: bo
             echo(f"{number}/{len(configs)} {config.name}")
         run(config, quiet=quiet)
     echo(summarise_seeds({config.seed: config.folder for config in configs}, configs[0].folder.parent))
-
-
-def _names(configs: Sequence[Config]) -> str:
-    return ", ".join(config.name for config in configs)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pipeline.config.schema import Config
 from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.data.lookup_fit import fit_context_tables
 from pipeline.data.pairs import PairReader
+from pipeline.data.slice_cache import CacheOptions
 from pipeline.data.slice_stacks import stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
@@ -161,7 +162,7 @@ def build_validation(
     config: Config, prepared: PreparedData, reader: PairReader, device: torch.device, quiet: bool
 ) -> Validation:
     """Return the validation on held-out subjects or, where there are none, on training subjects without pairs."""
-    held_out, histograms = prepared.split.validation, prepared.histograms
+    held_out, histograms, preprocess = prepared.split.validation, prepared.histograms, config.preprocess
     if not held_out:
         logger.warning("split.validation is 0: pictures and scores without pairs come from the training subjects")
     return Validation(
@@ -176,9 +177,7 @@ def build_validation(
         cohorts={name: cohort(SliceBank(prepared.stored[name]), histograms[name]) for name in config.contrasts},
         device=device,
         precision=precision_on(device, config.training.precision),
-        store=config.preprocess.store,
-        processes=config.preprocess.processes,
-        quiet=quiet,
+        cache=CacheOptions(preprocess.store, preprocess.processes, quiet=quiet),
     )
 
 

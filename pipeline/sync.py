@@ -1,7 +1,6 @@
 """Send runs to MLflow that it could not follow: `python -m pipeline.sync RUN …`."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +39,7 @@ def parser() -> argparse.ArgumentParser:
 @cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = parser().parse_intermixed_args(argv)
-    return sync_folders(arguments.runs)
-
-
-def sync_folders(folders: Sequence[Path]) -> int:
-    """Send each folder's record to MLflow and print a line each; return the exit code: 0 all, 3 some, 2 none."""
+    folders = parser().parse_intermixed_args(argv).runs
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then

@@ -7,7 +7,7 @@ import argparse
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     if not world.is_main:
         return code
     if summary is not None and (pending or arguments.summary or is_folder(arguments.output)):
-        info = model.info.to_json() if model.is_loaded else {}
+        info = asdict(model.info) if model.is_loaded else {}
         recorded = vars(arguments) | ({"model": arguments.model[0]} if len(arguments.model) == 1 else {})
         code = write_summary(
             summary, jobs, arguments=recorded, model=info, computed_by=computed_by, code=code, started=started

@@ -5,6 +5,7 @@ from head_scans import AFFINE, scan, write_scan
 
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import PairSettings, build_pair_cache
+from pipeline.data.slice_cache import CacheOptions
 from pipeline.data.stored_slices import decode
 from transforms.slice_chain import PreprocessSettings
 
@@ -23,10 +24,8 @@ def pair(folder, second=None, affine=AFFINE, subject="s1"):
 
 def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"):
     """Store pairs in a folder's `store`."""
-    return build_pair_cache(
-        pairs, folder / "store", settings, cache=folder / "store" / "registrations", processes=processes,
-        on_bad_volume=on_bad_volume, quiet=True,
-    )  # fmt: skip
+    options = CacheOptions(folder / "store", processes, on_bad_volume, quiet=True)
+    return build_pair_cache(pairs, options, settings, folder / "store" / "registrations")
 
 
 def slices_of(stored):

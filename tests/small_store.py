@@ -3,7 +3,7 @@
 from small_volumes import write_volume
 
 from pipeline.data.case import Case
-from pipeline.data.slice_cache import build_slice_cache
+from pipeline.data.slice_cache import CacheOptions, build_slice_cache
 from transforms.slice_chain import PreprocessSettings
 
 CHAIN = PreprocessSettings(axis="axial", spacing_mm=None, size=24, n4=False, percentiles=(0.5, 99.5))
@@ -19,6 +19,5 @@ def make_cases(folder, count):
 
 
 def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=CHAIN, min_foreground=0.1):
-    return build_slice_cache(
-        cases, folder, settings, min_foreground, processes=processes, on_bad_volume=on_bad_volume, quiet=True
-    )
+    cache = CacheOptions(folder, processes, on_bad_volume, quiet=True)
+    return build_slice_cache(cases, cache, settings, min_foreground)

@@ -49,4 +49,4 @@ def case(tmp_path, name, contrast, subject="s"):
 
 def validation(cases, scans, **options):
     options = {"scored_in_pairs": True, "slices": 10, "histograms": HISTOGRAMS, **options}
-    return Validation(cases, CONTRASTS, reader=Reader(scans), device=DEVICE, quiet=True, **options)
+    return Validation(cases, CONTRASTS, reader=Reader(scans), device=DEVICE, **options)

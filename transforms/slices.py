@@ -34,10 +34,8 @@ def copy_by_planes(target: np.ndarray, source: np.ndarray) -> None:
 def centre_fit(slices: np.ndarray, height: int, width: int, fill: float) -> np.ndarray:
     """Crop or pad each slice symmetrically: (N, h, w) -> (N, height, width); padding has the value `fill`."""
     fitted = np.empty((len(slices), height, width), dtype=slices.dtype)
-    (target_rows, source_rows), (target_columns, source_columns) = (
-        _overlap(slices.shape[1], height),
-        _overlap(slices.shape[2], width),
-    )
+    target_rows, source_rows = _overlap(slices.shape[1], height)
+    target_columns, source_columns = _overlap(slices.shape[2], width)
     for start, stop in ((None, target_rows.start), (target_rows.stop, None)):
         fitted[:, start:stop] = fill
     for start, stop in ((None, target_columns.start), (target_columns.stop, None)):
@@ -60,6 +58,11 @@ def size_without_cropping(height: int, width: int, size: int, stride: int) -> tu
         return size if length <= size else -(-length // stride) * stride
 
     return padded_length(height), padded_length(width)
+
+
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """Return the indices of up to `most` of `count` things in a row, evenly spread from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
 def occupied_slices(foreground: np.ndarray, min_share: float) -> np.ndarray:

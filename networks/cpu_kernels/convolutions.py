@@ -113,10 +113,7 @@ class UpsampleConvolution(nn.Sequential):
         return features
 
 
-FASTER: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: Convolution,
-    nn.ConvTranspose2d: TransposedConvolution,
-}
+FASTER: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: Convolution, nn.ConvTranspose2d: TransposedConvolution}
 
 
 def _has_supported_options(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:

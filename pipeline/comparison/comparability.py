@@ -5,9 +5,9 @@ from math import isclose
 
 from pipeline.comparison.runs import FinishedRun, Settings
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, OWN
+from pipeline.utils.console import shortlist
 from pipeline.utils.errors import UserError
 
-SHOWN_NAMES = 5
 CLOSE = 1e-3  # relative tolerance for baselines computed with other versions of libraries
 
 # Settings that decide what is measured, and on which images; other settings may differ between methods.
@@ -121,10 +121,5 @@ def _name_differences(title: str, first_names: Sequence[str], run_names: Sequenc
     """Yield the names that only one of the runs has, if there are any."""
     first_only, run_only = ({*first_names} - {*run_names}), ({*run_names} - {*first_names})
     if first_only or run_only:
-        yield title, _exclusive_names(first_only), _exclusive_names(run_only)
-
-
-def _exclusive_names(names: set[str]) -> str:
-    listed = ", ".join(sorted(names)[:SHOWN_NAMES])
-    remainder = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f"{listed}{remainder} only" if names else "none of its own"
+        texts = [f"{shortlist(sorted(each))} only" if each else "none of its own" for each in (first_only, run_only)]
+        yield title, texts[0], texts[1]

@@ -1,7 +1,5 @@
 """One comparison from folders to files: page, CSV and JSON, and an MLflow run of its own."""
 
-import csv
-import io
 import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -15,7 +13,7 @@ from pipeline.comparison.runs import FinishedRun, Settings, load_runs
 from pipeline.metrics.names import MODEL, OWN
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_text, json_number, require_writable
+from pipeline.utils.files import atomic_text, csv_text, json_number, json_row, require_writable
 
 if TYPE_CHECKING:
     from pipeline.comparison.table import Comparison, Direction
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TABLE = "comparison_table.json"  # that MLflow shows
+# Columns of a figure's difference to the best run, and the fields that they hold; empty where there is none.
+DIFFERENCE_FIELDS = {"difference": "mean", "low": "low", "high": "high", "pairs": "n", "p": "p", "p_holm": "p_holm"}
 
 
 def compare_folders(
@@ -99,11 +99,6 @@ def _picture(runs: Sequence[FinishedRun], quiet: bool) -> "Picture | None":
 def save(comparison: "Comparison", csv_path: Path, json_path: Path) -> None:
     """Write every figure of the tables, in full precision, as CSV (one line per figure) and as JSON."""
     rows = [row for direction in comparison.directions for row in _csv_rows(direction)]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_text(csv_path, stream.getvalue())
     content = {
         "protocol": comparison.runs[0].protocols[OWN],
         "reference": {"_to_".join(direction.contrasts): direction.best.label for direction in comparison.directions},
@@ -120,11 +115,9 @@ def save(comparison: "Comparison", csv_path: Path, json_path: Path) -> None:
         ],
         "settings": dict(comparison.settings),
         "notes": comparison.notes,
-        "figures": [
-            {key: json_number(value) if isinstance(value, float) else value for key, value in row.items()}
-            for row in rows
-        ],
+        "figures": [json_row(row) for row in rows],
     }
+    atomic_text(csv_path, csv_text(rows))
     atomic_text(json_path, json_text(content))
 
 
@@ -134,12 +127,9 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
 
     rows = []
     for row in direction.rows:
+        record = row.run.record if row.run else {}
         for column in (column for column in (*direction.columns, *direction.region_columns) if column in row.values):
-            value, difference, record = (
-                row.values[column],
-                row.differences.get(column),
-                row.run.record if row.run else {},
-            )
+            value, difference = row.values[column], row.differences.get(column)
             rows.append(
                 {
                     "source": direction.contrasts[0],
@@ -155,12 +145,7 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
                     "sd": value.sd,
                     "n": value.n,
                     "reference": direction.best.label,
-                    "difference": difference.mean if difference else None,
-                    "low": difference.low if difference else None,
-                    "high": difference.high if difference else None,
-                    "pairs": difference.n if difference else None,
-                    "p": difference.p if difference else None,
-                    "p_holm": difference.p_holm if difference else None,
+                    **{name: getattr(difference, field, None) for name, field in DIFFERENCE_FIELDS.items()},
                     "seconds_per_step": record.get("seconds_per_step"),
                     "translator_parameters": record.get("translator_parameters"),
                     "parameters": row.run.all_parameters if row.run else None,

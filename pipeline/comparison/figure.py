@@ -114,10 +114,8 @@ def _translated_slice(scan: PreparedScan, index: int, to: str, model: Translatio
     return translate_slices(
         with_neighbours(scan.slices, np.array([index]), network, scan.spacing_mm[0]),
         network,
-        np.array([True]),
         device=model.device,
         batch_size=1,
         precision=model.precision,
-        slice_mm=None,
         name=name,
     )

@@ -1,7 +1,5 @@
 """Runs that differ in their seed alone: every figure's mean and spread over them."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ from pipeline.metrics.protocols import Summary, summarise
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.console import table
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_text, json_number
+from pipeline.utils.files import atomic_text, csv_text, json_row
 
 KEYS = ("source", "target", "system", "protocol", "unit", "region", "metric")  # of a figure
 SHOWN = ("psnr", "calibrated_psnr", "ssim", "mae", "nmi")  # in the head, on a terminal
@@ -41,16 +39,8 @@ def summarise_seeds(folders: Mapping[int, Path], home: Path) -> str:
         | {f"seed-{seed}": figures.get(figure, float("nan")) for seed, figures in by_seed.items()}
         for figure, over_seeds in summary.items()
     ]
-    stream = io.StringIO()
-    columns = [*KEYS, "mean", "sd", "n", *(f"seed-{seed}" for seed in by_seed)]
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    plain = [
-        {key: json_number(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows
-    ]
-    atomic_text(home / "seeds.csv", stream.getvalue())
-    atomic_text(home / "seeds.json", json_text({"seeds": list(folders), "figures": plain}))
+    atomic_text(home / "seeds.csv", csv_text(rows))
+    atomic_text(home / "seeds.json", json_text({"seeds": list(folders), "figures": [json_row(row) for row in rows]}))
     return _text(summary, len(folders), home)
 
 

@@ -113,9 +113,8 @@ class Augment(Section):
     rotate90: Share = 0.0
     brightness: Share = 0.0  # largest shift, as a share of the intensity range
     contrast: Share = 0.0  # largest relative change of contrast
-    monai: list[dict[str, dict[str, JsonValue] | None]] = Field(
-        default_factory=list
-    )  # MONAI's random transforms after these, in order: [{RandGaussianNoised: {prob: 0.1, std: 0.05}}]
+    # MONAI's random transforms after these, in order: [{RandGaussianNoised: {prob: 0.1, std: 0.05}}]
+    monai: list[dict[str, dict[str, JsonValue] | None]] = Field(default_factory=list)
 
 
 # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,9 +152,8 @@ class Evaluation(Section):
     """Measurements on the test subjects."""
 
     checkpoint: Literal["best", "latest"] = "best"
-    protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = Field(
-        default_factory=list
-    )  # published ones, besides our own: their formulas, on our slices
+    # published ones, besides our own: their formulas, on our slices
+    protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = Field(default_factory=list)
     register_pairs: bool = True  # rigidly, where a subject's contrasts lie on different grids
     translate: bool = True  # write the test subjects' translated volumes into the run's folder
     batch_size: Positive = 8

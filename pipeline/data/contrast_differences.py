@@ -16,7 +16,7 @@ from nibabel.spatialimages import SpatialImage
 from pipeline.data.case import Case
 from pipeline.data.coverage import MAX_LENGTH_RATIO, Coverage, shared_length
 from transforms.io.nifti_checks import affine_mm, nibabel_silent
-from transforms.slices import AXES
+from transforms.slices import evenly_spread
 
 MAX_VOXEL_RATIO = 1.2  # larger voxel size over smaller, along each axis
 MAX_HEADERS = 40  # read per cohort
@@ -82,18 +82,13 @@ class HeaderGrid:
     field_mm: tuple[float, ...]
     voxel_mm: tuple[float, ...]
 
-    def field_along(self, axis: str) -> float:
-        """Return the extent of the field of view across slices of an orientation ("axial", "coronal" or "sagittal")."""
-        return self.field_mm[AXES[axis]]
-
 
 def header_grids(cases: Sequence[Case]) -> Iterator[HeaderGrid]:
     """Yield the grids of at most `MAX_HEADERS` NIfTI volumes, spread evenly over the cases.
 
     Unreadable headers are skipped: a run reports them.
     """
-    count = min(MAX_HEADERS, len(cases))
-    for number in np.unique(np.linspace(0, len(cases) - 1, count).round().astype(int)):
+    for number in evenly_spread(len(cases), MAX_HEADERS):
         grid = _grid(cases[number])
         if grid is not None:
             yield grid

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
-from pipeline.data.slice_cache import cache_key, fill_cache, look_up_entry, write_slices
+from pipeline.data.slice_cache import CacheOptions, cache_key, fill_cache, look_up_entry, write_slices
 from pipeline.data.stored_slices import StoredPair, StoredSlices, air_beyond
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.files import atomic_text, file_identity
@@ -131,36 +131,21 @@ def common_slices(first: np.ndarray, second: np.ndarray, covered_mask: np.ndarra
 
 
 def build_pair_cache(
-    pairs: Sequence[CasePair],
-    folder: Path,
-    options: PairSettings,
-    *,
-    cache: Path,
-    processes: int | None,
-    on_bad_volume: str,
-    quiet: bool = False,
+    pairs: Sequence[CasePair], cache: CacheOptions, options: PairSettings, registrations: Path
 ) -> tuple[list[StoredPair], dict[CasePair, str]]:
     """Cache every pair and return the entries in order, and the reason for each pair that cannot be used.
 
-    Registration uses one thread, so that its result is the same in every process.
-
-    Args:
-        pairs, folder, options: What is cached where, and how it becomes slices.
-        cache: Folder that keeps registrations.
-        processes, on_bad_volume, quiet: As in `pipeline.data.slice_cache.build_slice_cache`.
+    Registration uses one thread, so that its result is the same in every process; the folder `registrations` keeps it.
 
     Raises:
         UserError: no pair could be used, or one could not and `on_bad_volume` is "stop".
     """
     return fill_cache(
         extract_pair,
-        {cases: (cases, folder, options, cache) for cases in pairs},
-        folder,
-        look_up=lambda cases: look_up_pair(cases, folder, options),
+        {cases: (cases, cache.store, options, registrations) for cases in pairs},
+        cache,
+        look_up=lambda cases: look_up_pair(cases, cache.store, options),
         texts=("pairs", "pair", "pairs could be used"),
-        processes=processes,
-        on_bad_volume=on_bad_volume,
-        quiet=quiet,
     )
 
 

@@ -236,9 +236,7 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
     """
     # Scans on one grid, and headers that are to be trusted, need no registration.
     paths, names = (first.path, second.path), f"{first.path} and {second.path}"
-    if same_grid(*first.whole_grid, *second.whole_grid):
-        return np.eye(4)
-    if not register:
+    if not register or same_grid(*first.whole_grid, *second.whole_grid):
         return np.eye(4)
     if 1 in first.volume.shape + second.volume.shape:
         sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))

@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,23 @@ PROGRESS_BAR_DELAY_S = 2.0  # a check of the cache that is shorter than this sho
 
 Item = TypeVar("Item", Case, tuple[Case, Case])  # the source of an entry
 Entry = TypeVar("Entry")  # the cached slices of an item
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The slice cache, and how it is filled.
+
+    Attributes:
+        store: Folder of the slice cache.
+        processes: Worker processes; None for one per core.
+        on_bad_volume: "skip" warns of images that cannot be used and leaves them out, "stop" refuses them.
+        quiet: Whether to leave out progress bars.
+    """
+
+    store: Path
+    processes: int | None = None
+    on_bad_volume: str = "skip"
+    quiet: bool = False
 
 
 def cache_key(identity: Sequence[object]) -> str:
@@ -179,57 +197,40 @@ def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foregrou
 
 
 def build_slice_cache(
-    cases: Sequence[Case],
-    folder: Path,
-    settings: PreprocessSettings,
-    min_foreground: float,
-    *,
-    processes: int | None,
-    on_bad_volume: str,
-    quiet: bool = False,
+    cases: Sequence[Case], cache: CacheOptions, settings: PreprocessSettings, min_foreground: float
 ) -> tuple[list[StoredCase], dict[Case, str]]:
     """Cache every case and return the entries in order, and the reason for each case that cannot be used.
 
-    Args:
-        cases, folder, settings, min_foreground: What is cached where, and how it becomes slices; see `case_key`.
-        processes: Number of worker processes; None for one per core.
-        on_bad_volume: "skip" warns of unusable images and leaves them out, "stop" raises.
-        quiet: Whether to leave out the progress bar.
+    `settings` and `min_foreground` say how cases become slices; see `case_key`.
 
     Raises:
         UserError: no image could be used, or one could not and `on_bad_volume` is "stop".
     """
     return fill_cache(
         extract,
-        {case: (case.path, folder, settings, min_foreground) for case in cases},
-        folder,
-        look_up=lambda case: look_up(case, folder, settings, min_foreground),
+        {case: (case.path, cache.store, settings, min_foreground) for case in cases},
+        cache,
+        look_up=lambda case: look_up(case, cache.store, settings, min_foreground),
         texts=("slices", "vol", "images could be read"),
-        processes=processes,
-        on_bad_volume=on_bad_volume,
-        quiet=quiet,
     )
 
 
 def fill_cache(
     extract: Callable[..., None],
     jobs: Mapping[Item, tuple[Any, ...]],
-    folder: Path,
+    cache: CacheOptions,
     *,
     look_up: Callable[[Item], Entry | None],
     texts: tuple[str, str, str],
-    processes: int | None,
-    on_bad_volume: str,
-    quiet: bool,
 ) -> tuple[list[Entry], dict[Item, str]]:
     """Look every item up in the cache, and call `extract(*arguments)` for those that are missing.
 
     Args:
         extract: Function that makes one entry; raises ValueError, OSError, RuntimeError or MemoryError for bad input.
         jobs: Item -> arguments of `extract`.
+        cache: The cache, and how it is filled.
         look_up: Function that returns an item's entry, or None where there is none.
         texts: Title and unit of the progress bar, and the end of "none of 3 ..." where no item could be used.
-        folder, processes, on_bad_volume, quiet: As in `build_slice_cache`.
 
     Returns:
         The entries in order, and for each item without one the reason.
@@ -238,7 +239,7 @@ def fill_cache(
         UserError: no item could be used, or one could not and `on_bad_volume` is "stop"; the disk is full; a worker
             died.
     """
-    make_folder(folder)
+    make_folder(cache.store)
     title, unit, failure = texts
 
     def cached(item: Item) -> Entry | None:
@@ -247,21 +248,22 @@ def fill_cache(
         return None
 
     # Look up what the cache holds already.
-    looked_up = bar(jobs, desc="checking the store", unit=unit, delay=PROGRESS_BAR_DELAY_S, disable=quiet)
+    looked_up = bar(jobs, desc="checking the store", unit=unit, delay=PROGRESS_BAR_DELAY_S, disable=cache.quiet)
     entries = {item: entry for item in looked_up if (entry := cached(item)) is not None}
     missing = {item: arguments for item, arguments in jobs.items() if item not in entries}
 
     # Extract the rest, and report each item that fails.
     failures: dict[Item, str] = {}
-    results = run_jobs(extract, missing, processes, preload=["transforms.monai_transforms"])
-    for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
+    results = run_jobs(extract, missing, cache.processes, preload=["transforms.monai_transforms"])
+    quiet = cache.quiet or not missing
+    for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet):
         if reason is None and (entry := cached(item)) is not None:
             entries[item] = entry
             continue
         failures[item] = reason = reason or "changed while it was being read; run again"
         names = [str(case.path) for case in (item if isinstance(item, tuple) else (item,))]
         message = reason if reason.startswith(tuple(names)) else f"{' and '.join(names)}: {reason}"
-        if on_bad_volume == "stop":
+        if cache.on_bad_volume == "stop":
             raise UserError(f"{message} (preprocess.on_bad_volume: skip would go on without it)")
         logger.warning(f"{message}; left out")
     if not entries:

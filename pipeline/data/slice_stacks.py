@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -90,9 +89,6 @@ def _stored_stack(entry: StoredCase, settings: PreprocessSettings) -> SliceStack
     if settings.spacing_mm is not None:
         rows_mm = columns_mm = settings.spacing_mm[0]
     bank, positions_mm = SliceBank([entry]), np.asarray(entry.positions) * entry.statistics.slice_mm
-    read = partial(_decoded, bank)
-    return SliceStack(read, positions_mm, (rows_mm, columns_mm), entry.first, entry.air_beyond)
-
-
-def _decoded(bank: SliceBank) -> np.ndarray:
-    return decode(bank.volume(0))
+    return SliceStack(
+        lambda: decode(bank.volume(0)), positions_mm, (rows_mm, columns_mm), entry.first, entry.air_beyond
+    )

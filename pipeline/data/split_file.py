@@ -10,6 +10,7 @@ import yaml
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.utils.arguments import cwd_hint
+from pipeline.utils.console import shortlist
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import decoded
 
@@ -67,8 +68,7 @@ def _name(case: Case) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    listed = ", ".join(sorted(names)[:MAX_LISTED_NAMES])
-    return f"{listed} and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else listed
+    return shortlist(sorted(names), MAX_LISTED_NAMES)
 
 
 def _read(path: Path) -> object:

@@ -263,16 +263,9 @@ def _resolve_order(
 ) -> tuple[Tensor, Tensor]:
     """Resolve a batch as if its images came to the pool one after the other.
 
-    Args:
-        batch: New images (N, 1, H, W).
-        slots: (N,), the slot into which each new image goes.
-        drawn_slots: (N,), the slot from which each new image would be exchanged.
-        pool_images: (N, 1, H, W), the images in `drawn_slots` before this batch.
-        discard_slot: The slot of discarded images.
-
-    Returns:
-        The images in `drawn_slots` at each image's turn, which may be earlier ones of the batch, and `slots` with all
-        but the last image of each slot discarded.
+    New images (N, 1, H, W) go into `slots` (N,), and would be exchanged with the images in `drawn_slots`, which are
+    `pool_images` before this batch. Returned are those at each image's turn, which may be earlier ones of the batch,
+    and `slots` with all but the last image of each slot discarded.
     """
     order = torch.arange(len(batch), device=batch.device)
     predecessor = torch.where((slots == drawn_slots[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)

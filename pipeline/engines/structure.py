@@ -92,11 +92,7 @@ def local_correlation(translation: Tensor, source: Tensor) -> Tensor:
     return _mean_over_head(1 - (products - t_mean * s_mean).square() / (t_variance * s_variance), head)
 
 
-STRUCTURE_LOSSES: dict[str, StructureLoss] = {
-    "mind": mind,
-    "ngf": normalised_gradients,
-    "lncc": local_correlation,
-}
+STRUCTURE_LOSSES: dict[str, StructureLoss] = {"mind": mind, "ngf": normalised_gradients, "lncc": local_correlation}
 
 
 @torch.no_grad()

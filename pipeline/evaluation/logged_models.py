@@ -12,6 +12,7 @@ from pipeline.data.case import other_contrast
 from pipeline.exporting.card import model_card
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import neighbours_of
+from pipeline.runs.folder import json_text
 from pipeline.tracking.mlflow_models import log_translator
 from pipeline.tracking.mlflow_registry import ALIAS
 from pipeline.tracking.mlflow_run import RunAccess
@@ -81,7 +82,7 @@ def log_models(
             logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
         if address:
             logged[to] = address
-            atomic_text(record_path, json.dumps({**identity, "models": logged}, indent=1, ensure_ascii=False) + "\n")
+            atomic_text(record_path, json_text({**identity, "models": logged}))
     return logged
 
 

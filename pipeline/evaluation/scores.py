@@ -1,7 +1,5 @@
 """Scores of translations: every subject's figures, their summary, and both as files and as text."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from pipeline.metrics.names import HEADINGS, MODEL, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
-from pipeline.utils.files import atomic_text, json_number
+from pipeline.utils.files import atomic_text, csv_text, json_row
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
 UNPAIRED = "unpaired"  # the protocol of what can be measured without pairs
@@ -200,11 +198,11 @@ class Scores:
             "notes": self.notes,
             "failures": self.failures,
             "protocols": {name: DESCRIPTIONS[name] for name in protocols},
-            "summary": [_json_row(row) for row in summary],
-            "subjects": [_json_row(row) for row in by_subject],
+            "summary": [json_row(row) for row in summary],
+            "subjects": [json_row(row) for row in by_subject],
         }
-        atomic_text(folder / "scores.csv", _csv(summary))
-        atomic_text(folder / "scores_by_subject.csv", _csv(by_subject))
+        atomic_text(folder / "scores.csv", csv_text(summary))
+        atomic_text(folder / "scores_by_subject.csv", csv_text(by_subject))
         atomic_text(folder / "scores.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         return [folder / name for name in ("scores.csv", "scores_by_subject.csv", "scores.json")]
 
@@ -271,15 +269,3 @@ def _text_table(rows: list[SummaryRow]) -> str:
 
 def _figure(row: SummaryRow | None) -> str:
     return "—" if row is None else mean_and_sd(row.metric, row.mean, row.sd, sign="±")  # spaces would not fit
-
-
-def _csv(rows: list[dict]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _json_row(row: dict) -> dict:
-    return {name: json_number(value) if isinstance(value, float) else value for name, value in row.items()}

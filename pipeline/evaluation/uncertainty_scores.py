@@ -40,6 +40,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import progress
 from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
+from transforms.slices import evenly_spread
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,7 @@ class _SliceSubset:
     def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
         common_head = view.source.foreground & view.foreground
         positions = np.flatnonzero(common_head.any(axis=(1, 2)))
-        spread = np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int)
-        self.positions = positions[np.unique(spread)]
+        self.positions = positions[evenly_spread(len(positions), SLICES)]
         source, self.view, self.model = view.source, view, model
         self.scan: PreparedScan = replace(
             source, slices=source.slices[self.positions], foreground=source.foreground[self.positions]
@@ -152,11 +152,9 @@ class _SliceSubset:
         return translate_slices(
             slices,
             network,
-            np.ones(len(slices), bool),
             device=self.model.device,
             batch_size=self.batch_size,
             precision=self.model.precision,
-            slice_mm=None,
             name=self.name,
         )
 

@@ -14,6 +14,7 @@ from pipeline.exploration.outliers import COMMON, FEWEST, LIMIT, QUANTITIES, his
 from pipeline.exploration.tables import Table, grid_tables, intensity_table, subject_table
 from pipeline.reporting.report_page import Picture, Report, page_environment
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile, as_displayed, fitted_text, gray_tile, png_bytes, sheet
+from transforms.slices import evenly_spread
 
 SHOWN_SLICES = 6  # per contrast and subset
 SHOWN_OUTLIERS = 8  # per contrast
@@ -138,8 +139,7 @@ def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
         for contrast in cohort.contrasts:
             if images := cohort.readable(contrast, subset):
                 cases = list(images)
-                positions = np.unique(np.linspace(0, len(cases) - 1, min(SHOWN_SLICES, len(cases))).round().astype(int))
-                shown = {cases[position]: images[cases[position]] for position in positions}  # evenly spaced
+                shown = {cases[index]: images[cases[index]] for index in evenly_spread(len(cases), SHOWN_SLICES)}
                 caption = f"{contrast}, {subset}: {len(shown)} of {len(images):,}"
                 picture = slices_sheet(shown, axis, oriented=oriented)
                 pictures.append(Picture(picture, f"middle slices of {contrast} images, {subset}", caption))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,10 +31,6 @@ class ModelInfo:
     to: str  # the target contrast
     identity: str  # twelve digits of the SHA-256 of the weights
     config_hash: str  # twelve digits of the SHA-256 of the run's configuration; "" where that was not kept
-
-    def to_json(self) -> dict[str, str]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -160,12 +156,14 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     Raises:
         UserError: there is no such model, it is no checkpoint or of another version, or the device is not available.
     """
-    if is_exported(Path(address)):
-        return _from_export(Path(address), device)
+    path = Path(address)
+    if is_exported(path):
+        network, record = open_exported(path)
+        return _from_metadata(network, record, torch.device(device_for(network.backend, device)), str(path))
     chosen = choose_device(device)
     if str(address).startswith(MLFLOW_SCHEMES):
         return _from_mlflow(str(address), chosen)
-    path = checkpoint_at(Path(address))
+    path = checkpoint_at(path)
     content = load_checkpoint(path)
     try:
         model = _from_checkpoint(content, chosen)
@@ -173,8 +171,8 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
     try:
-        for network in model.translators.values():
-            network.to(chosen)
+        for translator in model.translators.values():
+            translator.to(chosen)
     except RuntimeError as error:  # out of memory, or a driver that fails
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{chosen}: cannot hold the model ({reason}); use --device cpu, or free the device") from error
@@ -207,18 +205,11 @@ def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> Transl
 def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
     from pipeline.tracking.mlflow_models import load_translator
 
-    module, metadata = load_translator(address, device)
-    content: Mapping[str, Any] = metadata
+    module, content = load_translator(address, device)
     for name in ("neighbours", "neighbour_mm"):  # which an exported graph does not know of itself
         if name in content:
             setattr(module, name, content[name])
     return _from_metadata(module, content, device, address)
-
-
-def _from_export(path: Path, device: str) -> TranslationModel:
-    """Return the model of a file that `pipeline.export` made."""
-    network, record = open_exported(path)
-    return _from_metadata(network, record, torch.device(device_for(network.backend, device)), str(path))
 
 
 def _from_metadata(

@@ -72,22 +72,15 @@ class MultiViewTranslator:
         forms = CompiledForms(batch_size)
         return replace(self, models=tuple(replace(model, run=forms) for model in self.models))
 
-    def translate(
-        self,
-        source: str | Path | SpatialImage,
-        *,
-        batch_size: int = 8,
-        keep_header_text: bool = False,
-        strict: bool = False,
-    ) -> ViewTranslation:
-        """Translate a volume and log its warnings; arguments and errors as in `pipeline.inference.translator`."""
-        opened = self.open(source, strict=strict)
+    def translate(self, source: str | Path | SpatialImage) -> ViewTranslation:
+        """Translate a volume and log its warnings; errors as in `pipeline.inference.translator.translate`."""
+        opened = self.open(source)
         if text := warning_text(opened):
             logger.warning(text)
-        return self.translate_opened(opened, batch_size, keep_header_text)
+        return self.translate_opened(opened)
 
     def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> list[OpenedVolume]:
-        """Read a volume and prepare it for every view, without using the device. Arguments as in `translate`."""
+        """Read a volume and prepare it for every view, without using the device; see `translator.translate`."""
         return [
             open_volume(source, model, self.to, strict=strict, compare=index == 0)
             for index, model in enumerate(self.models)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import cast
 
 import numpy as np
@@ -27,12 +27,12 @@ def forward_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
 def translate_slices(
     slices: np.ndarray,
     network: nn.Module,
-    occupied: np.ndarray,
+    occupied: np.ndarray | None = None,
     *,
     device: torch.device,
     batch_size: int,
     precision: str,
-    slice_mm: float | None,
+    slice_mm: float | None = None,
     name: str,
     run: Forward = forward_eagerly,
 ) -> np.ndarray:
@@ -42,8 +42,8 @@ def translate_slices(
         slices: (N, H, W) float32 in [-1, 1], in the order of the volume. Each goes with the neighbours that the network
             sees, the first and the last being repeated. Or (N, C, H, W), as the network takes them.
         network: (B, C, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
-        occupied: (N,) bool, the slices that are not empty (`slices_with_content`). Empty ones become -1: networks were
-            not trained on them and would make texture in the air.
+        occupied: (N,) bool, the slices that are not empty (`slices_with_content`); by default all. Empty ones become
+            -1: networks were not trained on them and would make texture in the air.
         batch_size: B, halved with a warning when the memory runs out; the last batch may be smaller.
         precision: "float32", or "bf16" or "fp16" for autocast.
         slice_mm: Distance between the slices; None where they come as the network takes them.
@@ -55,14 +55,14 @@ def translate_slices(
     """
     # Allocate the output; empty slices stay -1.
     translated = np.full((len(slices), *slices.shape[-2:]), -1, dtype=np.float32)
-    positions = np.flatnonzero(occupied)
+    positions = np.arange(len(slices)) if occupied is None else np.flatnonzero(occupied)
     chosen = positions if slices.ndim == 4 else _stack_indices(slices, positions, network, slice_mm or 1.0)
     pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
     output = torch.empty((len(positions), 1, *slices.shape[-2:]), pin_memory=pinned)
 
     # Run batch after batch, and halve the batch size where the memory runs out.
-    requested_batch_size, start = batch_size, 0
-    with torch.inference_mode(), _autocast(device, precision):
+    requested_batch_size, start, half = batch_size, 0, HALF_PRECISION.get(precision)
+    with torch.inference_mode(), nullcontext() if half is None else torch.autocast(device.type, half):
         while start < len(positions):
             batch_slices = slices[chosen[start : start + batch_size]]
             stacks = np.empty(batch_slices.shape, np.float32)  # with its usual strides, by which torch chooses kernels
@@ -130,8 +130,3 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    half = HALF_PRECISION.get(precision)
-    return nullcontext() if half is None else torch.autocast(device.type, half)

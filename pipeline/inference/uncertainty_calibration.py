@@ -12,7 +12,7 @@ from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.model_address import MLFLOW_SCHEMES
 from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.uncertainty import Calibration, UncertaintySources, has_own_spread
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
@@ -98,7 +98,7 @@ def write_calibrations(
         },
         "test": dict(test or {}),
     }
-    atomic_text(folder.calibrations, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    atomic_text(folder.calibrations, json_text(content))
     return folder.calibrations
 
 

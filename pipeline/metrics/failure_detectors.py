@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from pipeline.metrics.shift import shared_shift, slice_shift
 from pipeline.metrics.similarity import intensity_distance
-from transforms.slices import centre_fit
+from transforms.slices import centre_fit, evenly_spread
 
 SHELL = 0.25  # of the depth: scalp and skull, which may be right around an inverted brain
 LAYERS = 8  # below the shell
@@ -83,7 +83,7 @@ def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict
 def spread_evenly(counts: Sequence[int], number: int) -> list[tuple[int, int]]:
     """Return (scan, slice) of up to `number` slices, evenly spread over scans with so many slices each."""
     slices = [(scan, index) for scan, count in enumerate(counts) for index in range(count)]
-    return [slices[position] for position in np.unique(np.linspace(0, len(slices) - 1, number).round().astype(int))]
+    return [slices[position] for position in evenly_spread(len(slices), number)]
 
 
 # ── contrast inversion ──────────────────────────────────────────────────────────────────────────────────────

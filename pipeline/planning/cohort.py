@@ -11,6 +11,7 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
 from pipeline.utils.console import table
 from pipeline.utils.errors import UserError
+from transforms.slices import AXES
 
 FEW = 4  # names in a line of the short form
 WIDTH = 120  # characters
@@ -67,8 +68,7 @@ class CohortEstimates:
         from nibabel.orientations import io_orientation
 
         shape, affine = self.grid_of(cases)
-        along = {"sagittal": 0, "coronal": 1, "axial": 2}[self.axis]
-        axis = int((io_orientation(affine)[:, 0] == along).argmax())
+        axis = int((io_orientation(affine)[:, 0] == AXES[self.axis]).argmax())
         slices = shape[axis] * voxel_sizes(affine)[axis] / self.spacing_mm[1] if self.spacing_mm else shape[axis]
         return round(OCCUPIED * slices) * len(cases)
 

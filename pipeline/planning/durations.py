@@ -173,7 +173,7 @@ def cpu_work_text(
 def _on_one_grid(case_pairs: Sequence[tuple[Case, Case]], estimates: CohortEstimates) -> bool:
     """Whether the first pair's two scans share a grid; all other pairs are assumed to be alike."""
     first, second = (estimates.grid_of([pair[side] for pair in case_pairs]) for side in (0, 1))
-    return same_grid(first[0], first[1], second[0], second[1])
+    return same_grid(*first, *second)
 
 
 def _minutes(seconds: float) -> str:

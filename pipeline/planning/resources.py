@@ -85,15 +85,14 @@ def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
     for needs_of_disk in disks.values():
         missing_bytes = {need: max(0.0, need.size - need.present) for need in needs_of_disk}
         disk = shutil.disk_usage(_nearest_existing(needs_of_disk[0].folder))
-        if (
-            disk.total and sum(missing_bytes.values()) > disk.free
-        ):  # a file system without a size, such as /proc, is no disk
+        missing = sum(missing_bytes.values())
+        if disk.total and missing > disk.free:  # a file system without a size, such as /proc, is no disk
             entries = [
                 f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing_bytes.items() if size
             ]
             logger.warning(
                 f"the disk of {needs_of_disk[0].folder} has {human_bytes(disk.free)} free, and some "
-                f"{human_bytes(sum(missing_bytes.values()))} are to be written there ({', '.join(entries)}); free "
+                f"{human_bytes(missing)} are to be written there ({', '.join(entries)}); free "
                 "some, or set preprocess.store or output to another disk"
             )
 

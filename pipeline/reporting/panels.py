@@ -144,11 +144,6 @@ def volume_mosaic(
     volumes = {source_name: source, f"{target_name} (translated)": translated}
     if real is not None:
         volumes[f"{target_name} (real)"] = real
-    for name, volume in volumes.items():
-        if volume.shape != source.shape:
-            raise ValueError(
-                f"mosaic: {name} has shape {volume.shape}, the source {source.shape}; put them on one grid"
-            )
     planes = _planes(source, axis, slices)
     scale = _LONGEST_TILE / max(extent * spacing for extent, spacing in zip(source.shape, spacing_mm, strict=True))
     rows = [

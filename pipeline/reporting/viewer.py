@@ -166,7 +166,7 @@ def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tupl
         label_maps = {name: _resampled(label_map, shape) for name, label_map in subject.regions.items()}
         regions = [
             {
-                "volume": files.setdefault(_label_file(label_map.indices, affine), len(files)),
+                "volume": files.setdefault(_compressed(label_map.indices, affine, slope=1, intercept=0), len(files)),
                 "labels": [[f"{name}/{label}", number] for label, number in labels.items()],
             }
             for name, label_map in label_maps.items()
@@ -193,11 +193,6 @@ def _file(volume: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> byt
     if shape != volume.shape:
         volume = np.rint(resize(volume, shape, order=1, anti_aliasing=True, preserve_range=True)).astype(np.uint8)
     return _compressed(volume, affine, slope=2 / 255, intercept=-1)
-
-
-def _label_file(indices: np.ndarray, affine: np.ndarray) -> bytes:
-    """Return a label map's indices as a gzipped NIfTI file."""
-    return _compressed(indices, affine, slope=1, intercept=0)
 
 
 def _resampled(label_map: LabelMap, shape: tuple[int, ...]) -> LabelMap:

@@ -102,8 +102,8 @@ class CheckpointFolder:
         return None
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> dict:
-    """Read a checkpoint without running code from it; tensors are memory-mapped from the file.
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint without running code from it; tensors, on the CPU, are memory-mapped from the file.
 
     The checksums are verified first: torch writes them but does not check them when reading.
 
@@ -117,10 +117,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged}: checksum error")
         if printable(str(path)) == str(path):
-            state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:  # torch maps no file whose name is not UTF-8
             with path.open("rb") as stream:
-                state = torch.load(stream, map_location=device, weights_only=True)
+                state = torch.load(stream, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
     if not isinstance(state, dict) or "format" not in state:

@@ -15,7 +15,9 @@ from pipeline.data.contrast_differences import coverage_text, header_grids, simi
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
 from pipeline.data.splits import CohortSplit
 from pipeline.data.stored_slices import StoredCase, StoredPair
+from pipeline.utils.console import shortlist
 from pipeline.utils.errors import UserError
+from transforms.slices import AXES
 
 logger = logging.getLogger(__name__)
 ByContrast = Mapping[str, Sequence[StoredCase]]
@@ -163,7 +165,8 @@ def warn_of_headers(
         native_spacing: Whether volumes keep their own spacing, so that their voxel sizes matter.
     """
     grids = {contrast: list(header_grids(cases)) for contrast, cases in split.train.items()}
-    fields = typical_lengths({contrast: [grid.field_along(axis) for grid in side] for contrast, side in grids.items()})
+    extents_mm = {contrast: [grid.field_mm[AXES[axis]] for grid in side] for contrast, side in grids.items()}
+    fields = typical_lengths(extents_mm)
     coverage = Coverage(axis, coverage_mm if isinstance(coverage_mm, float) else None, fields)
     if not paired and (text := coverage_text(fields, coverage, region="field of view")):
         if coverage_mm == "shared":
@@ -180,8 +183,3 @@ def warn_of_voxels(voxels_mm: Mapping[str, Sequence[Sequence[float]]]) -> None:
     typical = {contrast: np.median(sizes, axis=0).tolist() for contrast, sizes in voxels_mm.items() if len(sizes)}
     if text := voxel_text(typical):
         logger.warning(text)
-
-
-def shortlist(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first few names, and the number of the others."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data.case import other_contrast
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import make_folder, writing_to
 
@@ -19,71 +19,26 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # there the folder is not locked
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths of the files in a run's folder."""
+    """Paths of the files in a run's folder, `path`."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def split(self) -> Path:
-        return self.path / "split.json"
-
-    @property
-    def coverage(self) -> Path:
-        return self.path / "coverage.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def translated(self) -> Path:
-        return self.path / "translated"
-
-    @property
-    def registration(self) -> Path:
-        return self.path / "registration"
-
-    @property
-    def mosaics(self) -> Path:
-        return self.path / "mosaics"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.png"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def uncertainty(self) -> Path:
-        return self.path / "uncertainty.png"
-
-    @property
-    def calibrations(self) -> Path:
-        return self.path / "uncertainty.json"
-
-    @property
-    def models(self) -> Path:
-        return self.path / "models.json"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores.json"
-
-    @property
-    def record(self) -> Path:
-        return self.path / "run.json"
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.split = path / "split.json"
+        self.coverage = path / "coverage.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.translated = path / "translated"
+        self.registration = path / "registration"
+        self.mosaics = path / "mosaics"
+        self.curves = path / "curves.png"
+        self.report = path / "report.html"
+        self.uncertainty = path / "uncertainty.png"
+        self.calibrations = path / "uncertainty.json"
+        self.models = path / "models.json"
+        self.scores = path / "scores.json"
+        self.record = path / "run.json"
 
     @property
     def checkpoints(self) -> "CheckpointFolder":
@@ -116,8 +71,7 @@ class RunFolder:
     @staticmethod
     def direction(contrasts: tuple[str, str], target: str) -> str:
         """Return the name of a direction in files and metrics: "T1_to_T2"."""
-        source = contrasts[1] if target == contrasts[0] else contrasts[0]
-        return f"{source}_to_{target}"
+        return f"{other_contrast(contrasts, target)}_to_{target}"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -12,40 +12,23 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.fingerprint import cohort_fingerprint
 from pipeline.data.pair_cache import PairSettings, build_pair_cache
-from pipeline.data.slice_cache import build_slice_cache
+from pipeline.data.slice_cache import CacheOptions, build_slice_cache
 from pipeline.data.splits import CohortSplit
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.data.stored_slices import StoredCase, StoredPair
 from pipeline.runs.contrasts import (
     choose_coverage,
     pairs_within_coverage,
-    shortlist,
     shown_mm,
     warn_of_coverage,
     warn_of_voxels,
     within_coverage,
 )
+from pipeline.utils.console import shortlist
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """The slice cache, and how it is filled.
-
-    Attributes:
-        store: Folder of the slice cache.
-        processes: Worker processes; None for one per core.
-        on_bad_volume: "skip" leaves out images that cannot be used, "stop" refuses them.
-        quiet: Whether to leave out progress bars.
-    """
-
-    store: Path
-    processes: int | None = None
-    on_bad_volume: str = "skip"
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,10 +137,7 @@ def prepare(
     # Cut the training images into slices, and keep those within the range of the head.
     training = [case for side in split.train.values() for case in side]
     chain = settings.preprocess
-    stored, left_out = build_slice_cache(
-        training, cache.store, chain, settings.min_foreground,
-        processes=cache.processes, on_bad_volume=cache.on_bad_volume, quiet=cache.quiet,
-    )  # fmt: skip
+    stored, left_out = build_slice_cache(training, cache, chain, settings.min_foreground)
     uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in split.train}
     lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
     coverage = choose_coverage(coverage_mm, chain.axis, lengths, saved_coverage)
@@ -192,10 +172,7 @@ def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOpti
             f"{len({first.subject for first, _ in training_pairs})} training subjects with both, none has two images "
             "that could be used; the reasons are above"
         )
-    stored, failures = build_pair_cache(
-        usable_pairs, cache.store, settings, cache=registrations(cache.store),
-        processes=cache.processes, on_bad_volume=cache.on_bad_volume, quiet=cache.quiet,
-    )  # fmt: skip
+    stored, failures = build_pair_cache(usable_pairs, cache, settings, registrations(cache.store))
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
         raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")

@@ -25,7 +25,7 @@ from pipeline.training.discriminator_record import (
 from pipeline.training.failure_checks import CheckResult, check_failures, check_shifts
 from pipeline.training.shifts import Shifts, shift_sentence, shifts_by_direction
 from transforms.intensity import foreground_mask
-from transforms.slices import well_filled_slices
+from transforms.slices import evenly_spread, well_filled_slices
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,7 @@ def cohort(bank: SliceBank, histogram: Sequence[float]) -> Cohort:
         bank: The training slices, of which an evenly spread sample is read.
         histogram: Histogram of their foreground over [-1, 1].
     """
-    index = np.unique(np.linspace(0, len(bank) - 1, COHORT_SLICES).round().astype(int))
-    slices = bank.gather(index.tolist())[:, 0].numpy()
+    slices = bank.gather(evenly_spread(len(bank), COHORT_SLICES).tolist())[:, 0].numpy()
     heads = np.stack([_head(image) for image in slices])
     usable = well_filled_slices(heads)
     slices, heads = slices[usable], heads[usable]

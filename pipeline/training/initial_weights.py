@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.splits import CohortSplit
 from pipeline.inference.model_address import checkpoint_at
 from pipeline.runs.folder import RunFolder, differing_keys
+from pipeline.utils.console import shortlist
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION
 
@@ -64,8 +65,6 @@ class InitialWeights:
 
         Subjects are compared by name. If there are any, a warning is printed, for scores on them are too good.
         """
-        from pipeline.runs.contrasts import shortlist  # it imports SciPy, which a refusal need not wait for
-
         held_out = {case.subject for case in (*split.validation, *split.test)}
         overlap = sorted(held_out & self.subjects)
         if not overlap:

@@ -202,9 +202,7 @@ class LossMonitor:
         """
         if self._unread:
             unread, self._unread = self._unread, []
-            values = iter(
-                torch.cat([values for _, _, values in unread]).tolist()
-            )  # one synchronisation for all of them
+            values = iter(torch.cat([values for _, _, values in unread]).tolist())  # one synchronisation for all
             for step, names, _ in unread:
                 self._enter(step, {name: next(values) for name in names})
 

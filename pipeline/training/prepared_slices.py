@@ -5,8 +5,6 @@ covers the images' path, size and modification time, the preprocessing, whether 
 are chosen, so that no stale entry is used. A damaged file (its arrays have checksums) is made again.
 """
 
-import hashlib
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +18,13 @@ from pipeline.data.coverage import Coverage, head_slices
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.data.slice_cache import VERSION as STORE_VERSION
+from pipeline.data.slice_cache import CacheOptions, cache_key
 from pipeline.utils.console import progress
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.files import atomic_write, file_identity, make_folder
 from pipeline.utils.workers import WorkerPool
 from transforms.neighbours import Neighbours, neighbour_ends
-from transforms.slices import AXES, well_filled_slices
+from transforms.slices import AXES, evenly_spread, well_filled_slices
 
 VERSION = 2  # of entries; to be raised when the same scans give other slices
 PRELOAD = ["transforms.monai_transforms", "pipeline.training.validation"]
@@ -39,10 +38,7 @@ def prepared_slices(
     scans: Sequence[Scan],
     prepare: Prepare,
     settings: Mapping[str, object],
-    *,
-    store: Path | None,
-    processes: int | None,
-    quiet: bool,
+    cache: CacheOptions | None,
 ) -> Iterator[tuple[Scan, Sequence[Arrays] | str]]:
     """Yield every scan or pair, in order, with its arrays or with the reason why it cannot be used.
 
@@ -50,22 +46,20 @@ def prepared_slices(
         scans: Scans or pairs to prepare.
         prepare: Picklable function that reads a scan or pair; it raises UserError if that cannot be used.
         settings: All settings that the arrays depend on, in JSON's types.
-        store: Folder of the slice cache; None prepares all in this process and keeps nothing.
-        processes: Worker processes; None for one per core.
-        quiet: Whether to leave out the progress bar.
+        cache: Where and how the slices are kept; None prepares all in this process and keeps nothing.
 
     Raises:
         UserError: the disk is full, or a worker died.
     """
-    if store is not None:
-        make_folder(store)
-    files = {scan: None if store is None else _entry_path(scan, store, settings) for scan in scans}
+    if cache is not None:
+        make_folder(cache.store)
+    files = {scan: None if cache is None else _entry_path(scan, cache.store, settings) for scan in scans}
     missing = [scan for scan, file in files.items() if file is None or not file.exists()]
-    with WorkerPool(1 if store is None else processes, jobs=len(missing), preload=PRELOAD) as workers:
+    with WorkerPool(1 if cache is None else cache.processes, jobs=len(missing), preload=PRELOAD) as workers:
         prepared = workers.imap(
             _prepare_and_write, [(prepare, scan, files[scan]) for scan in missing], workers.processes
         )
-        for scan in progress(scans, title="validation set", unit="scan", quiet=quiet):
+        for scan in progress(scans, title="validation set", unit="scan", quiet=cache is None or cache.quiet):
             file = files[scan]
             if scan in missing or file is None:
                 yield scan, next(prepared)
@@ -107,8 +101,7 @@ def _entry_path(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path
         identity = [VERSION, STORE_VERSION, REGISTRATION_VERSION, [file_identity(case.path) for case in cases]]
     except OSError:
         return None
-    key = hashlib.sha256(json.dumps([*identity, settings], sort_keys=True).encode()).hexdigest()[:24]
-    return store / f"{key}-validation.npz"
+    return store / f"{cache_key([*identity, settings])}-validation.npz"
 
 
 def prepare_scan_slices(
@@ -145,7 +138,7 @@ def _choose_slices(
     occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
     if len(occupied) == 0:
         raise UserError(f"{scan.path}: shows nothing of the range trained on, {coverage}")
-    index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
+    index = occupied[evenly_spread(len(occupied), count)]
     arrays = {
         "source": scan.slices[index],
         "field_of_view": np.array(scan.field_of_view),

@@ -45,6 +45,10 @@ def write_run_record(
     training. The keys of `pipeline.training.resume` are added.
     """
     seconds = round(position.seconds, 3)
+    # The weights that a default translation uses are all, unless the network names them.
+    translating = [
+        getattr(network, "translating_parameters", network.parameters)() for network in engine.translators().values()
+    ]
     content = {
         "method": method,
         "steps": position.step,
@@ -52,7 +56,7 @@ def write_run_record(
         "batch_size": batch_size,
         "seconds": seconds,
         "seconds_per_step": position.seconds / position.step if position.step else None,
-        "translator_parameters": _count_weights(map(_translating_parameters, engine.translators().values())),
+        "translator_parameters": _count_weights(translating),
         "parameters": {name: _count_weights([network.parameters()]) for name, network in engine.networks().items()},
         "device": torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type,
         "machine": f"{platform.system()} {platform.machine()}",
@@ -92,15 +96,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _translating_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
-    """Return the weights that a default translation uses: all, unless the network names them."""
-    return getattr(network, "translating_parameters", network.parameters)()
-
-
 def _count_weights(groups: Iterable[Iterable[nn.Parameter]]) -> int:
     """Return the number of weights; those in several groups count once."""
-    weights = {id(weight): weight for weight in chain.from_iterable(groups)}
-    return sum(weight.numel() for weight in weights.values())
+    return sum(weight.numel() for weight in {*chain.from_iterable(groups)})
 
 
 def log_inputs(tracker: Tracker, folder: RunFolder, prepared: PreparedData, source: str) -> None:

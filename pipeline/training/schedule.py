@@ -54,9 +54,7 @@ class TrainerState:
     bad_in_a_row: int = 0
     best_scores: dict[str, float] = field(default_factory=dict)  # in validation, by target contrast
     seconds: float = 0.0  # spent in training steps
-    losses: dict[str, float] = field(
-        default_factory=dict
-    )  # the latest value of each, for not every step has all of them
+    losses: dict[str, float] = field(default_factory=dict)  # the latest of each, for not every step has all of them
 
 
 def warn_of_lost_rate(schedule: Schedule) -> None:

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from networks.context_lookup import start_of
-from pipeline.data.case import Case, pairs
+from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.pairs import PairReader
+from pipeline.data.slice_cache import CacheOptions
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, measure
@@ -49,9 +49,7 @@ class Validation:
         coverage: Range of the head that is trained on; slices beyond it are not scored.
         device: Device of the networks.
         precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_on`.
-        store: Folder of the slice cache; None keeps no slices.
-        processes: Number of worker processes that read and register new scans; None for one per core.
-        quiet: Whether to hide the progress bar.
+        cache: The slice cache, and how new scans are read and registered; None keeps no slices.
 
     Raises:
         UserError: there are no cases, or none could be read.
@@ -71,9 +69,7 @@ class Validation:
         neighbours: Neighbours = NO_NEIGHBOURS,
         coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
-        store: Path | None = None,
-        processes: int | None = 1,
-        quiet: bool = False,
+        cache: CacheOptions | None = None,
     ):
         self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
@@ -82,13 +78,10 @@ class Validation:
         scan_pairs = pairs(cases, contrasts) if scored_in_pairs else []
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
-        settings |= {} if store is None else reader.identity()
+        settings |= {} if cache is None else reader.identity()
         settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
         prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
-        prepared = prepared_slices(
-            scan_pairs or cases, prepare, settings, store=store, processes=processes, quiet=quiet
-        )
-        for scan, images in prepared:
+        for scan, images in prepared_slices(scan_pairs or cases, prepare, settings, cache):
             if isinstance(images, str):
                 logger.warning(f"{images}; left out of the validation")
                 continue
@@ -223,11 +216,9 @@ class Validation:
             return translate_slices(
                 slices if slices.ndim == 4 else slices[:, None],
                 network,
-                np.ones(len(slices), bool),
                 device=self.device,
                 batch_size=8,
                 precision=self.precision,
-                slice_mm=None,
                 name="a validation slice",
             )
 
@@ -243,8 +234,7 @@ class Validation:
             )
 
     def _other(self, contrast: str) -> str:
-        first, second = self.contrasts
-        return second if contrast == first else first
+        return other_contrast(self.contrasts, contrast)
 
 
 def direction_score(metrics: Mapping[str, float], direction: str) -> float:

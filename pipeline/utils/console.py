@@ -166,6 +166,11 @@ def _lines(text: str) -> str:
     return "\n  ".join(one_line(line) for line in text.split("\n  "))
 
 
+def shortlist(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first few names, and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows under a header as aligned text; columns of numbers are right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -1,19 +1,20 @@
 """Files that are either whole or absent: written under a temporary name, synced, then moved into place."""
 
 import codecs
+import csv
 import errno
+import io
 import os
 import re
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from io import FileIO
 from math import isfinite, isnan
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.utils.errors import DiskFull, UserError
 
@@ -128,7 +129,7 @@ def writing_to(path: Path) -> Iterator[None]:
         raise _refusal(path, error) from error
 
 
-def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
+def append_whole(stream: io.FileIO, path: Path, content: bytes) -> None:
     """Append bytes to a file, all of them or none.
 
     Args:
@@ -245,3 +246,17 @@ def printable(text: str) -> str:
 def json_number(value: float) -> float | str | None:
     """Return a number in JSON's types: NaN, which JSON lacks, as null, and infinity as text."""
     return value if isfinite(value) else None if isnan(value) else str(float(value))
+
+
+def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table in JSON's types; see `json_number`."""
+    return {name: json_number(value) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns as CSV, with a header."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

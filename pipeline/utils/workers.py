@@ -165,18 +165,12 @@ def _prepare_worker(prints: bool, log_level: int) -> None:
     threadpool_limits(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _end_with_parent()
+    # The workers of a pool hold both ends of its queue, so none of them would notice that the parent was killed.
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent process ends, even if the parent was killed.
-
-    The workers of a pool hold both ends of its queue, so none of them would notice, and all would wait forever.
-    """
-    Thread(target=_wait_and_end, daemon=True).start()
-
-
-def _wait_and_end() -> None:
+    """Wait until the parent process ends, and end this worker with it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -8,6 +8,7 @@ from transforms.slices import (
     centre_fit,
     contiguous,
     cut_slices,
+    evenly_spread,
     occupied_slices,
     size_without_cropping,
     slices_with_content,
@@ -47,6 +48,14 @@ def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(hei
 )
 def test_a_slice_is_held_whole_by_a_multiple_of_the_stride(height, width, expected):
     assert size_without_cropping(height, width, size=64, stride=16) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(9, 3, [0, 4, 8]), (5, 9, [0, 1, 2, 3, 4]), (10, 4, [0, 3, 6, 9]), (4, 1, [0]), (0, 3, [])],
+)
+def test_evenly_spread_things_go_from_the_first_to_the_last(count, most, expected):
+    assert evenly_spread(count, most).tolist() == expected
 
 
 def test_occupied_slices_have_their_share_of_foreground():

@@ -10,13 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data.case import Case
-from pipeline.data.sources.listing import (
-    VOLUME_SUFFIX,
-    check_unique_names,
-    natural_key,
-    nifti_stem,
-    require_folder,
-)
+from pipeline.data.sources.listing import VOLUME_SUFFIX, check_unique_names, natural_key, nifti_stem, require_folder
 from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
 
@@ -152,16 +146,10 @@ def session_labels(scans: Mapping[str, Sequence[Scan]]) -> dict[str, dict[Scan, 
 
 def _is_compatible(scan: Scan, label: Label) -> bool:
     """Return whether nothing in a scan's name contradicts a label of another contrast's scans."""
-    words = {
-        word for word in label if not word.startswith(("run-", "acq-"))
-    }  # contrasts are acquired in different ways
+    words = {word for word in label if not word.startswith(("run-", "acq-"))}  # contrasts are acquired differently
     run = scan.entities.get("run")
     has_run = all(word == run for word in label if word.startswith("run-"))
     return (run is None or has_run) and (not scan.tokens or words <= set(scan.tokens))
-
-
-def _run_labels(scans: Sequence[Scan]) -> list[Label]:
-    return [(scan.entities["run"],) if "run" in scan.entities else () for scan in scans]
 
 
 def _differing_words(scans: Sequence[Scan]) -> list[Label]:
@@ -171,7 +159,7 @@ def _differing_words(scans: Sequence[Scan]) -> list[Label]:
 
 _LABELS: tuple[Callable[[Sequence[Scan]], list[Label]], ...] = (
     lambda scans: [() for _ in scans],
-    _run_labels,
+    lambda scans: [(scan.entities["run"],) if "run" in scan.entities else () for scan in scans],
     _differing_words,
 )
 

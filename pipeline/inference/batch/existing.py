@@ -19,12 +19,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def pending_jobs(
-    jobs: list[Job],
-    *,
-    overwrite: bool,
-    to: str | None = None,
-    quiet: bool = False,
-    model: CommandModel | None = None,
+    jobs: list[Job], *, overwrite: bool, to: str | None = None, quiet: bool = False, model: CommandModel | None = None
 ) -> list[Job]:
     """Return the jobs that are to be done; the others get a status by their existing outputs.
 

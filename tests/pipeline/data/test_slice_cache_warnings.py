@@ -5,7 +5,7 @@ from small_volumes import write_volume
 
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import PairSettings, build_pair_cache
-from pipeline.data.slice_cache import build_slice_cache
+from pipeline.data.slice_cache import CacheOptions, build_slice_cache
 from transforms.slice_chain import PreprocessSettings
 
 SETTINGS = PreprocessSettings("axial", None, 24, n4=False, percentiles=(0.5, 99.5))
@@ -37,12 +37,12 @@ def each_is_one_clean_line(printed, cases):
 
 
 def test_what_is_doubtful_about_a_volume_is_one_line(cases, tmp_path, capfd):
-    build_slice_cache(cases, tmp_path / "store", SETTINGS, 0.1, processes=1, on_bad_volume="stop", quiet=True)
+    build_slice_cache(cases, CacheOptions(tmp_path / "store", 1, "stop", quiet=True), SETTINGS, 0.1)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)
 
 
 def test_what_is_doubtful_about_a_pair_is_a_line_each(cases, tmp_path, capfd):
     settings = PairSettings(SETTINGS, 0.1, register=False)
-    options = {"cache": tmp_path / "cache", "processes": 1, "on_bad_volume": "stop", "quiet": True}
-    build_pair_cache([tuple(cases)], tmp_path / "store", settings, **options)
+    options = CacheOptions(tmp_path / "store", 1, "stop", quiet=True)
+    build_pair_cache([tuple(cases)], options, settings, tmp_path / "cache")
     assert each_is_one_clean_line(capfd.readouterr().err, cases)

@@ -11,7 +11,7 @@ from negative_model import files_in, loads, negative_model
 
 from pipeline.data.case import Case
 from pipeline.data.fingerprint import QUANTILES, cohort_fingerprint, volume_fingerprint
-from pipeline.data.slice_cache import build_slice_cache
+from pipeline.data.slice_cache import CacheOptions, build_slice_cache
 from pipeline.data.statistics import CohortFingerprint, ContrastStatistics, Fingerprint
 from pipeline.inference.domain_shift import shift_warnings
 from pipeline.inference.translator import translate
@@ -165,8 +165,7 @@ def cohort_of_heads(tmp_path_factory):
     for contrast in ("T1", "T2"):
         paths = [write_scan(folder / f"{n}_{contrast}.nii", scan(contrast, seed=n, noise=6 + 2 * n)) for n in range(4)]
         cases = [Case(path.stem, "", contrast, path) for path in paths]
-        options = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
-        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS, 0.1, **options)
+        stored, _ = build_slice_cache(cases, CacheOptions(folder / "store", 1, "stop", quiet=True), SETTINGS, 0.1)
         statistics[contrast] = cohort_statistics(stored)
     return {
         contrast: ContrastStatistics.from_json(json.loads(json.dumps(entry.to_json())))

@@ -187,8 +187,3 @@ def test_empty_and_broken_volumes_are_drawn_too():
     empty = np.zeros((12, 12, 5), dtype=np.int16)
     broken = np.full((12, 12, 5), np.nan)
     assert len(boxes(volume_mosaic(empty, broken, None, spacing_mm=(1, 1, 1), **NAMES))) == 2
-
-
-def test_volumes_on_different_grids_are_refused():
-    with pytest.raises(ValueError, match=r"T2 \(real\) has shape \(4, 4, 5\)"):
-        volume_mosaic(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)), np.zeros((4, 4, 5)), spacing_mm=(1, 1, 1), **NAMES)

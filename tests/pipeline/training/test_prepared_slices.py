@@ -9,6 +9,7 @@ from torch import nn
 import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader
+from pipeline.data.slice_cache import CacheOptions
 from pipeline.training.prepared_slices import prepared_slices
 from pipeline.training.validation import Validation
 from pipeline.utils.errors import DiskFull
@@ -44,9 +45,7 @@ def validation(
         slices=slices,
         histograms=HISTOGRAMS,
         device=torch.device("cpu"),
-        store=folder / "store" if store else None,
-        processes=processes,
-        quiet=True,
+        cache=CacheOptions(folder / "store", processes, quiet=True) if store else None,
     )
 
 
@@ -141,4 +140,4 @@ def test_a_full_disk_is_not_taken_for_a_bad_scan(cohort, tmp_path):
         raise DiskFull("no room")
 
     with pytest.raises(DiskFull):
-        list(prepared_slices(cohort[:1], full, {}, store=tmp_path / "store", processes=1, quiet=True))
+        list(prepared_slices(cohort[:1], full, {}, CacheOptions(tmp_path / "store", 1, quiet=True)))

@@ -50,7 +50,6 @@ def test_the_networks_see_a_slices_neighbours_in_the_volume(tmp_path, paired):
         neighbours=Neighbours(1),
         histograms={contrast: [1.0] * 256 for contrast in CONTRASTS},
         device=torch.device("cpu"),
-        quiet=True,
     )
     networks = {"T2": Below(), "T1": Below()}
     scores = validation.scores(networks)

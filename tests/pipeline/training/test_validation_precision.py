@@ -40,7 +40,6 @@ def test_what_is_validated_is_what_translates(tmp_path, precision):
         histograms={contrast: [1.0] * 256 for contrast in CONTRASTS},
         device=CPU,
         precision=precision,
-        quiet=True,
     )
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
