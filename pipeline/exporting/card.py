@@ -1,6 +1,7 @@
 """A model card in Markdown, from what a model and its run's folder know."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 from pipeline import __version__
 from pipeline.inference.model import TranslationModel
+from pipeline.metrics.names import mean_and_sd
 from pipeline.runs.folder import RunFolder
 
 USE = (
@@ -114,8 +116,8 @@ def _figures(model: TranslationModel, target: str) -> str:
     count = 0
     for row in _rows(scores, target):
         if row["metric"] in SHOWN and isinstance(row["mean"], float):  # what is not finite is text there, or None
-            spread = f" ± {row['sd']:.3g}" if isinstance(row["sd"], float) else ""
-            by_system.setdefault(row["system"], {})[row["metric"]] = f"{row['mean']:.4g}{spread}"
+            sd = row["sd"] if isinstance(row["sd"], float) else math.nan
+            by_system.setdefault(row["system"], {})[row["metric"]] = mean_and_sd(row["metric"], row["mean"], sd)
             count = max(count, row["n"])
     if not by_system:
         return ""
