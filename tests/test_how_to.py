@@ -5,6 +5,8 @@ import csv
 import hashlib
 import importlib
 import io
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -127,6 +129,12 @@ def test_a_bids_data_set_becomes_a_derivative(place):
     )
     made = [name for name in files_in(place / "my_bids/derivatives/synth") if name.endswith(".nii.gz")]
     assert made == [f"sub-0{number}/anat/sub-0{number}_desc-synth_T2w.nii.gz" for number in range(1, 7)]
+
+
+def test_another_suffix_is_another_pattern():
+    (override,) = re.findall(r"`(data\.patterns\S+)`", text_of("your-own-data.md"))
+    patterns = load_config(CONFIGS / "nifti.yaml", shlex.split(override)).data.patterns
+    assert patterns == {"T1": "sub-{subject}/**/*_T1w.nii.gz", "T2": "sub-{subject}/**/*_FLAIR.nii.gz"}
 
 
 # ── DICOM ───────────────────────────────────────────────────────────────────────────────────────────────────
