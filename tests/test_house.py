@@ -42,7 +42,14 @@ BELOW = {
         "pipeline.tracking",
     ),
     "pipeline.model_builder": ("transforms", "networks", "pipeline.engines", "pipeline.runs"),
-    "pipeline.exporting": ("pipeline.inference", "transforms", "networks", "pipeline.data", "pipeline.runs"),
+    "pipeline.exporting": (
+        "pipeline.inference",
+        "transforms",
+        "networks",
+        "pipeline.data",
+        "pipeline.runs",
+        "pipeline.metrics",
+    ),
     "pipeline.inference": (
         "transforms",
         "pipeline.data",
