@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.data.loader import SliceBank
 from pipeline.data.stored_slices import StoredCase, decode
-from transforms.context_lookup import blurred_across
+from transforms.context_lookup import BLUR_MM, blurred_across
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import AXES
 
@@ -26,6 +26,7 @@ class SliceStack:
         pixel_mm: Height and width of a pixel.
         first: Index of the first of them in what `read` returns.
         air_beyond: Whether air lies before and after what `read` returns; else its ends go on as they are.
+        in_volume: Whether a lookup sees the slices on either side of a slice, too.
     """
 
     read: Callable[[], np.ndarray]
@@ -33,6 +34,7 @@ class SliceStack:
     pixel_mm: tuple[float, float]
     first: int = 0
     air_beyond: tuple[bool, bool] = (False, False)
+    in_volume: bool = True
 
     def slices(self) -> np.ndarray:
         """Return the slices, (N, H, W) float32 in [-1, 1]."""
@@ -40,6 +42,8 @@ class SliceStack:
 
     def blurred_across(self) -> list[np.ndarray]:
         """Return the slices as `transforms.context_lookup.blurred_across` blurs them, (N, H, W) each."""
+        if not self.in_volume:
+            return [self.slices()] * len(BLUR_MM)
         return [self._cut(blurred) for blurred in blurred_across(self.read(), self.slice_mm, self.air_beyond)]
 
     def _cut(self, slices: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Lookups fitted without pairs on heads whose map from contrast to contrast is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -94,3 +96,12 @@ def test_contrasts_that_show_nothing_of_one_place_are_refused():
     empty = SliceStack(lambda: np.full(SHAPE, -1, np.float32), np.arange(SHAPE[0]) * MM, (MM, MM))
     with pytest.raises(ValueError, match="nowhere seen in the same place"):
         fit_context_tables({"a": [empty], "b": [empty]})
+
+
+def test_a_stack_of_single_slices_says_nothing_of_those_on_either_side():
+    image = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(np.float32)
+    single = SliceStack(lambda: image, np.arange(SHAPE[0]) * MM, (MM, MM), in_volume=False)
+    for blurred in single.blurred_across():
+        np.testing.assert_array_equal(blurred, image)
+    for blurred in replace(single, in_volume=True).blurred_across():
+        assert np.abs(blurred - image).max() > 0.1
