@@ -222,11 +222,12 @@ def test_mlflow_has_the_test_scores_of_the_table(first, folder):
     scores = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) in inside]
     assert {"nmi", "slice_ratio", "dice", "dice_bright"} <= {row["metric"] for row in scores if row["system"] == "copy"}
     finite = [row for row in scores if row["mean"] not in ("nan", "inf")]
-    logged = {key: points for key, points in first.points.items() if key.startswith("test/")}
+    logged = {key: points for key, points in first.points.items() if key.startswith(("test/", "without_training/"))}
     assert len(logged) == len(finite)
     for row in finite:
         name = f"{row['protocol']}/{row['unit']}_{row['region']}_{row['metric']}"
-        key = f"test/{row['source']}_to_{row['target']}/{row['system'].replace(' ', '_')}/{name}"
+        direction, system = f"{row['source']}_to_{row['target']}", row["system"].replace(" ", "_")
+        key = f"{'test' if system == 'model' else 'without_training'}/{direction}/{system}/{name}"
         assert logged[key] == [(8, pytest.approx(float(row["mean"])))]
 
 

@@ -42,7 +42,7 @@ def test_openvino_is_the_quickest_of_many_volumes_by_a_large_unet_in_float32_alo
     unet = small_model("unet")
     assert quickest(unet, "T2", LEAST_VOLUMES) == "openvino"
     assert quickest(small_model("lookup, neighbours"), "T2", 1000) == "torch"  # a network of another kind
-    assert quickest(small_model("lookup"), "T2", 1000) == "openvino"  # a U-Net that starts from a lookup
+    assert quickest(small_model("lookup, in the volume"), "T2", 1000) == "openvino"  # a U-Net that starts from a lookup
     assert quickest(unet, "T2", LEAST_VOLUMES - 1) == "torch"
     assert quickest(unet.in_precision("bf16"), "T2", 1000) == "torch"
     assert quickest(replace(unet, device=torch.device("cuda")), "T2", 1000) == "torch"
