@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path = find_browser(arguments.browser)
         require_phantom(arguments.run)
+        require_phantoms(arguments.sweep)
         with tempfile.TemporaryDirectory() as scratch, opened_browser(path) as page:
             for shot in pages(arguments.run, arguments.sweep, Path(scratch)):
                 picture(page, shot, arguments.output)
@@ -111,6 +112,20 @@ def require_phantom(run: Path) -> None:
     source = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]["source"]
     if source != "phantom":
         raise UserError(f"{run}: its data is {source}; pictures in the documentation show phantoms only")
+
+
+def require_phantoms(sweep: Path) -> None:
+    """Refuse a sweep's comparison that shows people, or does not say what it shows.
+
+    Raises:
+        UserError: See above.
+    """
+    if not (sweep / "compare.html").is_file():
+        return
+    if not (sweep / "compare.json").is_file():
+        raise UserError(f"{sweep}: has no compare.json, so what its comparison shows is not known; compare anew")
+    for entry in json.loads((sweep / "compare.json").read_text(encoding="utf-8"))["runs"]:
+        require_phantom(Path(entry["folder"]))
 
 
 def pages(run: Path, sweep: Path, scratch: Path) -> Iterator[Shot]:

@@ -5,9 +5,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob
-from pipeline.tracking.event_log import NAME
-from pipeline.tracking.mlflow_run import PARENT_VARIABLE
+from pipeline.tracking.event_log import read_event_log
+from pipeline.tracking.mlflow_run import PARENT_VARIABLE, flatten
 from pipeline.tracking.mlflow_settings import environment_variable
 from pipeline.tracking.mlflow_sync import SWEEP_RECORD
 from pipeline.tracking.tracker import Tracker
@@ -29,7 +30,7 @@ class SweepRecord:
     """
 
     def __init__(self, tracker: Tracker | None, heading: str):
-        self._tracker, self._heading = tracker, heading
+        self._tracker, self._description = tracker, heading
 
     def start(self, jobs: Sequence[SweepJob]) -> None:
         """Describe the sweep, and have runs that began earlier shown below it."""
@@ -58,7 +59,9 @@ class SweepRecord:
     def finish(self, jobs: Sequence[SweepJob]) -> None:
         """Record how the runs ended."""
         failed = [job for job in jobs if job.code != EXIT_DONE]
-        self._describe("\n".join(f"- **failed: {job.name}**" for job in failed))
+        if failed:  # first, for tables may fill what MLflow keeps of a description
+            self._description = "\n\n".join([f"**failed: {', '.join(job.name for job in failed)}**", self._description])
+        self._describe()
         self._adopt(jobs)
         if self._tracker is not None:
             self._tracker.set_tags({"runs_done": f"{len(jobs) - len(failed)} of {len(jobs)}"})
@@ -66,9 +69,9 @@ class SweepRecord:
 
     def _describe(self, *more: str) -> None:
         """Add paragraphs to the description."""
-        self._heading = "\n\n".join(filter(None, (self._heading, *more)))
+        self._description = "\n\n".join(filter(None, (self._description, *more)))
         if self._tracker is not None:
-            self._tracker.set_description(self._heading)
+            self._tracker.set_description(self._description)
 
     def _adopt(self, jobs: Sequence[SweepJob]) -> None:
         if self._tracker is not None and jobs:
@@ -82,29 +85,40 @@ def sweep_record(
     """Open a sweep's record for the time of a block, in which runs that are started know their parent.
 
     Args:
-        home: Folder of the sweep's logs. The record lies below it: the same command goes on with the same MLflow run.
+        home: Folder of the sweep's logs. The record lies below it: the same command goes on with the same MLflow run,
+            another begins anew.
         title: What the sweep does, in a few words.
         paths: Configurations.
         settings: `key=value` each, with all their values, or the range of a search.
         experiment: The runs' experiment; None where they do not go to MLflow.
         source: Kind of their data.
+
+    Raises:
+        UserError: Another sweep is at work in this folder.
     """
     files, values = ", ".join(map(str, paths)), dict(text.split("=", 1) for text in settings)
     heading = "\n".join([f"{title}: {files}.", "", *(f"- `{key}`: {value}" for key, value in values.items())]).strip()
     if experiment is None:
         yield SweepRecord(None, heading)
         return
-    folder = home / SWEEP_RECORD
-    tracker = Tracker(
-        folder,
-        experiment=experiment,
-        run_name=home.absolute().name,
-        params={"configurations": files, "sweep": title, **values},
-        step=STEP if (folder / NAME).is_file() else None,
-        tags={"kind": "sweep", "data": source},
-        machine=False,
-    )
-    with tracker:
-        run_id = tracker.call("the sweep", lambda run: run.id)
-        with environment_variable(PARENT_VARIABLE, run_id) if run_id else nullcontext():
-            yield SweepRecord(tracker, heading)
+    folder, params = home / SWEEP_RECORD, {"configurations": files, **values}
+    with RunFolder(folder).lock():
+        tracker = Tracker(
+            folder,
+            experiment=experiment,
+            run_name=home.absolute().name,
+            params={**params, "sweep": title},
+            step=STEP if _is_of(folder, params) else None,
+            tags={"kind": "sweep", "data": source},
+            machine=False,
+        )
+        with tracker:
+            run_id = tracker.call("the sweep", lambda run: run.id)
+            with environment_variable(PARENT_VARIABLE, run_id) if run_id else nullcontext():
+                yield SweepRecord(tracker, heading)
+
+
+def _is_of(folder: Path, params: Mapping[str, str]) -> bool:
+    """Return whether a record is of a sweep with these parameters; a search with more trials is the same."""
+    starts = (entry["params"] for entry in read_event_log(folder) if entry["kind"] == "about")
+    return any({key: value for key, value in start.items() if key != "sweep"} == flatten(params) for start in starts)

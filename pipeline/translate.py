@@ -81,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
     precision_help = "default: as trained; CPU float32"
     add("--precision", choices=("model", "float32", "bf16"), default="model", help=precision_help)
     backend_help = (
-        "what computes the network, on the CPU but for torch; auto: the fastest that is installed (default: torch, or "
-        "what MODEL was exported for)"
+        "what computes the network, on the CPU but for torch; auto: OpenVINO where that pays for so many volumes "
+        "(default: torch, or what MODEL was exported for)"
     )
     add("--backend", choices=(AUTO, "torch", "onnxruntime", "openvino"), help=backend_help)
     compile_help = "auto: on the CPU, for twenty volumes or more"

@@ -8,6 +8,9 @@ import numpy as np
 HEAD_LEVEL = -0.8  # on [-1, 1]; what is darker may be noise in air
 LEAST_HEAD = 0.05  # of the most that a slice shows of the head: below it counts as none
 CROWN_SHARE = 0.1  # of that most, in the outermost slice of a head that ends by itself: so much at most,
+THICK_MM = (
+    2.5  # slices so far apart are laid by hand, and end at any height; thinner ones rarely have empty ones beyond
+)
 CROWN_MM = 15.0  # or in thick slices the share of their distance in this: a crown is round
 
 
@@ -49,16 +52,28 @@ class Neighbours:
 NO_NEIGHBOURS = Neighbours()
 
 
-def neighbour_ends(slices: np.ndarray, slice_mm: float) -> tuple[int, int]:
-    """Return the first and last slice of a volume (N, H, W) in [-1, 1] that may stand beside others.
+def cut_ends(slices: np.ndarray, slice_mm: float) -> tuple[int | None, int | None]:
+    """Return the first and the last slice of a volume (N, H, W) in [-1, 1] that shows the head, where a scan cuts it.
 
-    They are the volume's, but where a scan cuts the head off and empty slices follow, the last that shows it: a
-    network would take those for air above a crown.
+    None stands for an end where the head grows small by itself, as at the crown, and for volumes that show none. Thin
+    slices with empty ones beyond a cut come from a common space, whose end tells where a slice lies: they have no cut.
     """
+    if slice_mm < THICK_MM:
+        return None, None
     areas = (slices > HEAD_LEVEL).mean(axis=(1, 2))
     shown = np.flatnonzero(areas > LEAST_HEAD * areas.max())
     if not len(shown):
-        return 0, len(slices) - 1
+        return None, None
     most_at_crown = max(CROWN_SHARE, slice_mm / CROWN_MM) * areas.max()
-    first, last = shown[[0, -1]].tolist()
-    return first if areas[first] > most_at_crown else 0, last if areas[last] > most_at_crown else len(slices) - 1
+    first, last = (int(end) if areas[end] > most_at_crown else None for end in shown[[0, -1]])
+    return first, last
+
+
+def neighbour_ends(slices: np.ndarray, slice_mm: float) -> tuple[int, int]:
+    """Return the first and last slice of a volume (N, H, W) in [-1, 1] that may stand beside others.
+
+    Usually the volume's own ends. Where a scan cuts the head off and only empty slices lie beyond, it is the outermost
+    slice that shows the head: a network would take the empty ones for air above a crown.
+    """
+    first, last = cut_ends(slices, slice_mm)
+    return first or 0, len(slices) - 1 if last is None else last

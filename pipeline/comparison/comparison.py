@@ -145,7 +145,10 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
                     "sd": value.sd,
                     "n": value.n,
                     "reference": direction.best.label,
-                    **{name: getattr(difference, field, None) for name, field in DIFFERENCE_FIELDS.items()},
+                    **{
+                        name: getattr(difference, field) if difference else None
+                        for name, field in DIFFERENCE_FIELDS.items()
+                    },
                     "seconds_per_step": record.get("seconds_per_step"),
                     "translator_parameters": record.get("translator_parameters"),
                     "parameters": row.run.all_parameters if row.run else None,

@@ -24,7 +24,7 @@ from transforms.io.fetched import not_fetched
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import centre_fit, occupied_slices
 
-VERSION = 3  # version of the entries; raise it when the same scans and transform give other slices
+VERSION = 4  # version of the entries; raise it when the same scans and transform give other slices
 MIN_COVERED_SHARE = 0.95  # share of the first scan's head that the second's field of view must cover, per slice
 
 CasePair = tuple[Case, Case]
@@ -103,7 +103,10 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
         "count": len(positions),
         "files": checksums,
         "positions": positions.tolist(),
-        "air_beyond": [air_beyond(slices, first.spacing_mm[0], positions) for slices in sides],
+        "air_beyond": [
+            air_beyond(slices, first.spacing_mm[0], positions, occupied_slices(mask, options.min_foreground))
+            for slices, mask in zip(sides, masks[:2], strict=True)
+        ],
         "slice_mm": first.spacing_mm[0],
         "movement": rigid_transform.tolist(),
     }

@@ -45,7 +45,7 @@ from transforms.slices import AXES, occupied_slices
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4  # version of the entries; raise it when the chain's results change
+VERSION = 5  # version of the entries; raise it when the chain's results change
 PROGRESS_BAR_DELAY_S = 2.0  # a check of the cache that is shorter than this shows no progress bar
 
 Item = TypeVar("Item", Case, tuple[Case, Case])  # the source of an entry
@@ -190,7 +190,7 @@ def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foregrou
         "count": len(positions),
         **checksums,
         "positions": positions.tolist(),
-        "air_beyond": air_beyond(slices, slice_mm, positions),
+        "air_beyond": air_beyond(slices, slice_mm, positions, positions),
         **statistics.to_json(),
     }
     atomic_text(folder / f"{key}.json", json.dumps(record))

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage
 from pipeline.data.statistics import CaseStatistics
-from transforms.neighbours import neighbour_ends
+from transforms.neighbours import cut_ends
 
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
 BINS = 256  # bins of a histogram
@@ -97,10 +97,19 @@ class StoredPair:
         return self.first.case, self.second.case
 
 
-def air_beyond(slices: np.ndarray, slice_mm: float, positions: Sequence[int] | np.ndarray) -> tuple[bool, bool]:
-    """Return whether a volume (N, S, S) goes on before and after `positions`, the head having ended by itself."""
-    first, last = neighbour_ends(slices, slice_mm)
-    return bool(first == 0 < positions[0]), bool(positions[-1] < len(slices) - 1 == last)
+def air_beyond(slices: np.ndarray, slice_mm: float, positions: np.ndarray, occupied: np.ndarray) -> tuple[bool, bool]:
+    """Return whether a volume goes on before and after the slices used, the head having ended there by itself.
+
+    Args:
+        slices: The volume's, (N, S, S) in [-1, 1].
+        slice_mm: Distance between slices.
+        positions: Indices of the slices used, ascending.
+        occupied: Those of all that show enough of this volume's head; `positions` may be fewer.
+    """
+    first, last = cut_ends(slices, slice_mm)
+    before = first is None and 0 < positions[0] == occupied[0]
+    after = last is None and occupied[-1] == positions[-1] < len(slices) - 1
+    return bool(before), bool(after)
 
 
 def encode(slices: np.ndarray) -> np.ndarray:

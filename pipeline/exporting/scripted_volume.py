@@ -129,7 +129,9 @@ class VolumeTranslator(nn.Module):
         top, left = pad_before(height, self.padded(height)), pad_before(width, self.padded(width))
         bottom, right = self.padded(height) - height - top, self.padded(width) - width - left
         occupied = torch.nonzero(heads.flatten(1).any(1) | (slices.flatten(1).amax(1) > -0.5))[:, 0]
-        offsets, ends = self.steps(slice_mm).to(slices.device), neighbour_ends(slices, slice_mm)
+        offsets, ends = self.steps(slice_mm).to(slices.device), (0, slices.size(0) - 1)
+        if offsets.numel() > 1:
+            ends = neighbour_ends(slices, slice_mm)
         translated = torch.full_like(slices, -1)
         for positions in occupied.split(self.batch_size):
             middle = positions[:, None]
@@ -268,7 +270,9 @@ def resample_field(inside: list[int], shape: list[int], new_shape: list[int]) ->
 
 def neighbour_ends(slices: Tensor, slice_mm: float) -> tuple[int, int]:
     """Return `transforms.neighbours.neighbour_ends`, with its constants."""
-    areas = (slices > -0.8).flatten(1).double().mean(1)
+    if slice_mm < 2.5:
+        return 0, slices.size(0) - 1
+    areas = torch.stack([(one > -0.8).double().mean() for one in slices.unbind(0)])
     most, last = float(areas.max()), slices.size(0) - 1
     shown = torch.nonzero(areas > 0.05 * most)[:, 0]
     if shown.numel() == 0:

@@ -67,10 +67,12 @@ class MultiViewTranslator:
 
     def compiled(self, compile_setting: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
         """Return the translator with compiled networks, where that is requested or pays (`worth_compiling`)."""
-        if not worth_compiling(compile_setting, volumes, self.models[0], self.to):
-            return self
         forms = CompiledForms(batch_size)
-        return replace(self, models=tuple(replace(model, run=forms) for model in self.models))
+        models = (
+            replace(model, run=forms) if worth_compiling(compile_setting, volumes, model, self.to) else model
+            for model in self.models
+        )
+        return replace(self, models=tuple(models))
 
     def translate(self, source: str | Path | SpatialImage) -> ViewTranslation:
         """Translate a volume and log its warnings; errors as in `pipeline.inference.translator.translate`."""

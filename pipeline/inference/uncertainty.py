@@ -85,8 +85,10 @@ class Calibration:
         table = np.array(self.errors, dtype=np.float32)
         if features.spread.ndim == 1:
             return self._look_up(table, features)
-        slices = (features.mapped(itemgetter(index)) for index in range(len(features.spread)))
-        return np.stack([self._look_up(table, features_of_slice) for features_of_slice in slices])
+        expected = np.empty(features.spread.shape, np.float32)
+        for index in range(len(expected)):  # slice by slice, for coordinates need thrice the volume's memory
+            expected[index] = self._look_up(table, features.mapped(itemgetter(index)))
+        return expected
 
     def _look_up(self, table: np.ndarray, features: Features) -> np.ndarray:
         combined = weighted_sum(features, self.cycle_weight, self.spread_weight)
@@ -110,6 +112,8 @@ class Calibration:
             sums, errors = np.array(content["sums"], dtype=float), np.array(content["errors"], dtype=float)
         if errors.ndim != 3 or errors.shape[2] != len(sums) or not errors.size or not np.isfinite(errors).all():
             raise ValueError("not a table of errors")
+        if not np.isfinite(sums).all() or (np.diff(sums) < 0).any():
+            raise ValueError("sums that do not rise")
         return cls(
             cycle_weight=float(content["cycle_weight"]),
             spread_weight=float(content["spread_weight"]),

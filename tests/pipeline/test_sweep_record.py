@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import mlflow_store
 import pytest
@@ -108,3 +110,29 @@ def test_runs_on_a_cluster_know_their_parent(workspace, store, monkeypatch):
     assert main([config("nested", mlflow=True), "--cluster", "slurm", "--slurm", "time=9", "--quiet"]) == 0
     (run,) = sweeps(store)
     assert [line for line in did() if "below" in line] == [f"nested below {run.info.run_id}"]
+
+
+def test_another_sweep_in_the_same_folder_has_a_run_of_its_own(workspace, store):
+    begun(workspace, store, "nested-a", 13)
+    for epochs in (3, 4, 3):
+        assert main([config("nested-a", mlflow=True), f"training.epochs={epochs}", "--quiet"]) == 0
+    assert sorted(run.data.params["training.epochs"] for run in sweeps(store)) == ["3", "3", "4"]
+
+
+def test_two_sweeps_at_once_in_a_folder_are_refused(workspace, store, capsys):
+    begun(workspace, store, "nested-a", 13)
+    (record,) = {path.parent for path in _recorded(workspace, store)}
+    lock = f"RunFolder(Path({str(record)!r})).lock()"
+    script = (
+        f"from pathlib import Path\nfrom pipeline.runs.folder import RunFolder\nwith {lock}: print(flush=True), input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"\n"
+    assert main([config("nested-a", mlflow=True), "--quiet"]) == 2
+    assert f"{record.name}: another process is at work" in capsys.readouterr().err
+    other.communicate(b"\n")
+
+
+def _recorded(workspace, store):
+    assert main([config("nested-a", mlflow=True), "--quiet"]) == 0
+    return workspace.rglob("tracking.jsonl")

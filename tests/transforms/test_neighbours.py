@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.stored_slices import air_beyond
 from pipeline.exporting import scripted_volume
 from transforms.neighbours import Neighbours, neighbour_ends
 
@@ -23,7 +24,12 @@ def test_the_slices_of_a_head_that_ends_by_itself_have_air_beside_them(slice_mm)
     assert neighbour_ends(slices, slice_mm) == (0, len(slices) - 1)
 
 
-@pytest.mark.parametrize("slice_mm", [1.0, 3.0, 6.0])
+def test_thin_slices_with_empty_ones_beyond_are_taken_for_those_of_a_common_space():
+    slices = ball(2.0, -30, 100)
+    assert neighbour_ends(slices, 2.0) == (0, len(slices) - 1)
+
+
+@pytest.mark.parametrize("slice_mm", [2.5, 3.0, 6.0])
 def test_where_a_scan_cuts_the_head_off_the_last_slice_that_shows_it_repeats(slice_mm):
     slices = ball(slice_mm, -30, 100)
     first = int(np.flatnonzero((slices > -1).any(axis=(1, 2)))[0])
@@ -32,9 +38,9 @@ def test_where_a_scan_cuts_the_head_off_the_last_slice_that_shows_it_repeats(sli
 
 
 def test_noise_in_the_air_is_no_head():
-    slices = ball(2.0, -30, 30)
+    slices = ball(3.0, -30, 30)
     noisy = np.maximum(slices, np.random.default_rng(0).uniform(-1, -0.81, slices.shape).astype(np.float32))
-    assert neighbour_ends(noisy, 2.0) == neighbour_ends(slices, 2.0) != (0, len(slices) - 1)
+    assert neighbour_ends(noisy, 3.0) == neighbour_ends(slices, 3.0) != (0, len(slices) - 1)
 
 
 def test_empty_volumes_and_a_single_slice_keep_their_ends():
@@ -52,4 +58,20 @@ def test_the_exported_volume_translator_finds_the_same_ends(heights):
     slices = ball(3.0, *heights)
     assert torch.jit.script(scripted_volume.neighbour_ends)(torch.from_numpy(slices), 3.0) == neighbour_ends(
         slices, 3.0
+    )
+
+
+def test_air_lies_beyond_an_end_where_the_head_ends_by_itself_and_all_of_it_is_used():
+    slices = ball(3.0, -30, 100)
+    occupied = np.flatnonzero((slices > -1).mean(axis=(1, 2)) > 0.05)
+    assert air_beyond(slices, 3.0, occupied, occupied) == (False, True)  # cut below, a crown above
+    assert air_beyond(slices, 3.0, occupied[:-5], occupied) == (False, False)  # more of the head follows
+    whole = ball(3.0, -100, 100)
+    occupied = np.flatnonzero((whole > -1).mean(axis=(1, 2)) > 0.05)
+    assert air_beyond(whole, 3.0, occupied, occupied) == (True, True)
+    assert air_beyond(
+        whole[occupied[0] + 5 :], 3.0, occupied[5:] - occupied[0] - 5, occupied[5:] - occupied[0] - 5
+    ) == (
+        False,
+        True,
     )
