@@ -65,7 +65,9 @@ def test_every_page_is_opened_and_kept_as_a_small_picture(pictures, run, monkeyp
     sweep = run.parent / "sweep"
     sweep.mkdir()
     (sweep / "compare.html").write_text("a comparison")
-    (sweep / "compare.json").write_text(json.dumps({"runs": [{"mlflow_run_id": "a"}, {"mlflow_run_id": "b"}]}))
+    (sweep / "compare.json").write_text(
+        json.dumps({"runs": [{"mlflow_run_id": name, "folder": str(run)} for name in "ab"]})
+    )
     with web_server() as server:
         answer = json.dumps({"run": {"info": {"experiment_id": "7"}}}).encode()
         server.answers.append(lambda handler: handler.reply(200, answer))
@@ -103,3 +105,18 @@ def test_what_is_missing_is_one_line_and_exit_code_2(pictures, run, monkeypatch,
     (run / "config.yaml").write_text("data: {source: nifti}")
     assert pictures.main([str(run), *browser]) == 2
     assert "its data is nifti; pictures in the documentation show phantoms only" in capsys.readouterr().err
+
+
+def test_a_comparison_that_shows_people_is_refused(tmp_path, pictures):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "report.html").touch()
+    (run / "config.yaml").write_text("data: {source: ixi}")
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "compare.html").touch()
+    with pytest.raises(pictures.UserError, match="no compare"):
+        pictures.require_phantoms(sweep)
+    (sweep / "compare.json").write_text(json.dumps({"runs": [{"folder": str(run)}]}))
+    with pytest.raises(pictures.UserError, match="phantoms only"):
+        pictures.require_phantoms(sweep)
