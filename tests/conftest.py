@@ -24,7 +24,7 @@ _trespasses: list[str] = []
 
 
 def pytest_configure(config):
-    """Make the folder that the processes of this session share, and remove it at its end."""
+    """Make the folder that the processes of a test run share, and remove it at its end."""
     if VARIABLE not in os.environ:  # else this is a process that pytest-xdist started
         os.environ[VARIABLE] = mkdtemp(prefix="shared-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(VARIABLE), ignore_errors=True))

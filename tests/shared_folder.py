@@ -1,4 +1,4 @@
-"""What is made once in a session of tests, for all of its processes."""
+"""What is made once in a run of the tests, for all of its processes."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ VARIABLE = "SHARED_TEST_FOLDER"  # of the environment, which processes inherit; 
 
 
 def shared_folder(name: str) -> Path:
-    """Return a folder that all processes of the session may read and fill."""
+    """Return a folder that all processes of a test run may read and fill."""
     folder = Path(os.environ[VARIABLE]) / name
     folder.mkdir(exist_ok=True)
     return folder

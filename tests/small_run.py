@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import Mock, patch
 
+import numpy as np
 from shared_folder import made_once, shared_folder
 
 from pipeline.run import main
@@ -34,11 +34,28 @@ def workshop() -> Path:
 
 
 def _fitted_once(fit: Callable, stacks: dict) -> dict:
-    """Return the lookups fitted to slices, or those that an earlier run of the session fitted to the same."""
-    seen = [(contrast, [{**vars(stack), "read": stack.read()} for stack in side]) for contrast, side in stacks.items()]
-    name = f"tables-{hashlib.sha256(pickle.dumps(seen)).hexdigest()}"
-    kept = made_once(name, lambda folder: (folder / "tables").write_bytes(pickle.dumps(fit(stacks)))) / "tables"
-    return pickle.loads(kept.read_bytes())
+    """Return the lookups fitted to slices, or those that an earlier run of the tests fitted to the same."""
+    from transforms.context_lookup import ContextTable
+
+    # Name them by everything that they are fitted to.
+    digest = hashlib.sha256()
+    for contrast, side in stacks.items():
+        for stack in side:
+            slices = np.ascontiguousarray(stack.read())
+            others = {**vars(stack), "read": slices.shape, "positions_mm": stack.positions_mm.tolist()}
+            digest.update(repr((contrast, others)).encode())
+            digest.update(slices)
+
+    def make(folder: Path) -> None:
+        for contrast, table in fit(stacks).items():
+            np.savez(folder / f"{contrast}.npz", values=table.values, blur_pixels=table.blur_pixels)
+
+    folder = made_once(f"tables-{digest.hexdigest()}", make)
+    tables = {contrast: np.load(folder / f"{contrast}.npz", allow_pickle=False) for contrast in stacks}
+    return {
+        contrast: ContextTable(table["values"], tuple(table["blur_pixels"].tolist()))
+        for contrast, table in tables.items()
+    }
 
 
 def command(arguments: Sequence[str]) -> int:
