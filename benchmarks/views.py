@@ -100,7 +100,7 @@ def compare(uris: list[str], to: str) -> None:
     config = load_config(folder.config)
     split = split_cases(config, find_cases(config), folder.split)
     reader = PairReader(
-        models[0].settings, models[0].stride, register=True, cache=registrations(config.preprocess.store)
+        models[0].settings, models[0].stride, register=True, registrations=registrations(config.preprocess.store)
     )
 
     # Translate each subject by each run, and fuse the translations as `MultiViewTranslator.translate` does.

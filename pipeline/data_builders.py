@@ -160,7 +160,7 @@ def pair_reader(config: Config, version: int, stride: int) -> PairReader:
         preprocess_settings(config, version),
         stride,
         register=config.evaluation.register_pairs,
-        cache=registrations(config.preprocess.store),
+        registrations=registrations(config.preprocess.store),
     )
 
 

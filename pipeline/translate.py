@@ -129,14 +129,13 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_DONE
 
     # Translate this process's jobs, and gather those of all processes.
-    own_jobs, stopped, computed_by = shard(jobs, world), 0, ""
+    own_jobs, stopped = shard(jobs, world), 0
     pending: list[Job] = []
     _require_writable(own_jobs, overwrite=arguments.overwrite)
     try:
         pending = pending_jobs(own_jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if pending:
             views = _prepared_views(model.views, len(pending), arguments)
-            computed_by = views.computed_by
             _translate_pending(pending, views, model, derivative, arguments, world)
         jobs = gather_jobs(own_jobs, world)
     except KeyboardInterrupt as signalled:
@@ -151,9 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     if summary is not None and (pending or arguments.summary or is_folder(arguments.output)):
         info = asdict(model.info) if model.is_loaded else {}
         recorded = vars(arguments) | ({"model": arguments.model[0]} if len(arguments.model) == 1 else {})
-        code = write_summary(
-            summary, jobs, arguments=recorded, model=info, computed_by=computed_by, code=code, started=started
-        )
+        code = write_summary(summary, jobs, arguments=recorded, model=info, code=code, started=started)
     print_outcome(jobs, quiet=arguments.quiet, stopped=stopped, overwrite=arguments.overwrite)
     return code
 
@@ -256,7 +253,6 @@ def _translate_pending(
     # Prepare the output folders.
     clear_leftovers(pending)
     if derivative is not None:
-        derivative = replace(derivative, computed_by=views.computed_by)
         derivative.write_description()
 
     # Say what translates.
@@ -270,7 +266,8 @@ def _translate_pending(
 
     # Translate.
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
-    translator = JobTranslator(views, model.provenance, derivative, **options)
+    provenance = replace(model.provenance, computed_by=views.computed_by)
+    translator = JobTranslator(views, provenance, derivative, **options)
     translate_jobs(pending, translator, quiet=is_quiet, verbose=arguments.verbose)
 
 

@@ -79,13 +79,13 @@ def pairs_of_test(run: FinishedRun) -> list[tuple[Case, Case]]:
 
 def views_of(run: FinishedRun, pair: tuple[Case, Case], model: TranslationModel) -> tuple[View, View]:
     """Return a pair in both directions, prepared by a model's slice chain and padded to multiples of its stride."""
-    registration_cache = registrations(Path(run.settings["preprocess"]["store"]))
+    registration_folder = registrations(Path(run.settings["preprocess"]["store"]))
     with TemporaryDirectory() as temporary_folder:  # a missing cache is not made again
         reader = PairReader(
             model.settings,
             model.stride,
             register=run.settings["evaluation"]["register_pairs"],
-            cache=registration_cache if registration_cache.is_dir() else Path(temporary_folder),
+            registrations=registration_folder if registration_folder.is_dir() else Path(temporary_folder),
         )
         forward, backward, _ = reader.read(pair)
     return forward, backward

@@ -66,11 +66,11 @@ def look_up_pair(cases: CasePair, folder: Path, options: PairSettings) -> Stored
     return look_up_entry(folder / f"{key}.json", paths, options.preprocess.size, entry)
 
 
-def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Path) -> None:
+def extract_pair(cases: CasePair, folder: Path, options: PairSettings, registrations: Path) -> None:
     """Read two scans, resample the second onto the first's grid, and store the slices that show the head in both.
 
     Each scan is prepared on its own and scaled by its own percentiles; where the grids differ the second is resampled
-    once, linearly. `common_slices` chooses the slices.
+    once, linearly. `common_slices` chooses the slices. The folder `registrations` keeps the rigid transforms.
 
     Raises:
         ValueError: the pair cannot be used; the message gives the reason.
@@ -85,7 +85,7 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
     try:
         with warnings_as_lines():
             first, second = (prepare_scan(case.path, settings, stride=1) for case in cases)
-        rigid_transform = rigid_transform_between(first, second, register=options.register, cache=cache)
+        rigid_transform = rigid_transform_between(first, second, register=options.register, folder=registrations)
     except BadScan as error:
         raise ValueError(str(error)) from None
     target, target_foreground = resampled_onto(first, second, rigid_transform)

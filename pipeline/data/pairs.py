@@ -106,12 +106,12 @@ class View:
 class PairReader:
     """Reads two contrasts of a subject and resamples each onto the other's grid.
 
-    With `register` pairs on different grids are registered, and `cache` keeps that between runs; otherwise their
-    headers are trusted.
+    With `register` pairs on different grids are registered, and the folder `registrations` keeps that between runs;
+    otherwise their headers are trusted.
     """
 
-    def __init__(self, settings: PreprocessSettings, stride: int, *, register: bool, cache: Path):
-        self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
+    def __init__(self, settings: PreprocessSettings, stride: int, *, register: bool, registrations: Path):
+        self.settings, self.stride, self.register, self.registrations = settings, stride, register, registrations
 
     def identity(self) -> dict[str, object]:
         """Return everything besides the files that the results depend on, in JSON's types."""
@@ -129,7 +129,7 @@ class PairReader:
             BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
         """
         first, second = (self.scan(case.path) for case in cases)
-        rigid_transform = rigid_transform_between(first, second, register=self.register, cache=self.cache)
+        rigid_transform = rigid_transform_between(first, second, register=self.register, folder=self.registrations)
         first_view = View(first, *resampled_onto(first, second, rigid_transform))
         second_view = View(second, *resampled_onto(second, first, np.linalg.inv(rigid_transform)))
         if not (first_view.foreground.any() and second_view.foreground.any()):
@@ -225,11 +225,11 @@ def field_of_view_mask(source: PreparedScan, target: PreparedScan, rigid_transfo
     return cut_slices(covered, source.axis) > 0
 
 
-def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, register: bool, cache: Path) -> np.ndarray:
+def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, register: bool, folder: Path) -> np.ndarray:
     """Return the (4, 4) rigid transform from the first scan to the second, in RAS millimetres.
 
     The identity where both have one grid, or where `register` is off (headers are trusted then). Otherwise the scans
-    are registered once, and `cache` keeps the result for as long as neither files nor settings change.
+    are registered once, and `folder` keeps the result for as long as neither files nor settings change.
 
     Raises:
         BadScan: the registration failed, or a 2D image has another size than its partner.
@@ -243,16 +243,16 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
         reason = f"a single slice cannot be registered ({sizes} voxels)"
         raise BadScan(f"{names}: {reason}; give slices of one size and position")
 
-    # Take the transform from the cache, or register and keep it there.
+    # Take the transform from the folder, or register and keep it there.
     identity = [VERSION, [file_identity(path) for path in paths], first.settings.to_json()]
-    cache_path = cache / f"{cache_key(identity)}.json"
+    transform_path = folder / f"{cache_key(identity)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged
-        return read_rigid_transform(cache_path)
+        return read_rigid_transform(transform_path)
     try:
         rigid_transform = register_rigid(*_with_field_of_view(first), *_with_field_of_view(second))
     except ValueError as error:
         raise BadScan(f"{names}: {error}") from error
-    write_rigid_transform(cache_path, rigid_transform, paths)
+    write_rigid_transform(transform_path, rigid_transform, paths)
     return rigid_transform
 
 

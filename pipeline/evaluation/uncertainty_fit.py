@@ -7,7 +7,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from pipeline.inference.uncertainty import Calibration, Features, nested_tuples, table_coordinates, weighted_sum
+from pipeline.inference.uncertainty import Calibration, Features, nested_tuples, table_coordinates, weighted_sums
 from transforms.linear_tables import entry_weights, roughness
 
 INTENSITIES = 24  # entries of a table along the source and along the translation
@@ -64,17 +64,17 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     spread_weight, cycle_weight = _feature_weights(features, errors)
 
     # Choose where the table has entries along the weighted sum: two at least.
-    combined = weighted_sum(features, cycle_weight, spread_weight)
-    sums = np.unique(np.quantile(combined, np.linspace(0, 1, SUMS)).round(6)).tolist()
-    sums = [sums[0], sums[0] + 1] if len(sums) == 1 else sums
+    sums = weighted_sums(features, cycle_weight, spread_weight)
+    table_sums = np.unique(np.quantile(sums, np.linspace(0, 1, SUMS)).round(6)).tolist()
+    table_sums = [table_sums[0], table_sums[0] + 1] if len(table_sums) == 1 else table_sums
 
     # Fit it to the distance of the errors from their mean.
-    shape, mean = (INTENSITIES, INTENSITIES, len(sums)), errors.mean()
-    weights = entry_weights(table_coordinates(features.source, features.translated, combined, sums, shape), shape)
+    shape, mean = (INTENSITIES, INTENSITIES, len(table_sums)), errors.mean()
+    weights = entry_weights(table_coordinates(features.source, features.translated, sums, table_sums, shape), shape)
     squares = (weights.T @ weights).toarray() + ROUGHNESS_WEIGHT * roughness(shape) + RIDGE * np.eye(weights.shape[1])
     table = mean + np.linalg.solve(squares, weights.T @ (errors - mean)).reshape(shape)
     table = table.clip(0, 2).round(4)
-    return Calibration(cycle_weight, spread_weight, tuple(sums), nested_tuples(table), subjects, int(errors.size))
+    return Calibration(cycle_weight, spread_weight, tuple(table_sums), nested_tuples(table), subjects, int(errors.size))
 
 
 def join_features(parts: Sequence[Features]) -> Features:

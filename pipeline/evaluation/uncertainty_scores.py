@@ -83,27 +83,26 @@ def calibrate(
             logger.warning(f"{pair[0].subject}: {result}; left out of the uncertainty's calibration")
             continue
         for view, case, to in zip(result[:2], pair, model.contrasts[::-1], strict=True):
-            subset = _SliceSubset(view, model, batch_size, str(case.path))
+            subset = _SliceSubset(view, model, to, batch_size, str(case.path))
             if not subset.inside.any():
                 continue
-            translated = subset.translated(to)
+            translated = subset.translated()
             step = max(1, -(-int(subset.inside.sum()) // MAX_VOXELS))
             chosen = partial(_every, step, subset.inside)
             errors = chosen(subset.errors(translated))
             for kind in (RUN, SINGLE_NETWORK):
                 sources = uncertainty_sources(model, to, others, kind)
-                samples.setdefault((to, kind), []).append(
-                    (subset.features(to, translated, sources).mapped(chosen), errors)
-                )
+                features = subset.features(translated, sources).mapped(chosen)
+                samples.setdefault((to, kind), []).append((features, errors))
     if not samples:
         return {}, "no validation pair could be used"
 
     # Fit a calibration for each direction and kind of sources.
     calibrations: Calibrations = {}
     for (to, kind), scans in samples.items():
-        features, errors = zip(*scans, strict=True)
+        features_of_scans, errors_of_scans = zip(*scans, strict=True)
         calibrations.setdefault(to, {})[kind] = fit_calibration(
-            join_features(features), np.concatenate(errors), len(scans)
+            join_features(features_of_scans), np.concatenate(errors_of_scans), len(scans)
         )
     return calibrations, ""
 
@@ -116,37 +115,34 @@ def _every(step: int, inside: np.ndarray, values: np.ndarray) -> np.ndarray:
 class _SliceSubset:
     """Some slices of a scan whose real target is known; `inside` (n, h, w) is the head of source and real target.
 
-    `scan` has those slices, at `positions` of the whole scan; networks see their neighbours, too.
+    `scan` has those slices, at `positions` of the whole scan; `stacks` (n, C, H, W) also have the neighbours that the
+    network which makes the contrast `to` sees.
     """
 
-    def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
+    def __init__(self, view: View, model: TranslationModel, to: str, batch_size: int, name: str):
         common_head = view.source.foreground & view.foreground
         positions = np.flatnonzero(common_head.any(axis=(1, 2)))
         self.positions = positions[evenly_spread(len(positions), SLICES)]
-        source, self.view, self.model = view.source, view, model
+        source, self.model, self.network = view.source, model, model.translators[to]
         self.scan: PreparedScan = replace(
             source, slices=source.slices[self.positions], foreground=source.foreground[self.positions]
         )
+        self.stacks = with_neighbours(source.slices, self.positions, self.network, source.spacing_mm[0])
         self.inside, self.real = common_head[self.positions], view.real[self.positions]
         self.batch_size, self.name = batch_size, name
 
-    def translated(self, to: str) -> np.ndarray:
-        """Return the slices translated to a contrast, (n, H, W), still padded."""
-        return self._send(self.model.translators[to], self._stacks(to))
+    def translated(self) -> np.ndarray:
+        """Return the translated slices, (n, H, W), still padded."""
+        return self._send(self.network, self.stacks)
 
-    def features(self, to: str, translated: np.ndarray, sources: UncertaintySources) -> Features:
+    def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
         """Return the features (n, h, w) of what `translated` returned, without padding."""
-        features = uncertainty_features(self._stacks(to), translated, sources, self._send)
+        features = uncertainty_features(self.stacks, translated, sources, self._send)
         return features.mapped(self.scan.unpadded)
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
         """Return |G(x) - y|, (n, h, w)."""
         return np.abs(self.scan.unpadded(translated) - self.real)
-
-    def _stacks(self, to: str) -> np.ndarray:
-        """Return the slices with the neighbours that the network of a direction sees, (n, C, H, W)."""
-        source = self.view.source
-        return with_neighbours(source.slices, self.positions, self.model.translators[to], source.spacing_mm[0])
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
         return translate_slices(
@@ -192,11 +188,11 @@ class UncertaintyScorer:
         to, case, view = translation.to, translation.case, translation.view
         if view is None or to not in self.calibrations:
             return
-        subset = _SliceSubset(view, self.model, self.batch_size, str(case.path))
+        subset = _SliceSubset(view, self.model, to, self.batch_size, str(case.path))
         if not subset.inside.any():
             return
         translated = translation.slices[subset.positions]
-        features = subset.features(to, translated, uncertainty_sources(self.model, to, self.others))
+        features = subset.features(translated, uncertainty_sources(self.model, to, self.others))
         expected_map = self.calibrations[to][RUN].expected(features)
         expected, observed = expected_map[subset.inside], subset.errors(translated)[subset.inside]
         curve = calibration_curve(expected, observed)

@@ -91,8 +91,8 @@ class Calibration:
         return expected
 
     def _look_up(self, table: np.ndarray, features: Features) -> np.ndarray:
-        combined = weighted_sum(features, self.cycle_weight, self.spread_weight)
-        coordinates = table_coordinates(features.source, features.translated, combined, self.sums, table.shape)
+        sums = weighted_sums(features, self.cycle_weight, self.spread_weight)
+        coordinates = table_coordinates(features.source, features.translated, sums, self.sums, table.shape)
         return map_coordinates(table, np.stack(coordinates), order=1, mode="nearest")
 
     def to_json(self) -> dict[str, Any]:
@@ -124,21 +124,24 @@ class Calibration:
         )
 
 
-def weighted_sum(features: Features, cycle_weight: float, spread_weight: float) -> np.ndarray:
-    """Return the weighted sum of cycle error and spread, in their shape."""
+def weighted_sums(features: Features, cycle_weight: float, spread_weight: float) -> np.ndarray:
+    """Return the weighted sums of cycle error and spread, in their shape."""
     spread = spread_weight * features.spread
     return spread if features.cycle is None else spread + cycle_weight * features.cycle
 
 
 def table_coordinates(
-    source: np.ndarray, translated: np.ndarray, combined: np.ndarray, sums: Sequence[float], shape: Sequence[int]
+    source: np.ndarray, translated: np.ndarray, sums: np.ndarray, table_sums: Sequence[float], shape: Sequence[int]
 ) -> list[np.ndarray]:
-    """Return where voxels lie in a calibration's table of a shape, axis by axis, in units of its entries."""
+    """Return where voxels lie in a calibration's table of a shape, axis by axis, in units of its entries.
+
+    `sums` are the voxels' weighted sums, `table_sums` those that the table has entries at.
+    """
     intensities = [
         (image.clip(-1, 1) + 1) * ((levels - 1) / 2)
         for image, levels in zip((source, translated), shape[:2], strict=True)
     ]
-    return [*intensities, np.interp(combined, sums, np.arange(len(sums)))]
+    return [*intensities, np.interp(sums, table_sums, np.arange(len(table_sums)))]
 
 
 def nested_tuples(errors: np.ndarray) -> tuple[tuple[tuple[float, ...], ...], ...]:

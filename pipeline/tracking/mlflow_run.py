@@ -42,10 +42,11 @@ def clean_key(name: str) -> str:
 
 
 def metric_key(name: str) -> str:
-    """Return the MLflow key of a metric of metrics.jsonl: "detectors/…" becomes "warnings/…", and so on.
+    """Return the MLflow key of a metric of metrics.jsonl.
 
-    MLflow groups charts by what stands before the last "/" and sorts the groups by alphabet: so a model's test scores,
-    training losses and validation scores come before the values that warnings rest on, and the baselines come last.
+    "detectors/…" becomes "warnings/…", and "test/…" of a baseline "without_training/…". MLflow groups charts by what
+    stands before the last "/" and sorts the groups by alphabet: so a model's test scores, training losses and
+    validation scores come before the values that warnings rest on, and the baselines come last.
     """
     return clean_key(BASELINE.sub(r"without_training/\1", re.sub("^detectors/", "warnings/", name)))
 

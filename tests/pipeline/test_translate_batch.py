@@ -61,6 +61,19 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     assert d["status"] == "foreign" and f"{tmp_path / 'out' / 'd.nii'} is there and was not made by" in d["error"]
 
 
+def test_a_repeated_batch_says_of_each_volume_what_computed_it(tmp_path, model, monkeypatch):
+    volume_at(tmp_path / "in" / "a.nii")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    volume_at(tmp_path / "in" / "b.nii")
+    (tmp_path / "in" / "c.nii").write_text("hello")
+    monkeypatch.setattr("pipeline.inference.multi_view.computed_by", lambda network: "OpenVINO 2026.4")
+    for _ in range(2):  # the second time it computes nothing
+        assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+        summary, version = summary_of(tmp_path / "out"), f"torch {torch.__version__}"
+        assert [volume["computed_by"] for volume in summary["volumes"]] == [version, "OpenVINO 2026.4", ""]
+        assert summary["computed_by"] == f"{version}, OpenVINO 2026.4"
+
+
 def test_a_single_file_leaves_a_summary_only_where_it_is_asked_to(tmp_path, model):
     source = volume_at(tmp_path / "a.nii")
     assert run("-i", source, "-o", tmp_path / "out") == 0

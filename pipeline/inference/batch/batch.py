@@ -80,12 +80,14 @@ class JobTranslator:
         writers = {}
         outdated = [job.outdated] if job.outdated is not None and is_uncertainty_map(job.outdated) else []
         if self.derivative is not None:
-            writers = {path: text_writer(text) for path, text in self.derivative.sidecars(job).items()}
+            sidecars = self.derivative.sidecars(job, record.computed_by)
+            writers = {path: text_writer(text) for path, text in sidecars.items()}
             outdated += [sidecar_of(path) for path in outdated]
         for path, image in images.items():
             write_record(image, record)
             writers[path] = volume_writer(image, path)
         write_together(writers, outdated)
+        job.computed_by = record.computed_by
 
 
 def translate_jobs(

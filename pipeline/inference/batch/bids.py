@@ -152,7 +152,6 @@ class BidsDerivative:
     contrasts: tuple[str, str]  # source and target
     model: "ModelInfo"
     stripped: bool | None = None  # whether the sources are skull-stripped; None to decide by sidecars and images
-    computed_by: str = ""  # what computes the networks
 
     def write_description(self) -> None:
         """Write `dataset_description.json`, `README.md` and `.bidsignore`, keeping what a user added to them.
@@ -190,8 +189,8 @@ class BidsDerivative:
         """Return the content of the source's sidecars; raises UserError where one is damaged."""
         return inherited_sidecar(job.source, self.dataset.root)
 
-    def sidecars(self, job: Job) -> dict[Path, str]:
-        """Return the JSON sidecars of a job's volume and map as texts by path.
+    def sidecars(self, job: Job, computed_by: str) -> dict[Path, str]:
+        """Return the JSON sidecars of a job's volume and map as texts by path; they say what computed the networks.
 
         The job gets a warning where neither the sidecar nor the image shows whether the skull was stripped.
         """
@@ -202,7 +201,7 @@ class BidsDerivative:
             "Sources": [f"bids:{SOURCE}:{job.source.relative_to(self.dataset.root).as_posix()}"],
             "SkullStripped": self._stripped(job, source.get("SkullStripped")),
             "GeneratedBy": [self._generated_by()],
-            "ComputedBy": self.computed_by,
+            "ComputedBy": computed_by,
         }
         if "SpatialReference" in source:
             content["SpatialReference"] = source["SpatialReference"]

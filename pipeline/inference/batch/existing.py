@@ -95,7 +95,7 @@ def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandMod
     elif model is not None and state.changed:
         job.fail(f"has changed since {job.target} was made of it; add --overwrite to translate it again", STALE)
     elif state.complete:
-        job.status = SKIPPED
+        job.status, job.computed_by = SKIPPED, record.computed_by
 
 
 def _is_filled(path: Path) -> bool:

@@ -23,6 +23,7 @@ class Job:
     target: Path  # the `.nii` or `.nii.gz` to write
     status: str = NOT_DONE  # one of `STATUSES`
     seconds: float = 0.0
+    computed_by: str = ""  # what computed the networks of the translation, whichever command made it, as it records
     warnings: list[str] = field(default_factory=list)  # a line each
     error: str = ""  # the reason why it failed or was left as it is, in one line
     uncertainty: Path | None = None  # the map of the expected error, where one is wanted

@@ -44,6 +44,7 @@ class Provenance:
     model_files: str  # digest of the checkpoints, and of a style's volume; "" for MLflow's models
     source: str = ""  # digest of the source's files
     source_bytes: int = 0  # their total size
+    computed_by: str = ""  # `MultiViewTranslator.computed_by`; "" in records of earlier releases
 
     def of_source(self, source: Path) -> "Provenance":
         """Return the record of this model's translation of a source; raises as `files_digest`."""
@@ -59,7 +60,7 @@ class Provenance:
         """Return the record that `to_json` gave; raises ValueError, KeyError or TypeError for other content."""
         if not isinstance(content, dict) or content.get("tool") != TOOL:
             raise ValueError("a record of another tool")
-        return cls(**{field.name: content[field.name] for field in fields(cls)})
+        return cls(**{field.name: ({"computed_by": ""} | content)[field.name] for field in fields(cls)})
 
 
 def source_files(source: Path) -> list[Path]:

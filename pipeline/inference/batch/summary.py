@@ -112,7 +112,6 @@ def write_summary(
     *,
     arguments: Mapping[str, Any],
     model: Mapping[str, str],
-    computed_by: str,
     code: int,
     started: float,
 ) -> int:
@@ -121,7 +120,6 @@ def write_summary(
     Args:
         arguments: The command's arguments; values that JSON does not know become text.
         model: The model's info; empty where none was loaded because there was nothing to do.
-        computed_by: What computed the networks; "" where nothing was translated.
         code: The command's exit code so far.
         started: Start of the command, in seconds since the epoch.
 
@@ -136,7 +134,7 @@ def write_summary(
         "seconds": round(time.time() - started, 3),
         "arguments": arguments,
         "model": model,
-        "computed_by": computed_by,
+        "computed_by": ", ".join(dict.fromkeys(job.computed_by for job in jobs if job.computed_by)),
         "exit_code": code,
         "totals": {"volumes": len(jobs)} | {status: totals.get(status, 0) for status in STATUSES},
         "volumes": [
@@ -146,6 +144,7 @@ def write_summary(
                 **({} if job.uncertainty is None else {"uncertainty": str(job.uncertainty)}),
                 "status": job.status,
                 "seconds": round(job.seconds, 3),
+                "computed_by": job.computed_by,
                 "warnings": job.warnings,
                 "error": job.error,
             }

@@ -126,7 +126,7 @@ def test_a_head_that_moved_between_the_scans_is_aligned(moved_pair):
 
 def test_a_registration_is_shared_with_whoever_reads_the_pair(moved_pair, no_registration):
     cases, folder, _, stored = moved_pair
-    reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")
+    reader = pairing.PairReader(CHAIN, 16, register=True, registrations=folder / "store" / "registrations")
     np.testing.assert_array_equal(reader.read(cases)[2], stored.rigid_transform)
 
 

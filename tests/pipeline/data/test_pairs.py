@@ -27,7 +27,7 @@ def case_pair(folder, second_voxels=None, second_affine=AFFINE, first_affine=AFF
 
 
 def reader(folder, register=True, **changes):
-    return PairReader(replace(SETTINGS, **changes), 16, register=register, cache=folder / "cache")
+    return PairReader(replace(SETTINGS, **changes), 16, register=register, registrations=folder / "cache")
 
 
 def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):

@@ -15,7 +15,7 @@ ELSEWHERE[:3, 3] += [9.0, 0, 0]  # two voxels further to the right
 @pytest.fixture
 def views(tmp_path):
     """The views of two scans on grids of their own, by their headers."""
-    reader = PairReader(CHAIN, 4, register=False, cache=tmp_path)
+    reader = PairReader(CHAIN, 4, register=False, registrations=tmp_path)
     first, second, _ = reader.read(pair(tmp_path, affine=ELSEWHERE))
     return first, second
 

@@ -40,7 +40,7 @@ def cohort(tmp_path_factory):
 @pytest.fixture
 def setting(tmp_path, cohort):
     """The keyword arguments of `evaluate` that every test shares."""
-    reader = PairReader(SETTINGS, 16, register=True, cache=tmp_path / "cache")
+    reader = PairReader(SETTINGS, 16, register=True, registrations=tmp_path / "cache")
     histograms = {}
     for contrast in CONTRASTS:
         prepared = reader.scan(next(case.path for case in cohort if case.contrast == contrast))

@@ -67,7 +67,7 @@ def evaluated(cohort, registrations, folder, processes, capsys, paired):
         scores, made = evaluate(
             [*test, Case("lone", "", "T1", cohort[0].path)] if paired else test,
             pairs(cohort, CONTRASTS) if paired else [],
-            CONTRASTS, invert, reader=PairReader(SETTINGS, 4, register=True, cache=registrations),
+            CONTRASTS, invert, reader=PairReader(SETTINGS, 4, register=True, registrations=registrations),
             histograms=HISTOGRAMS, protocols=["syndiff", "reggan"], registrations=folder / "registration",
             on_translation=lambda translation: shown.append(translation.case), products=products, all_images=True,
             workers=workers, quiet=True,
@@ -95,7 +95,7 @@ def one_grid(tmp_path):
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid, tmp_path, axis, version):
     # Otherwise sums over many voxels would be rounded in another order.
-    reader = PairReader(replace(SETTINGS, axis=axis, version=version), 4, register=False, cache=tmp_path)
+    reader = PairReader(replace(SETTINGS, axis=axis, version=version), 4, register=False, registrations=tmp_path)
     views = [view for pair in (cohort[:2], one_grid) for view in reader.read(tuple(pair))[:2]]
     for original, copy in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
         for first, second in ((original, copy), (original.source, copy.source)):
@@ -126,7 +126,7 @@ def test_an_evaluation_leaves_and_says_the_same_whatever_the_number_of_processes
 def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, registrations, capsys):
     calibrations = []
     for processes in (1, 2):
-        reader = PairReader(SETTINGS, 4, register=True, cache=registrations)
+        reader = PairReader(SETTINGS, 4, register=True, registrations=registrations)
         with WorkerPool(processes, preload=PRELOAD) as workers:
             calibrations.append(
                 calibrate(cohort, model(), {}, reader=reader, batch_size=8, workers=workers, quiet=True)
@@ -146,7 +146,7 @@ def fail_with(error, translation):
 
 def make(product, cohort, folder, processes=1, *, register=False):
     """Evaluate two subjects with one product; return the scores, and what was made."""
-    reader = PairReader(SETTINGS, 4, register=register, cache=folder / "cache")
+    reader = PairReader(SETTINGS, 4, register=register, registrations=folder / "cache")
     test = [case for case in cohort if case.subject in "ac"]
     with WorkerPool(processes, preload=PRELOAD) as workers:
         return evaluate(

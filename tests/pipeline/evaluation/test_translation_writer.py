@@ -50,7 +50,7 @@ def model():
 
 def write(cases, model, folder):
     """Write the translations of cases by a network that copies."""
-    reader, volumes = PairReader(model.settings, 4, register=False, cache=folder.path / "cache"), []
+    reader, volumes = PairReader(model.settings, 4, register=False, registrations=folder.path / "cache"), []
     for case in cases:
         scan = reader.scan(case.path)
         slices = translate_scan(scan, other_contrast(CONTRASTS, case.contrast), model, 8, case.name)
@@ -143,7 +143,7 @@ def cases(subjects, files, session=""):
 
 
 def reader(folder):
-    return PairReader(SETTINGS, 4, register=False, cache=folder)
+    return PairReader(SETTINGS, 4, register=False, registrations=folder)
 
 
 def scores(forward, backward=None):
@@ -229,7 +229,7 @@ def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model
 
 @pytest.mark.parametrize("axis", ["axial", "sagittal"])
 def test_regions_of_a_pair_come_with_it_on_the_same_grid_and_a_lone_scan_has_none(files, model, tmp_path, axis):
-    pair_reader = PairReader(replace(SETTINGS, axis=axis), 4, register=False, cache=tmp_path)
+    pair_reader = PairReader(replace(SETTINGS, axis=axis), 4, register=False, registrations=tmp_path)
     source, partner = cases("a", files)
     first, _, _ = pair_reader.read((source, partner))
     dark = (first.source.volume < 0).astype(np.uint8)

@@ -96,9 +96,9 @@ def test_evaluated_again_the_test_subjects_play_no_part_and_what_is_sent_later_i
     names, fitted, logged = [], [], []
     read, fit = uncertainty_scores._SliceSubset.__init__, uncertainty_scores.fit_calibration
 
-    def noted(subset, view, model, batch_size, name):
+    def noted(subset, view, model, to, batch_size, name):
         names.append(name)
-        read(subset, view, model, batch_size, name)
+        read(subset, view, model, to, batch_size, name)
 
     def noted_fit(*more):
         fitted.append(list(names))
@@ -158,9 +158,9 @@ def test_some_slices_have_the_features_that_they_have_in_the_whole_volume(monkey
     features = {}
     for count in (3, 20):
         monkeypatch.setattr(uncertainty_scores, "SLICES", count)
-        subset = uncertainty_scores._SliceSubset(View(scan, slices, head), model, 4, "a scan")
-        translated = subset.translated("T2")
-        features[count] = (*subset.features("T2", translated, sources), subset.errors(translated), subset.positions)
+        subset = uncertainty_scores._SliceSubset(View(scan, slices, head), model, "T2", 4, "a scan")
+        translated = subset.translated()
+        features[count] = (*subset.features(translated, sources), subset.errors(translated), subset.positions)
     some, (*everything, _) = features[3], features[20]
     assert some[-1].tolist() == [0, 10, 19]
     for few, all_slices in zip(some, everything, strict=False):

@@ -41,7 +41,7 @@ def validation(
         cases,
         CONTRASTS,
         scored_in_pairs=scored_in_pairs,
-        reader=PairReader(settings, 4, register=register, cache=folder / "registrations"),
+        reader=PairReader(settings, 4, register=register, registrations=folder / "registrations"),
         slices=slices,
         histograms=HISTOGRAMS,
         device=torch.device("cpu"),

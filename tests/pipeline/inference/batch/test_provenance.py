@@ -91,6 +91,12 @@ def test_what_is_no_header_of_ours_has_no_record(tmp_path, content):
     assert read_record(volume_at(tmp_path / "scan.nii.gz")) is None
 
 
+def test_a_record_of_an_earlier_release_does_not_say_what_computed_it():
+    content = RECORD.to_json()
+    del content["computed_by"]
+    assert Provenance.from_json(content) == RECORD
+
+
 def test_a_record_that_is_not_what_it_should_be_is_none():
     image = image_of_ours()
     for content in (b"[]", b'{"tool": "contrast-translation"}', b'{"tool": "contrast-translation", "to": 3}', b"[" * 9):
