@@ -60,7 +60,8 @@ class Provenance:
         """Return the record that `to_json` gave; raises ValueError, KeyError or TypeError for other content."""
         if not isinstance(content, dict) or content.get("tool") != TOOL:
             raise ValueError("a record of another tool")
-        return cls(**{field.name: ({"computed_by": ""} | content)[field.name] for field in fields(cls)})
+        values: dict[str, Any] = {"computed_by": "", **content}
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
 def source_files(source: Path) -> list[Path]:
