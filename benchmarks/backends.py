@@ -65,7 +65,7 @@ def untrained(config_name: str) -> "tuple[TranslationModel, str]":
     """Return the model of a shipped configuration as a new checkpoint of it would be loaded, with random weights."""
     import torch
 
-    from networks.context_lookup import start_of
+    from networks.lookup_start import start_of
     from pipeline.config.load import load_config
     from pipeline.data.statistics import ContrastStatistics
     from pipeline.engines.builders import build_translators

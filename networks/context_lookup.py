@@ -1,9 +1,9 @@
-"""A context lookup as a network, and as the start of a generator; see `transforms.context_lookup`."""
+"""A context lookup as a network; see `transforms.context_lookup`."""
 
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch.nn.functional import linear
 
 from networks.neighbours import middle_slice
 from networks.output import in_full_precision
-from networks.patch_features import FeatureGenerator
 
 LEVELS = (13, 6, 6)  # entries of a table along the intensity and each blurred intensity
 AIR_WIDTH = 0.02  # of the first interval of the intensity; the others are even
@@ -22,10 +21,7 @@ CORNERS = [
 OUTER = len(LEVELS) - 1  # slices on either side that a lookup sees, one for each Gaussian, the wider ones farther off
 ACROSS_MM = tuple(math.sqrt(3) * sd for sd in (6.0, 16.0))  # how far they lie from the slice
 ACROSS_WEIGHT = 1 / 6  # of each, by three-point Gauss-Hermite quadrature
-LARGEST = 0.97  # of what a start gives before the network has learnt: at 1, tanh has no slope
 AIR_LEVEL = -0.96  # of the narrower Gaussian's mean: below it lies air, some 10 mm from a head and farther
-DEFAULT_SHARE = 0.25  # of the correction in an evaluated translation, where no validation has chosen it
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 class ContextLookup(nn.Module):
@@ -111,69 +107,6 @@ class ContextLookup(nn.Module):
         """Load a state; those of releases that blurred within slices have no weight of others."""
         state_dict.setdefault(f"{prefix}across_weight", torch.tensor(0.0))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-class LookupStart(nn.Module):
-    """A generator that corrects a context lookup: x -> tanh(artanh(lookup(x)) + a tenth of the network before tanh).
-
-    The network's last layer begins at zero, so that before the first step this is the lookup (within `LARGEST`). In
-    evaluation mode the result is a mean of that and the lookup: their errors differ, so that it has a smaller one than
-    either. In the air, where losses hardly tell what a network draws, it is the lookup.
-
-    Args:
-        network: A generator (N, C, H, W) -> (N, 1, H, W) that takes an `offset` before its tanh and has a `last` layer.
-        neighbour_mm: How far from the slice those on either side lie that the lookup sees, and it alone, rising; empty
-            for a lookup within the slice (`ContextLookup`).
-
-    Attributes:
-        stride: That of the network.
-        correction_share: (), share of the corrected translation in that mean, in [0, 1]; chosen in validation.
-    """
-
-    correction_share: Tensor
-
-    def __init__(self, network: nn.Module, neighbour_mm: Sequence[float] = ()):
-        super().__init__()
-        self.network, self.lookup = network, ContextLookup(in_volume=bool(neighbour_mm))
-        self.stride, self.neighbour_mm = cast(int, network.stride), tuple(neighbour_mm)
-        self.register_buffer("correction_share", torch.tensor(DEFAULT_SHARE))
-        self.feature_channels = getattr(network, "feature_channels", [])  # see `patch_features.FeatureGenerator`
-        *_, last = (layer for layer in cast(nn.Module, network.last).modules() if isinstance(layer, LAYERS))
-        nn.init.zeros_(last.weight)
-        if last.bias is not None:
-            nn.init.zeros_(last.bias)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate the middle slice of (N, C, H, W) in [-1, 1] to (N, 1, H, W); raises what the network raises."""
-        expected = self.lookup(image)
-        corrected = self.network(self._network_slices(image), torch.atanh(expected.clamp(-LARGEST, LARGEST)))
-        if self.training:
-            return corrected
-        mean = torch.lerp(expected, corrected, self.correction_share.to(expected.dtype))
-        return torch.where(self.lookup.is_air(image), expected, mean)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""
-        return cast(FeatureGenerator, self.network).features(self._network_slices(image))
-
-    def _network_slices(self, image: Tensor) -> Tensor:
-        """Return what the network sees of an image: all but the lookup's slices."""
-        return image[:, OUTER:-OUTER] if self.lookup.in_volume and image.shape[1] > 1 else image
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """Load a state; those of generators that were saved without a share have one of 1."""
-        state_dict.setdefault(f"{prefix}correction_share", torch.tensor(1.0))
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def start_of(generator: nn.Module) -> LookupStart | None:
-    """Return the part of a generator that corrects a lookup; None where it starts from none."""
-    return next((module for module in generator.modules() if isinstance(module, LookupStart)), None)
-
-
-def lookup_of(generator: nn.Module) -> ContextLookup:
-    """Return the lookup that a generator starts from; StopIteration where it starts from none."""
-    return next(module for module in generator.modules() if isinstance(module, ContextLookup))
 
 
 def _blurred(image: Tensor, sd: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from networks.context_lookup import ContextLookup
+from networks.lookup_start import BoxTranslation, LookupStart, start_of
 from pipeline.config.methods import UnpairedMethod
 from pipeline.config.schema import Config
 from pipeline.data.loader import PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
-from pipeline.data.lookup_fit import fit_context_tables
+from pipeline.data.lookup_fit import LookupFit, fit_context_tables
 from pipeline.data.pairs import PairReader
 from pipeline.data.slice_cache import CacheOptions
-from pipeline.data.slice_stacks import stored_stacks
+from pipeline.data.slice_stacks import SliceStack, stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
 from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings, slice_neighbours
@@ -26,7 +26,9 @@ from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
 from pipeline.engines.losses import CHANCE
 from pipeline.evaluation.finish import EvaluationOptions
-from pipeline.inference.model import precision_on
+from pipeline.inference.model import load_model, precision_on
+from pipeline.inference.model_address import BOX_FILE
+from pipeline.inference.slice_translator import translate_slices
 from pipeline.run_config import save_config
 from pipeline.runs.contrasts import coverage_json
 from pipeline.runs.folder import RunFolder, json_text
@@ -43,7 +45,7 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 from pipeline.utils.hardware import require_able
 from transforms.augmentation import Augmentation
-from transforms.context_lookup import ContextTable
+from transforms.context_lookup import BLUR_MM
 from transforms.monai_augmentation import MonaiAugmentation
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import AXES
@@ -65,8 +67,18 @@ def open_tracker(config: Config, folder: RunFolder, state: Mapping[str, Any] | N
     )
 
 
-def set_lookup_tables(config: Config, version: int, prepared: PreparedData, engine: Engine, world: World) -> None:
-    """Give generators the context lookups that they start from; the first process fits them, and others take its.
+def set_starts(
+    config: Config,
+    version: int,
+    prepared: PreparedData,
+    engine: Engine,
+    world: World,
+    validation: Callable[[], Validation],
+) -> None:
+    """Give generators what they start from: lookups and the box. The first process fits, and the others take over.
+
+    Args:
+        validation: Function that returns the validation, by which the box's share is chosen.
 
     Raises:
         UserError: no lookup can be fitted to the training slices.
@@ -75,31 +87,68 @@ def set_lookup_tables(config: Config, version: int, prepared: PreparedData, engi
         return
     networks = [engine.generators] if engine.ema is None else [engine.generators, engine.ema.networks]
     translators = [engine.translators_of(dict(players.items())) for players in networks]
-    lookups = {
-        contrast: [part for of in translators for part in of[side].modules() if isinstance(part, ContextLookup)]
+    starts = {
+        contrast: [start for of in translators for start in [start_of(of[side])] if start is not None]
         for contrast, side in zip(config.contrasts, "ab", strict=True)
     }
+
+    # Take the box's weights, and fit what the training slices tell.
+    boxes = [(contrast, start.box) for contrast, side in starts.items() for start in side if start.box is not None]
+    if boxes:
+        trained = load_model(BOX_FILE, "cpu").translators
+        for contrast, box in boxes:
+            box.network.load_state_dict(trained[contrast].state_dict())
     if world.is_main:
-        for contrast, table in _fitted_tables(prepared, preprocess_settings(config, version)).items():
-            for lookup in lookups[contrast]:
-                lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
-    for lookup in chain.from_iterable(lookups.values()):
-        for buffer in lookup.buffers():
+        _fit_starts(prepared, preprocess_settings(config, version), starts)
+        if boxes and prepared.split.validation:
+            validation().choose_box_shares({contrast: side[0] for contrast, side in starts.items()})
+            for side in starts.values():
+                for start in side[1:]:
+                    start.box_share.copy_(side[0].box_share)
+
+    # Share it: everything but the weights.
+    for start in chain.from_iterable(starts.values()):
+        lookups = [start.lookup] if start.box is None else [start.lookup, start.box.lookup]
+        shares = [] if start.box is None else [start.box_share]
+        for buffer in chain(*(lookup.buffers() for lookup in lookups), shares):
             buffer.copy_(world.all_gather(buffer[None])[0])
+    for contrast, box in boxes:
+        box.set_pixel_mm(BLUR_MM[0] / float(starts[contrast][0].lookup.blur_pixels[0]))
 
 
-def _fitted_tables(prepared: PreparedData, settings: PreprocessSettings) -> dict[str, ContextTable]:
-    """Fit the context lookups to the training slices, and say so."""
+def _fit_starts(
+    prepared: PreparedData, settings: PreprocessSettings, starts: Mapping[str, Sequence[LookupStart]]
+) -> None:
+    """Fit the lookups of generators, by target contrast, to the training slices, and say so."""
     started, stacks = time.monotonic(), stored_stacks(prepared.stored, settings)
+    boxes = {contrast: [start.box for start in side if start.box is not None] for contrast, side in starts.items()}
     try:
-        tables = fit_context_tables(stacks)
+        fit = LookupFit(stacks) if any(boxes.values()) else None
+        tables = fit_context_tables(stacks) if fit is None else fit.tables()
     except ValueError as error:
-        raise UserError(f"generator.start = 'lookup': nothing to start from, for {error}; set it to null") from error
+        raise UserError(f"generator.start: nothing to start from, for {error}; set it to null") from error
+    for contrast, table in tables.items():
+        for start in starts[contrast]:
+            start.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
+        if fit is not None:
+            first, (source,) = boxes[contrast][0], stacks.keys() - {contrast}
+            first.set_pixel_mm(BLUR_MM[0] / table.blur_pixels[0])
+            table = fit.translated_table(contrast, [_translated(stack, first) for stack in stacks[source]])
+            for box in boxes[contrast]:
+                box.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
     fitted = " and ".join(f"{len(side)} {contrast}" for contrast, side in stacks.items())
     logger.info(
         f"lookup fitted to {fitted} images without pairs, {time.monotonic() - started:.1f} s; training corrects it"
     )
-    return tables
+
+
+def _translated(stack: SliceStack, box: BoxTranslation) -> SliceStack:
+    """Return a stack's slices as the model in the box translates them; in half precision until they are read."""
+    translation = translate_slices(
+        stack.slices(), box, device=box.averaged.device, batch_size=8, precision="float32", slice_mm=stack.slice_mm,
+        name="a training slice", run=lambda _, batch: box.translate(batch),
+    ).astype(np.float16)  # fmt: skip
+    return replace(stack, read=lambda: translation.astype(np.float32), first=0, in_volume=False)
 
 
 def build_failure_monitor(

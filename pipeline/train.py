@@ -41,7 +41,7 @@ from pipeline.run_builders import (
     open_tracker,
     prepare_run,
     require_able_device,
-    set_lookup_tables,
+    set_starts,
 )
 from pipeline.run_config import fingerprint, open_run_folder
 from pipeline.runs.checkpoint import restore_random_state
@@ -126,7 +126,9 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         require_same_data(start.state["data"], training_data(prepared), folder.path)
     start.load_into(engine)
     if start.state is None and start.weights is None:
-        set_lookup_tables(config, version, prepared, engine, world)
+        set_starts(
+            config, version, prepared, engine, world, partial(build_validation, config, prepared, reader, device, quiet)
+        )
     announce(start, folder, schedule, f"{config.name}: {config.method.type}", training.learning_rate)
     require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
     checkpoint_entries = {

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from negative_model import model_of
 
-from networks.context_lookup import LookupStart
 from networks.cpu_kernels import accelerate
+from networks.lookup_start import LookupStart
 from networks.monai_networks import MonaiGenerator
 from networks.munit import AutoEncoder, StyleTranslator
 from networks.neighbours import NeighbourGenerator
@@ -15,9 +15,12 @@ from networks.skip import SkipGenerator
 from networks.unet import UNet
 
 
-def lookup_start(network, neighbour_mm=()):
-    start = LookupStart(network, neighbour_mm)
-    start.lookup.set_table(torch.rand(start.lookup.table.shape) * 2 - 1, (1.3, 2.7))
+def lookup_start(network, neighbour_mm=(), **options):
+    start = LookupStart(network, neighbour_mm, **options)
+    for lookup in [start.lookup] if start.box is None else [start.lookup, start.box.lookup]:
+        lookup.set_table(torch.rand(lookup.table.shape) * 2 - 1, (1.3, 2.7))
+    if start.box is not None:
+        start.box.set_pixel_mm(1.0)
     start.correction_share.fill_(0.7)
     return start
 
@@ -34,6 +37,7 @@ NETWORKS = {  # with every operation that generators are made of; each takes som
     "resnet": lambda: ResNetGenerator(1, 4, upsampling="nearest"),
     "lookup, in the volume": lambda: lookup_start(UNet(2, 4), (3.0, 8.0)),
     "lookup, neighbours": lambda: NeighbourGenerator(lookup_start(SkipGenerator(1, 4, in_channels=3)), 1),
+    "box": lambda: lookup_start(UNet(2, 4), (3.0, 8.0), with_box=True),
     "munit": munit,
     "monai": lambda: MonaiGenerator("UNet", {"channels": (4, 8), "strides": (2,), "num_res_units": 1}),
 }

@@ -95,7 +95,7 @@ loaders = {contrast: loader(side) for contrast, side in heads.items()}
 # %%
 import numpy as np
 
-from networks.context_lookup import LookupStart
+from networks.lookup_start import LookupStart
 from networks.patchgan import PatchGAN
 from networks.unet import UNet
 from pipeline.data.lookup_fit import fit_context_tables

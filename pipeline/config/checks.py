@@ -108,10 +108,12 @@ def _multiple_message(size: int, key: str, halvings: int) -> str:
 def _method_conflicts(config: Config) -> Iterator[str]:
     method, generator = config.method, config.generator.type
     if isinstance(method, UnpairedMethod) and method.lookup_weight and not getattr(config.generator, "start", None):
-        rule = "needs generator.start: lookup; or set it to 0"
+        rule = "needs generator.start: lookup or box; or set it to 0"
         if method.type in NATIVE:
             rule = f"must be 0 for method {method.type}, whose generators start from no lookup"
         yield f"method.lookup_weight = {method.lookup_weight:g}: {rule}"
+    if config.starts_from_box and set(config.contrasts) != {"T1", "T2"}:
+        yield "generator.start = 'box': knows the contrasts T1 and T2 alone; set it to lookup for others"
     suitable = SUITABLE_GENERATORS.get(method.type, SUITABLE_GENERATORS["any other"])
     if generator not in suitable:
         yield f"generator.type = {generator!r}: must be {' or '.join(suitable)} for method {method.type}"

@@ -9,7 +9,8 @@ from pipeline.config.types import Number, Positive, PositiveFloat, Section, Whol
 # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 UpSampling = Literal["transposed", "nearest"]  # nearest-neighbour and a convolution leaves no checkerboard
-Start = Literal["lookup"] | None  # lookup: a context lookup, fitted without pairs, that the network learns to correct
+# What the network learns to correct: a lookup, fitted without pairs, or the mean of one and of the model in the box.
+Start = Literal["lookup", "box"] | None
 
 
 class UNetGenerator(Section):

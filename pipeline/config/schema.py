@@ -215,8 +215,13 @@ class Config(Section):
 
     @property
     def starts_from_lookup(self) -> bool:
-        """Whether generators start from a lookup that is fitted to the training slices."""
-        return getattr(self.generator, "start", None) == "lookup"
+        """Whether generators start from a lookup that is fitted to the training slices, alone or with the box."""
+        return getattr(self.generator, "start", None) is not None
+
+    @property
+    def starts_from_box(self) -> bool:
+        """Whether the model in the box takes part in that start."""
+        return getattr(self.generator, "start", None) == "box"
 
     @property
     def lookup_in_volume(self) -> bool:

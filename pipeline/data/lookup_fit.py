@@ -12,7 +12,7 @@ without a mean. Where heads lie in one frame, whole or cut by their scans, says 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
@@ -41,11 +41,15 @@ class _PlacedHead:
     cells: tuple[np.ndarray, ...]
 
 
-@threadpool_limits.wrap(
-    limits=1
-)  # its products are small: BLAS's threads would wait for each other, and round otherwise
 def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, ContextTable]:
-    """Fit a table from each of two contrasts to the other; return them by target contrast.
+    """Fit a table from each of two contrasts to the other; return them by target contrast; raises like `LookupFit`."""
+    return LookupFit(stacks).tables()
+
+
+class LookupFit:
+    """The cells of two cohorts' heads, and tables fitted to their means.
+
+    Its products are small: BLAS's threads would wait for each other, and round otherwise, so it uses one.
 
     Args:
         stacks: Contrast -> its training heads.
@@ -53,26 +57,50 @@ def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, 
     Raises:
         ValueError: the heads of the two contrasts are nowhere seen in the same place.
     """
-    everything = [stack for side in stacks.values() for stack in side]
-    blur_pixels = {contrast: _blur_pixels(side) for contrast, side in stacks.items()}
-    cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
-    heads = {contrast: [find_head(stack) for stack in side] for contrast, side in stacks.items()}
-    frame = common_frame(heads, cell_mm)
-    placed = {
-        contrast: [
-            _PlacedHead(head, placement.cells(head.axes_mm, cell_mm))
-            for head, placement in zip(side, frame[contrast], strict=True)
+
+    @threadpool_limits.wrap(limits=1)
+    def __init__(self, stacks: Mapping[str, Sequence[SliceStack]]):
+        everything = [stack for side in stacks.values() for stack in side]
+        cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
+        heads = {contrast: [find_head(stack) for stack in side] for contrast, side in stacks.items()}
+        frame = common_frame(heads, cell_mm)
+        self.placed = {
+            contrast: [
+                _PlacedHead(head, placement.cells(head.axes_mm, cell_mm))
+                for head, placement in zip(side, frame[contrast], strict=True)
+            ]
+            for contrast, side in heads.items()
+        }
+        self.grid, self.counted = _head_cells(self.placed)
+        self.blur_pixels = {contrast: _blur_pixels(side) for contrast, side in stacks.items()}
+        self.means = {contrast: self._means(contrast, side) for contrast, side in self.placed.items()}
+
+    def tables(self) -> dict[str, ContextTable]:
+        """Return the table from each contrast to the other, by target contrast."""
+        first, second = self.placed
+        return {
+            target: self._table(source, self.placed[source], self.means[source], target)
+            for source, target in ((first, second), (second, first))
+        }
+
+    @threadpool_limits.wrap(limits=1)
+    def translated_table(self, target: str, stacks: Sequence[SliceStack]) -> ContextTable:
+        """Return the table to a contrast from translations to it of the other contrast's heads, in their order."""
+        (source,) = self.placed.keys() - {target}
+        placed = [
+            replace(of_source, head=replace(of_source.head, stack=stack))
+            for of_source, stack in zip(self.placed[source], stacks, strict=True)
         ]
-        for contrast, side in heads.items()
-    }
-    grid, counted = _head_cells(placed)
-    means = {contrast: _cell_means(side, grid, counted, blur_pixels[contrast]) for contrast, side in placed.items()}
-    first, second = stacks
-    air = {contrast: _air_squares(side, blur_pixels[contrast]) for contrast, side in heads.items()}
-    return {
-        target: ContextTable(_fit(means[source], means[target], air[source]), blur_pixels[source])
-        for source, target in ((first, second), (second, first))
-    }
+        return self._table(source, placed, self._means(source, placed), target)
+
+    def _means(self, contrast: str, placed: Sequence[_PlacedHead]) -> np.ndarray:
+        return _cell_means(placed, self.grid, self.counted, self.blur_pixels[contrast])
+
+    @threadpool_limits.wrap(limits=1)
+    def _table(self, source: str, placed: Sequence[_PlacedHead], means: np.ndarray, target: str) -> ContextTable:
+        blur_pixels = self.blur_pixels[source]
+        air = _air_squares([placed_head.head for placed_head in placed], blur_pixels)
+        return ContextTable(_fit(means, self.means[target], air), blur_pixels)
 
 
 def _blur_pixels(stacks: Sequence[SliceStack]) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from networks.context_lookup import lookup_of
+from networks.lookup_start import start_alone
 from networks.neighbours import middle_slice
 from pipeline.engines.losses import ADVERSARIAL, finite, mean_absolute, total
 from pipeline.engines.optimisers import restore_options, update_scaler
@@ -159,7 +159,7 @@ class Engine(ABC):
                 losses[f"structure_{generator}"] = self.structure(translation, middle_slice(source))
             if self.options.lookup_weight:
                 with torch.no_grad():
-                    expected = lookup_of(self.generators[generator])(source)
+                    expected = start_alone(self.generators[generator], source)
                 losses[f"lookup_{generator}"] = self.options.lookup_weight * mean_absolute(translation, expected)
         return losses
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from networks.blocks import normalise_spectrally
-from networks.context_lookup import ACROSS_MM, LookupStart
+from networks.context_lookup import ACROSS_MM
 from networks.cpu_kernels import accelerate
+from networks.lookup_start import LookupStart
 from networks.monai_networks import MonaiGenerator
 from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder
@@ -118,7 +119,7 @@ def build_generator(config: Config, device: torch.device = CPU) -> nn.Module:
     network, neighbours = _plain_generator(config), config.preprocess.neighbours
     lookup_mm = ACROSS_MM if config.lookup_in_volume else ()
     if config.starts_from_lookup:
-        network = LookupStart(network, lookup_mm)
+        network = LookupStart(network, lookup_mm, with_box=config.starts_from_box)
     if device.type == "cpu":
         accelerate(network)
     return NeighbourGenerator(network, neighbours, lookup_mm) if neighbours else network

@@ -16,7 +16,7 @@ from pipeline.runs.folder import json_text
 from pipeline.tracking.mlflow_models import log_translator
 from pipeline.tracking.mlflow_registry import ALIAS
 from pipeline.tracking.mlflow_run import RunAccess
-from pipeline.training.validation import score_name
+from pipeline.training.validation_scores import score_name
 from pipeline.utils.files import atomic_text
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ ADDRESSES_OF_MLFLOW = "runs:/RUN_ID/MODEL or models:/NAME@ALIAS"
 LATEST = "latest.pt"
 BY_PREFERENCE = ("best.pt", LATEST, "previous.pt")  # names that `pipeline.runs.checkpoint.CheckpointFolder` gives
 CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"  # within a run's folder
+BOX = "box"  # the address of the model that comes with the package
+BOX_FILE = Path(__file__).with_name("box.pt")
 
 
 def checkpoint_at(path: Path) -> Path:

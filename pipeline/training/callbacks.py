@@ -17,7 +17,8 @@ from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.loop import Callbacks, Metrics, NotFinite
 from pipeline.training.resume import History
 from pipeline.training.schedule import Schedule, TrainerState
-from pipeline.training.validation import Validation, direction_score
+from pipeline.training.validation import Validation
+from pipeline.training.validation_scores import direction_score
 from pipeline.utils.console import ProgressBar, bar
 
 SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone writes and validates

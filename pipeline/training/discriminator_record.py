@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 
 from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult
-from pipeline.training.validation import direction_score
+from pipeline.training.validation_scores import direction_score
 
 PATIENCE = 3  # validations in a row without a new best score, after which a translation has stopped gaining
 LOGGED = 50  # number of logged losses in a mean; nothing is said before there are as many

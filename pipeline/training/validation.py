@@ -11,26 +11,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from networks.context_lookup import start_of
+from networks.lookup_start import DEFAULT_BOX_SHARE, LookupStart, start_alone, start_of
 from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.pairs import PairReader
 from pipeline.data.slice_cache import CacheOptions
-from pipeline.inference.slice_translator import translate_slices
+from pipeline.inference.slice_translator import Forward, forward_eagerly, translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, measure
 from pipeline.metrics.hidden_information import hidden_information
-from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psnr, ssim
+from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.reporting.panels import SampleRow, sample_panel
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.fixed_slices import FixedSlices, cycled_with_noise, detector_input
 from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slices
+from pipeline.training.validation_scores import direction_score, scan_score, scan_similarity
 from pipeline.utils.errors import UserError
 from transforms.neighbours import NO_NEIGHBOURS, Neighbours
 
 logger = logging.getLogger(__name__)
 CORRECTION_SHARES = (0.25, 0.5, 0.75, 1.0)  # of which the best is chosen
-SSIM_WEIGHT = 10.0  # dB for each unit of SSIM, in what chooses the best translators
+BOX_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # likewise
 
 
 class Validation:
@@ -124,7 +125,7 @@ class Validation:
                         "intensity_distance": intensity_distance(prediction, self.quantiles[target]),
                     }
                 else:
-                    scan_scores = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
+                    scan_scores = scan_similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
                 for name, value in scan_scores.items():
                     metrics.setdefault(f"{prefix}/{name}", []).append(value)
             # Measure what the failure checks need of a direction.
@@ -144,8 +145,20 @@ class Validation:
                 self._warn_unscored(target)
         return {**means, **detector_values, "validation/score": float(np.mean([*scores.values()]))}
 
+    def choose_box_shares(self, translators: Mapping[str, nn.Module]) -> None:
+        """Set the best `box_share` of each translator that starts from the box, if there are pairs to judge by."""
+        for target, start, scans in self._starts(translators):
+            if start.box is None:
+                continue
+            start.box_share.fill_(0.0)
+            looked_up = [self._translate(fixed.input, start, start_alone) for fixed in scans]
+            start.box_share.fill_(1.0)
+            boxed = [self._translate(fixed.input, start, start_alone) for fixed in scans]
+            best = self._best_share(target, scans, looked_up, boxed, BOX_SHARES)
+            start.box_share.fill_(DEFAULT_BOX_SHARE if best is None else best)
+
     def choose_correction_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
-        """Set the best `correction_share` of each translator that corrects a lookup, if there are pairs to judge by.
+        """Set the best `correction_share` of each translator that corrects a start, if there are pairs to judge by.
 
         A share whose score is NaN is never chosen; where all are, the translator keeps the share that it has.
 
@@ -153,25 +166,41 @@ class Validation:
             The shares as metrics, "validation/<direction>/correction_share".
         """
         metrics = {}
-        for target, network in translators.items():
-            start, scans = start_of(network), [fixed for fixed in self.by_target[target] if fixed.real is not None]
-            if start is None or not scans:
-                continue
-            expected = [self._translate(fixed.source, start.lookup) for fixed in scans]
+        for target, start, scans in self._starts(translators):
+            started = [self._translate(fixed.input, start, start_alone) for fixed in scans]
             present_share = float(start.correction_share)
             start.correction_share.fill_(1.0)
-            corrected = [self._translate(fixed.input, network) for fixed in scans]
-            scores = []
-            for share in CORRECTION_SHARES:
-                means = [(1 - share) * low + share * high for low, high in zip(expected, corrected, strict=True)]
-                scores.append(np.mean([_scan_score(*each) for each in zip(scans, means, strict=True)]))
-            if np.isnan(scores).all():
-                self._warn_unscored(target)
-                start.correction_share.fill_(present_share)
-                continue
-            start.correction_share.fill_(CORRECTION_SHARES[int(np.nanargmax(scores))])
-            metrics[f"validation/{self._other(target)}_to_{target}/correction_share"] = float(start.correction_share)
+            corrected = [self._translate(fixed.input, translators[target]) for fixed in scans]
+            best = self._best_share(target, scans, started, corrected, CORRECTION_SHARES)
+            start.correction_share.fill_(present_share if best is None else best)
+            if best is not None:
+                metrics[f"validation/{self._other(target)}_to_{target}/correction_share"] = best
         return metrics
+
+    def _starts(self, translators: Mapping[str, nn.Module]) -> Iterator[tuple[str, LookupStart, list[FixedSlices]]]:
+        """Yield each target contrast whose translator corrects a start, that part of it, and the scans with pairs."""
+        for target, network in translators.items():
+            start, scans = start_of(network), [fixed for fixed in self.by_target[target] if fixed.real is not None]
+            if start is not None and scans:
+                yield target, start, scans
+
+    def _best_share(
+        self,
+        target: str,
+        scans: Sequence[FixedSlices],
+        first: Sequence[np.ndarray],
+        second: Sequence[np.ndarray],
+        shares: Sequence[float],
+    ) -> float | None:
+        """Return the share of the second translations whose mean with the first scores best; None without a score."""
+        scores = []
+        for share in shares:
+            means = [(1 - share) * low + share * high for low, high in zip(first, second, strict=True)]
+            scores.append(np.mean([scan_score(*each) for each in zip(scans, means, strict=True)]))
+        if np.isnan(scores).all():
+            self._warn_unscored(target)
+            return None
+        return shares[int(np.nanargmax(scores))]
 
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw `rows` fixed slices as input | translated | real target | error, by target.
@@ -210,7 +239,7 @@ class Validation:
             label=fixed.label,
         )
 
-    def _translate(self, slices: np.ndarray, network: nn.Module) -> np.ndarray:
+    def _translate(self, slices: np.ndarray, network: nn.Module, run: Forward = forward_eagerly) -> np.ndarray:
         """Translate single slices (K, H, W), as translations are, or what a network takes, (K, C, H, W)."""
         with evaluating(network):
             return translate_slices(
@@ -220,6 +249,7 @@ class Validation:
                 batch_size=8,
                 precision=self.precision,
                 name="a validation slice",
+                run=run,
             )
 
     def _warn_unscored(self, target: str) -> None:
@@ -235,43 +265,6 @@ class Validation:
 
     def _other(self, contrast: str) -> str:
         return other_contrast(self.contrasts, contrast)
-
-
-def direction_score(metrics: Mapping[str, float], direction: str) -> float:
-    """Return what chooses the best translator of a direction: PSNR [dB] + 10 SSIM; without pairs, minus an error.
-
-    That is the sum of cycle error and intensity distance. PSNR alone can rise while detail is lost, and of SSIM alone
-    a copy of the input already has a fair share: a tenth of SSIM counts as much as a decibel.
-
-    Args:
-        metrics: Those of `Validation.scores`.
-        direction: Such as "T1_to_T2".
-    """
-    prefix = f"validation/{direction}"
-    if f"{prefix}/psnr" in metrics:
-        return _paired_score(metrics[f"{prefix}/psnr"], metrics[f"{prefix}/ssim"])
-    return -(metrics[f"{prefix}/cycle_error"] + metrics[f"{prefix}/intensity_distance"])
-
-
-def score_name(score: float) -> str:
-    """Return what a `direction_score` measures, by its sign; scores of different names do not compare."""
-    return "minus cycle error and intensity distance" if score < 0 else f"PSNR [dB] + {SSIM_WEIGHT:g} SSIM"
-
-
-def _scan_score(fixed: FixedSlices, translated: np.ndarray) -> float:
-    """Return the `direction_score` of one scan with a real target."""
-    assert fixed.real is not None
-    return _paired_score(**_similarity(fixed.unpadded(translated), fixed.real, fixed.foreground))
-
-
-def _paired_score(psnr: float, ssim: float) -> float:
-    return psnr + SSIM_WEIGHT * ssim
-
-
-def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
-    """Return PSNR over the foreground of all slices, and the mean of the slices' 2D SSIM there."""
-    ssims = [ssim(*arrays[:2], DATA_RANGE, arrays[2]) for arrays in zip(prediction, real, foreground, strict=True)]
-    return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(ssims))}
 
 
 @contextmanager

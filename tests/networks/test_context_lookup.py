@@ -8,7 +8,8 @@ from scipy.ndimage import gaussian_filter
 from small_engine import SMALL_GENERATORS, config_of
 
 from networks import context_lookup
-from networks.context_lookup import ContextLookup, LookupStart, lookup_of
+from networks.context_lookup import ContextLookup
+from networks.lookup_start import LookupStart, start_alone
 from networks.neighbours import NeighbourGenerator
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
@@ -133,7 +134,7 @@ def test_an_untrained_generator_is_the_lookup_and_learns(kind):
     network = with_table(build_generator(config_of(generator=SMALL_GENERATORS[kind] | {"start": "lookup"})))
     image = smooth_image(1, 1, 2 * max(16, network.stride), 2 * max(16, network.stride))
     started = network(image)
-    torch.testing.assert_close(started, lookup_of(network)(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(started, start_alone(network, image), rtol=0, atol=1e-6)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(2):
         optimiser.zero_grad()

@@ -1,15 +1,16 @@
-"""A run whose generators start from a lookup that is fitted to its training slices."""
+"""Runs whose generators start from a lookup that is fitted to their training slices, alone or with the box."""
 
 import signal
 
 import pytest
 import torch
 from small_engine import differences
-from small_run import QUICK, in_child, latest, signal_at, train_phantom
+from small_run import CONFIGS, QUICK, command, in_child, latest, signal_at, train_phantom
 
 from pipeline.inference.model import load_model
 from pipeline.inference.slice_translator import translate_slices
 
+BOX = (*QUICK, "generator.start=box", "method.ema_decay=0.9")
 LOOKUP = (*QUICK, "generator.start=lookup", "method.ema_decay=0.9")
 
 
@@ -17,6 +18,13 @@ LOOKUP = (*QUICK, "generator.start=lookup", "method.ema_decay=0.9")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lookup") / "run"
     assert train_phantom(folder, *LOOKUP) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_with_box(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("box") / "run"
+    assert train_phantom(folder, *BOX) == 0
     return folder
 
 
@@ -40,12 +48,31 @@ def test_it_translates_by_the_lookup_in_its_checkpoint(trained):
     assert (network(image) - network.lookup(image)).abs().mean() < 0.2  # eight steps from it
 
 
-def test_a_run_that_is_killed_goes_on_bitwise_with_its_table(trained, monkeypatch, tmp_path):
+@pytest.mark.parametrize("whole", ["trained", "trained_with_box"])
+def test_a_run_that_is_killed_goes_on_bitwise_with_its_table(whole, request, monkeypatch, tmp_path):
+    overrides = LOOKUP if whole == "trained" else BOX
+    whole = request.getfixturevalue(whole)
     with monkeypatch.context() as patch:
         signal_at(patch, signal.SIGKILL, 7)
-        assert in_child(lambda: train_phantom(tmp_path / "run", *LOOKUP)) == -signal.SIGKILL
+        assert in_child(lambda: train_phantom(tmp_path / "run", *overrides)) == -signal.SIGKILL
     assert latest(tmp_path / "run")["position"]["step"] == 4
-    monkeypatch.setattr("pipeline.run_builders.fit_context_tables", None)  # not fitted again
-    assert train_phantom(tmp_path / "run", *LOOKUP) == 0
-    whole, resumed = latest(trained), latest(tmp_path / "run")
-    assert differences(whole["engine"], resumed["engine"]) == set()
+    monkeypatch.setattr("pipeline.run_builders.stored_stacks", None)  # not fitted again
+    monkeypatch.setattr("pipeline.run_builders.load_model", None)
+    assert train_phantom(tmp_path / "run", *overrides) == 0
+    assert differences(latest(whole)["engine"], latest(tmp_path / "run")["engine"]) == set()
+
+
+def test_the_box_stays_as_it_is_and_has_a_lookup_of_its_own(trained_with_box):
+    engine, box = latest(trained_with_box)["engine"], load_model("box", "cpu")
+    for name, target in (("G", "T2"), ("F", "T1")):
+        weights = box.translators[target].state_dict()
+        for averaged in (engine[name], {key.removeprefix(f"{name}."): v for key, v in engine["averaged"].items()}):
+            assert all(torch.equal(averaged[f"box.network.{key}"], value) for key, value in weights.items())
+            assert averaged["box.averaged"] == 1 and averaged["box.lookup.table"].std() > 0.1
+        assert not torch.equal(engine[name]["box.lookup.table"], engine[name]["lookup.table"])
+
+
+def test_the_box_knows_no_other_contrasts(capsys):
+    overrides = ("generator.start=box", "contrasts=[T1, PD]", "data.source=ixi", "data.folder=scans")
+    assert command([str(CONFIGS / "phantom.yaml"), *overrides]) == 2
+    assert "generator.start = 'box': knows the contrasts T1 and T2 alone" in capsys.readouterr().err

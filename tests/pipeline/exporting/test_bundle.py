@@ -42,6 +42,7 @@ OPTIONS = {name: {"generator": generator} for name, generator in SMALL_GENERATOR
     "munit": MUNIT,
     "unit": UNIT,
     "lookup start": {"generator": STARTED},
+    "box start": {"generator": {**STARTED, "start": "box"}},
     "lookup start, neighbours": {"generator": STARTED, "preprocess": {"neighbours": 1}},
 }
 

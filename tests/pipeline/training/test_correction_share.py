@@ -11,7 +11,7 @@ from small_validation import case, constant, validation
 from torch import nn
 
 from networks.blocks import saved_names
-from networks.context_lookup import DEFAULT_SHARE, LARGEST, LookupStart, start_of
+from networks.lookup_start import DEFAULT_SHARE, LARGEST, LookupStart, start_of
 from networks.skip import SkipGenerator
 from pipeline.inference.model import TranslationModel
 from pipeline.runs.checkpoint import load_checkpoint
@@ -51,7 +51,7 @@ def test_the_share_is_the_one_whose_mean_is_nearest_to_the_real_target(expected,
 def test_a_share_without_a_score_is_never_chosen(scores, share, tmp_path, monkeypatch, capsys):
     pair = [case(tmp_path, "one", "T1"), case(tmp_path, "two", "T2")]
     made = validation(pair, {"one": constant(0.0), "two": constant(0.5)})
-    monkeypatch.setattr("pipeline.training.validation._scan_score", Mock(side_effect=scores))
+    monkeypatch.setattr("pipeline.training.validation.scan_score", Mock(side_effect=scores))
     network = starting(0.3, 0.7)
     network.correction_share.fill_(0.9)  # of an earlier validation
     metrics = made.choose_correction_shares({"T2": network})

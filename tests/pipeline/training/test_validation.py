@@ -8,7 +8,8 @@ from small_validation import CONTRASTS, case, constant, scan, validation
 from torch import nn
 
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
-from pipeline.training.validation import direction_score, evaluating, score_name
+from pipeline.training.validation import evaluating
+from pipeline.training.validation_scores import direction_score, score_name
 from pipeline.utils.errors import UserError
 
 
