@@ -1,4 +1,4 @@
-"""The share of a lookup's correction in translations, chosen in validation."""
+"""The shares of the box in a start, and of the correction in translations, chosen in validation."""
 
 import math
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from small_validation import case, constant, validation
 from torch import nn
 
 from networks.blocks import saved_names
-from networks.lookup_start import DEFAULT_SHARE, LARGEST, LookupStart, start_of
+from networks.lookup_start import DEFAULT_BOX_SHARE, DEFAULT_SHARE, LARGEST, LookupStart, start_of
 from networks.skip import SkipGenerator
 from pipeline.inference.model import TranslationModel
 from pipeline.runs.checkpoint import load_checkpoint
@@ -20,6 +20,17 @@ from pipeline.training.callbacks import TrainedRun, make_callbacks
 from pipeline.training.schedule import TrainerState
 
 START = {"type": "skip", "width": 4, "downs": 1, "blocks": 1, "start": "lookup"}
+
+
+class Constant(nn.Module):
+    """What is one value everywhere."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, image):
+        return torch.full_like(image, self.value)
 
 
 def starting(expected, corrected):
@@ -42,6 +53,24 @@ def test_the_share_is_the_one_whose_mean_is_nearest_to_the_real_target(expected,
     image = torch.zeros(1, 1, 16, 16)
     assert float(network.eval()(image).mean()) == pytest.approx((1 - share) * expected + share * corrected, abs=1e-5)
     assert float(network.train()(image).mean()) == pytest.approx(corrected, abs=1e-5)  # training knows no share
+
+
+@pytest.mark.parametrize(("box", "share"), [(0.9, 0.5), (0.3, 1.0), (-0.9, 0.0), (1.9, 0.25)])
+def test_the_share_of_the_box_is_the_one_whose_start_is_nearest_to_the_real_target(box, share, tmp_path):
+    pair = [case(tmp_path, "one", "T1"), case(tmp_path, "two", "T2")]
+    made = validation(pair, {"one": constant(0.0), "two": constant(0.5)})
+    network = LookupStart(SkipGenerator(1, 2), with_box=True)
+    network.lookup.table.fill_(0.1 if box > 0.5 else 0.0)
+    network.box = Constant(box)
+    made.choose_box_shares({"T1": nn.Identity(), "T2": network})
+    assert float(network.box_share) == share
+
+
+def test_without_pairs_the_share_of_the_box_stays_the_default(tmp_path):
+    cases = [case(tmp_path, "one", "T1", "x"), case(tmp_path, "two", "T2", "y")]
+    network = LookupStart(SkipGenerator(1, 2), with_box=True)
+    validation(cases, {"one": constant(0.3), "two": constant(0.3)}).choose_box_shares({"T1": network, "T2": network})
+    assert float(network.box_share) == DEFAULT_BOX_SHARE
 
 
 @pytest.mark.parametrize(
