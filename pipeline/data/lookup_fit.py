@@ -53,20 +53,22 @@ def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, 
     Raises:
         ValueError: the heads of the two contrasts are nowhere seen in the same place.
     """
-    everything = [stack for side in stacks.values() for stack in side]
+    all_stacks = [stack for side in stacks.values() for stack in side]
     blur_pixels = {contrast: _blur_pixels(side) for contrast, side in stacks.items()}
-    cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
+    cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in all_stacks)) for axis in range(3)])
     heads = {contrast: [find_head(stack) for stack in side] for contrast, side in stacks.items()}
     frame = common_frame(heads, cell_mm)
-    placed = {
+    placed_heads = {
         contrast: [
             _PlacedHead(head, placement.cells(head.axes_mm, cell_mm))
             for head, placement in zip(side, frame[contrast], strict=True)
         ]
         for contrast, side in heads.items()
     }
-    grid, counted = _head_cells(placed)
-    means = {contrast: _cell_means(side, grid, counted, blur_pixels[contrast]) for contrast, side in placed.items()}
+    grid, cell_mask = _head_cells(placed_heads)
+    means = {
+        contrast: _cell_means(side, grid, cell_mask, blur_pixels[contrast]) for contrast, side in placed_heads.items()
+    }
     first, second = stacks
     air = {contrast: _air_squares(side, blur_pixels[contrast]) for contrast, side in heads.items()}
     return {
@@ -81,36 +83,37 @@ def _blur_pixels(stacks: Sequence[SliceStack]) -> tuple[float, ...]:
     return tuple(sd / pixel_mm for sd in BLUR_MM)
 
 
-def _head_cells(placed: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid, np.ndarray]:
+def _head_cells(placed_heads: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid, np.ndarray]:
     """Return a box of cells, and which of them count: those in the head of `MIN_HEAD_SHARE` of the subjects.
 
     Raises:
         ValueError: there is no such cell.
     """
-    grid = grid_of(head.cells for side in placed.values() for head in side)
-    shares, seen = zip(
-        *(head_shares(grid, ((head.cells, head.head.mask) for head in side)) for side in placed.values()), strict=True
+    grid = grid_of(head.cells for side in placed_heads.values() for head in side)
+    shares, shown = zip(
+        *(head_shares(grid, ((head.cells, head.head.mask) for head in side)) for side in placed_heads.values()),
+        strict=True,
     )
-    counted = np.logical_and(*seen) & (np.mean(shares, axis=0) >= MIN_HEAD_SHARE)
-    if not counted.any():
+    cell_mask = np.logical_and(*shown) & (np.mean(shares, axis=0) >= MIN_HEAD_SHARE)
+    if not cell_mask.any():
         raise ValueError("the heads of the two contrasts are nowhere seen in the same place")
 
     # Leave out what lies farther from these cells than means are blurred.
-    box = [np.flatnonzero(counted.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    begin = [max(0, int(used[0]) - CELL_MARGIN) for used in box]
-    end = [min(length, int(used[-1]) + 1 + CELL_MARGIN) for used, length in zip(box, grid.shape, strict=True)]
-    first = tuple(low + start for low, start in zip(grid.first, begin, strict=True))
-    shape = tuple(stop - start for start, stop in zip(begin, end, strict=True))
-    return Grid(first, shape), counted[tuple(map(slice, begin, end))]
+    box = [np.flatnonzero(cell_mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    starts = [max(0, int(indices[0]) - CELL_MARGIN) for indices in box]
+    stops = [min(length, int(indices[-1]) + 1 + CELL_MARGIN) for indices, length in zip(box, grid.shape, strict=True)]
+    first = tuple(low + start for low, start in zip(grid.first, starts, strict=True))
+    shape = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
+    return Grid(first, shape), cell_mask[tuple(map(slice, starts, stops))]
 
 
 def _cell_means(
-    placed: Sequence[_PlacedHead], grid: Grid, counted: np.ndarray, blur_pixels: Sequence[float]
+    placed_heads: Sequence[_PlacedHead], grid: Grid, cell_mask: np.ndarray, blur_pixels: Sequence[float]
 ) -> np.ndarray:
     """Return the mean weight of every entry of a table in each cell that counts, (cells, entries) float32."""
     cells = math.prod(grid.shape)
     sums, volume = np.zeros((cells, math.prod(LEVELS)), np.float32), np.zeros(grid.shape, np.float32)
-    for placed_head in placed:
+    for placed_head in placed_heads:
         head = placed_head.head
         number, inside = grid.cell_of_voxels(placed_head.cells)
         cell, voxel_mm3 = number[inside], np.float32(math.prod(head.stack.sample_mm))
@@ -120,7 +123,7 @@ def _cell_means(
         volume += voxel_mm3 * np.bincount(cell, minlength=cells).reshape(grid.shape).astype(np.float32)
     blurred_sums = gaussian_filter(sums.reshape(*grid.shape, -1), (CELL_BLUR,) * 3 + (0,), mode="constant")
     volume = gaussian_filter(volume, CELL_BLUR, mode="constant")
-    return blurred_sums[counted] / np.maximum(volume[counted], 1e-3 * volume.max())[:, None]
+    return blurred_sums[cell_mask] / np.maximum(volume[cell_mask], 1e-3 * volume.max())[:, None]
 
 
 def _air_squares(heads: Sequence[Head], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
