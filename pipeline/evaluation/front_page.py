@@ -52,7 +52,7 @@ def subject_table(scores: Scores) -> tuple[list[str], list[Row]]:
     MLflow groups the rows of several runs by the first column and compares the second, so these say whose row it is,
     and its first figure. The model's rows come first.
     """
-    by_score = [(score, _headlines(subject_means(score.measured))) for score in scores.subjects]
+    by_score = [(score, _headlines(subject_means(score.measurements))) for score in scores.subjects]
     by_score = [(score, figures) for score, figures in by_score if score.protocol in (OWN, UNPAIRED) and figures]
     metrics = [metric for metric in HEADLINES if any(metric in figures for _, figures in by_score)]
     rows: list[Row] = [

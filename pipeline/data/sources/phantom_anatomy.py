@@ -152,9 +152,9 @@ def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
         + 1.1 * smooth_field(rng, spacing_mm, 16)
         for row in range(3)
     ]
-    away = [axis - middle for axis, middle in zip(position, VENTRICLES_MM, strict=True)]
-    near = np.exp(-sum(axis**2 for axis in away) / (2 * 22.0**2))
-    return [axis - widening * near * offset for axis, offset in zip(position, away, strict=True)]
+    offsets = [axis - middle for axis, middle in zip(position, VENTRICLES_MM, strict=True)]
+    falloff = np.exp(-sum(axis**2 for axis in offsets) / (2 * 22.0**2))
+    return [axis - widening * falloff * offset for axis, offset in zip(position, offsets, strict=True)]
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
