@@ -177,7 +177,7 @@ def report_warnings(
     source: str, prepared: PreparedData, scores: Scores, training_warnings: Sequence[TrainingWarning]
 ) -> list[str]:
     """Return sentences on phantom data, on warnings that stand, and on images that were left out."""
-    titles = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
+    titles = "; ".join(warning.title for warning in training_warnings if warning.cleared_epoch is None)
     return [
         *([PHANTOM_NOTE] if source == "phantom" else []),
         *([f"Warnings stood when training ended, see there what to do: {titles}."] if titles else []),
