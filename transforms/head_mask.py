@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.mask_regions import (
-    box_with_margin,
+    MARGIN,
+    Box,
+    bounding_box,
     close_gaps,
     fill_cavities,
     with_margin,
@@ -33,8 +35,6 @@ THINNED_LENGTH = 64  # voxels along each axis of the thinned volume that air and
 BINS, LAST_PERCENTILE = 256, 99.9  # bins of the first threshold's histogram, and its last percentile
 MAX_ROUNDS = 8  # rounds of estimating air and tissue
 MAX_HEAD_SHARE_OF_BORDER = 0.75  # with a larger share of the border in the head there is no air around it
-
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -247,19 +247,10 @@ def filled_mask(body: np.ndarray) -> np.ndarray:
     """Return a mask (X, Y, Z) without specks, gaps of a few voxels closed and cavities filled, slice by slice."""
     axes = [axis for axis, length in enumerate(body.shape) if length > 2]
     body = without_specks(with_margin(body))
-    box = box_with_margin(body)  # skips the air around the head, which would cost as much
+    box = bounding_box(body, MARGIN)  # skips the air around the head, which would cost as much
     body[box] = fill_cavities(close_gaps(contiguous(body[box]), GAP_RADIUS, axes))
     return without_margin(body)
 
 
 def _outer_box(body: np.ndarray) -> Box:
     return bounding_box(without_margin(without_specks(with_margin(body), MIN_REGION_SHARE)))
-
-
-def bounding_box(mask: np.ndarray) -> Box:
-    """Return the smallest box around the True voxels of a mask that is not empty."""
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)

@@ -12,7 +12,8 @@ import torch
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from transforms.head_mask import Head, bounding_box
+from transforms.head_mask import Head
+from transforms.mask_regions import bounding_box
 from transforms.slices import contiguous
 
 MARGIN_MM = 10.0  # around the head
