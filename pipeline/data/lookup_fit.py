@@ -24,6 +24,7 @@ from pipeline.data.placed_heads import Grid, Head, find_head, grid_of, head_shar
 from pipeline.data.slice_stacks import SliceStack
 from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots
 from transforms.linear_tables import entry_weights, roughness
+from transforms.mask_regions import bounding_box
 
 CELL_MM = 6.0
 CELL_MARGIN = 3  # cells, about those that count: as far as means are blurred
@@ -99,12 +100,9 @@ def _head_cells(placed_heads: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid
         raise ValueError("the heads of the two contrasts are nowhere seen in the same place")
 
     # Leave out what lies farther from these cells than means are blurred.
-    box = [np.flatnonzero(cell_mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    starts = [max(0, int(indices[0]) - CELL_MARGIN) for indices in box]
-    stops = [min(length, int(indices[-1]) + 1 + CELL_MARGIN) for indices, length in zip(box, grid.shape, strict=True)]
-    first = tuple(low + start for low, start in zip(grid.first, starts, strict=True))
-    shape = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
-    return Grid(first, shape), cell_mask[tuple(map(slice, starts, stops))]
+    box = bounding_box(cell_mask, CELL_MARGIN)
+    first = tuple(low + bounds.start for low, bounds in zip(grid.first, box, strict=True))
+    return Grid(first, cell_mask[box].shape), cell_mask[box]
 
 
 def _cell_means(

@@ -18,6 +18,7 @@ from pipeline.data.coverage import head_slices
 from transforms.io.images import is_raster, read_raster
 from transforms.io.nifti import read_nifti
 from transforms.io.nifti_checks import nibabel_silent
+from transforms.mask_regions import bounding_box
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, occupied_slices, stack_slices
 from transforms.spatial import to_canonical
@@ -226,10 +227,9 @@ def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
     Returns:
         (K, 3) integers, in units of `CELL_MM`; None for an implausibly large head.
     """
-    extents = [np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if any(extent.size == 0 for extent in extents):
+    if not head.any():
         return np.zeros((0, 3), np.int32)
-    box = [(extent[0] - 0.5, extent[-1] + 0.5) for extent in extents]
+    box = [(bounds.start - 0.5, bounds.stop - 0.5) for bounds in bounding_box(head)]
     corners = apply_affine(affine, list(product(*box))) / CELL_MM
     first, last = np.ceil(corners.min(axis=0)), np.floor(corners.max(axis=0))
     if np.prod(np.maximum(0, last - first + 1)) > MOST_POINTS:

@@ -145,12 +145,12 @@ def histogram_distances(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, fl
 def _other_orientations(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Departure]]:
     """Return the images whose orientation differs from the common one of the contrast, if there is one."""
     codes = {case: image.grid.orientation for case, image in cohort.items() if image.grid}
-    [(common, count)] = Counter(codes.values()).most_common(1) or [("", 0)]
+    [(usual, count)] = Counter(codes.values()).most_common(1) or [("", 0)]
     if count < COMMON * len(codes):
         return {}
-    agreed = f"({count} of {len(codes)} are {common}; all are turned to RAS before they are cut)"
+    note = f"({count} of {len(codes)} are {usual}; all are turned to RAS before they are cut)"
     return {
-        case: [Departure("orientation", f"orientation {code} {agreed}", None)]
+        case: [Departure("orientation", f"orientation {code} {note}", None)]
         for case, code in codes.items()
-        if code != common
+        if code != usual
     }

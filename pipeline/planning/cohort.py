@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
-from pipeline.utils.console import table
+from pipeline.utils.console import shortlist, table
 from pipeline.utils.errors import UserError
 from transforms.slices import AXES
 
@@ -139,11 +139,9 @@ def _subject_lists(split: CohortSplit, contrasts: Contrasts) -> str:
     for name, cases in _cases_by_subset(split).items():
         for contrast in contrasts:
             subjects = _subjects([case for case in cases if case.contrast == contrast])
-            count = len(subjects) - FEW
-            shortened |= count > 0
-            names = ", ".join(subjects[:FEW]) + (f" and {count:,} more" if count > 0 else "")
-            heading = f"{name} {contrast}"
-            lines += wrap(f"{heading:<14} {names or 'none'}", WIDTH, subsequent_indent=15 * " ", break_long_words=False)
+            shortened |= len(subjects) > FEW
+            names, heading = shortlist(subjects, FEW) or "none", f"{name} {contrast}"
+            lines += wrap(f"{heading:<14} {names}", WIDTH, subsequent_indent=15 * " ", break_long_words=False)
     return "\n".join([*lines, *(["(--verbose names every subject)"] if shortened else [])])
 
 

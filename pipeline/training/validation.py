@@ -132,8 +132,8 @@ class Validation:
                 pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
                 detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
                 values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
-                back = partial(self._translate, network=translators[self._other(target)])
-                values |= hidden_information(cycled_with_noise(pairs_of_slices, back))
+                inverse = partial(self._translate, network=translators[self._other(target)])
+                values |= hidden_information(cycled_with_noise(pairs_of_slices, inverse))
                 detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
 
         # Average over subjects, and make one score of both directions.
@@ -164,7 +164,7 @@ class Validation:
             scores = []
             for share in CORRECTION_SHARES:
                 means = [(1 - share) * low + share * high for low, high in zip(expected, corrected, strict=True)]
-                scores.append(np.mean([_scan_score(*each) for each in zip(scans, means, strict=True)]))
+                scores.append(np.mean([_scan_score(*arrays) for arrays in zip(scans, means, strict=True)]))
             if np.isnan(scores).all():
                 self._warn_unscored(target)
                 start.correction_share.fill_(present_share)

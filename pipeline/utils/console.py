@@ -168,7 +168,7 @@ def _lines(text: str) -> str:
 
 def shortlist(names: Sequence[str], limit: int = 5) -> str:
     """Return the first few names, and the number of the others."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
