@@ -25,8 +25,8 @@ def shipped_configs() -> dict[str, Path]:
 
 def config_file(path: Path) -> Path:
     """Return the configuration that is meant: the file at a path, or the shipped one of that name where no file is."""
-    named = shipped_configs().get(path.name) if path.name == str(path) else None
-    return named if named is not None and not path.is_file() else path
+    shipped = shipped_configs().get(path.name) if path.name == str(path) else None
+    return shipped if shipped is not None and not path.is_file() else path
 
 
 def config_text(path: Path) -> str:

@@ -95,11 +95,11 @@ def _keys(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _summary(values: np.ndarray, ddof: int) -> Summary:
-    known = values[~np.isnan(values)]
-    count = len(known)
-    mean = float(np.mean(known)) if count else float("nan")
+    numbers = values[~np.isnan(values)]
+    count = len(numbers)
+    mean = float(np.mean(numbers)) if count else float("nan")
     # of a single value, or where an identical slice has an infinite PSNR, the spread is undefined
-    spread = float(np.std(known, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
+    spread = float(np.std(numbers, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
     return Summary(mean, spread, count)
 
 
@@ -249,7 +249,7 @@ def _centre_crop(stack: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def _uniform_ssim(prediction: np.ndarray, real: np.ndarray, data_ranges: np.ndarray) -> np.ndarray:
     """Return each slice's SSIM with scikit-image's defaults: a uniform 7x7 window and sample covariance."""
     triples = zip(real, prediction, data_ranges, strict=True)
-    return np.array([structural_similarity(truth, guess, data_range=extent) for truth, guess, extent in triples])
+    return np.array([structural_similarity(target, image, data_range=extent) for target, image, extent in triples])
 
 
 OWN = Protocol(
