@@ -245,9 +245,9 @@ def bilinear(images: Tensor, size: list[int]) -> Tensor:
     return nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=coarser)
 
 
-def nearest_indices(length: int, new: int) -> Tensor:
-    """Return the nearest voxels of a line of `length` for `new` voxels over the same field of view."""
-    return ((torch.arange(new, dtype=torch.float64) + 0.5) * length / new).long().clamp(max=length - 1)
+def nearest_indices(length: int, new_length: int) -> Tensor:
+    """Return the nearest voxels of a line of `length` for `new_length` voxels over the same field of view."""
+    return ((torch.arange(new_length, dtype=torch.float64) + 0.5) * length / new_length).long().clamp(max=length - 1)
 
 
 def resample_mask(mask: Tensor, shape: list[int]) -> Tensor:

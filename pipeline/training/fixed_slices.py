@@ -91,6 +91,6 @@ def cycled_with_noise(
             continue
         slices = translation[index]
         noisy = np.clip(slices + random.normal(0, NOISE_SD, slices.shape), -1, 1).astype(np.float32)
-        images = fixed.source[index], inverse(slices), inverse(noisy)
-        cycled.append(Cycled(*map(fixed.unpadded, images), fixed.head[index]))
+        source, clean, from_noisy = map(fixed.unpadded, (fixed.source[index], inverse(slices), inverse(noisy)))
+        cycled.append(Cycled(source, clean, from_noisy, fixed.head[index]))
     return cycled

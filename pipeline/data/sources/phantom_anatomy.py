@@ -241,8 +241,8 @@ def load_atlas() -> Atlas:
 
 
 def closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
-    grown = COARSE_STEP * ndimage.distance_transform_edt(~mask) <= radius_mm
-    return COARSE_STEP * ndimage.distance_transform_edt(grown) > radius_mm
+    dilated = COARSE_STEP * ndimage.distance_transform_edt(~mask) <= radius_mm
+    return COARSE_STEP * ndimage.distance_transform_edt(dilated) > radius_mm
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
