@@ -44,7 +44,7 @@ QUIET = "".join(f"localStorage.setItem('{hint}{end}', 'true');" for hint in HINT
 QUIET = f"try {{ {QUIET} }} catch {{}}"  # about:blank has no storage
 MOST_BYTES = 150_000
 QUALITIES = range(85, 20, -10)  # of JPEG, best first
-ASK = "?workflowType=machine_learning"  # MLflow's pages of training, not of prompts
+QUERY = "?workflowType=machine_learning"  # MLflow's pages of training, not of prompts
 
 
 @dataclass(frozen=True)
@@ -156,16 +156,16 @@ def mlflow_pages(server: str, run: Path, sweep: Path) -> Iterator[Shot]:
     run_id = _json(run / "mlflow.json")["run_id"]
     experiment = _experiment_of(server, run_id)
     page = f"{server}/#/experiments/{experiment}"
-    yield Shot("mlflow_run", f"{page}/runs/{run_id}{ASK}", height=1400)
-    yield Shot("mlflow_charts", f"{page}/runs/{run_id}/model-metrics{ASK}", height=1400)
+    yield Shot("mlflow_run", f"{page}/runs/{run_id}{QUERY}", height=1400)
+    yield Shot("mlflow_charts", f"{page}/runs/{run_id}/model-metrics{QUERY}", height=1400)
     for address in list(_json(run / "models.json")["models"].values())[:1]:
         name = address.removeprefix("models:/").partition("@")[0].partition("/")[0]
-        yield Shot("mlflow_model", f"{server}/#/models/{quote(name, safe='')}{ASK}", height=1200)
+        yield Shot("mlflow_model", f"{server}/#/models/{quote(name, safe='')}{QUERY}", height=1200)
     if (sweep / "compare.json").is_file():
         ids = [run["mlflow_run_id"] for run in _json(sweep / "compare.json")["runs"]]
         chosen = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
-        yield Shot("mlflow_runs", f"{page}/runs{ASK}", height=900)
-        yield Shot("mlflow_comparison", f"{server}/#/compare-runs{ASK}&{chosen}", height=1400)
+        yield Shot("mlflow_runs", f"{page}/runs{QUERY}", height=900)
+        yield Shot("mlflow_comparison", f"{server}/#/compare-runs{QUERY}&{chosen}", height=1400)
 
 
 def _json(path: Path) -> dict:
@@ -183,8 +183,8 @@ def _experiment_of(server: str, run_id: str) -> str:
         UserError: The server does not know the run.
     """
     try:
-        with urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=SERVER_S) as answer:
-            return str(json.load(answer)["run"]["info"]["experiment_id"])
+        with urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=SERVER_S) as response:
+            return str(json.load(response)["run"]["info"]["experiment_id"])
     except (URLError, KeyError, ValueError) as error:
         raise UserError(f"MLflow does not know the run {run_id} ({error}); start where mlflow.db is") from error
 
@@ -201,9 +201,9 @@ def mlflow_server(run: Path) -> Iterator[str]:
         port = listener.getsockname()[1]
     server = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
-    choice = ["--backend-store-uri", store] if "MLFLOW_TRACKING_URI" in os.environ else []  # else mlflow.db here
+    store_option = ["--backend-store-uri", store] if "MLFLOW_TRACKING_URI" in os.environ else []  # else mlflow.db here
     process = subprocess.Popen(
-        [*command, *choice], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, *store_option], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         _wait_for(server, process)

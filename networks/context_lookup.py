@@ -72,20 +72,20 @@ class ContextLookup(nn.Module):
         return narrow < AIR_LEVEL
 
     def _look_up(self, slices: Tensor) -> Tensor:
-        image, around = middle_slice(slices), self._blurred_across(slices)
+        image, surroundings = middle_slice(slices), self._blurred_across(slices)
         sds = self.blur_pixels.to(image.dtype).unbind()
-        channels = [image, *(_blurred(each, sd) for each, sd in zip(around, sds, strict=True))]
+        channels = [image, *(_blurred(surrounding, sd) for surrounding, sd in zip(surroundings, sds, strict=True))]
         first, shares = torch.zeros_like(image, dtype=torch.long), []
         for axis, (channel, levels) in enumerate(zip(channels, LEVELS, strict=True)):
-            above = channel.clamp(-1, 1) + 1
+            brightness = channel.clamp(-1, 1) + 1
             if axis:
-                units = above * ((levels - 1) / 2)
+                units = brightness * ((levels - 1) / 2)
             else:
-                even = 1 + (above - AIR_WIDTH) * ((levels - 2) / (2 - AIR_WIDTH))
-                units = torch.where(above < AIR_WIDTH, above / AIR_WIDTH, even)
-            below = units.detach().nan_to_num(0.0).floor().clamp(max=levels - 2)  # NaN is no index; its share stays NaN
-            first = first * levels + below.long()
-            shares.append(units - below)
+                even_units = 1 + (brightness - AIR_WIDTH) * ((levels - 2) / (2 - AIR_WIDTH))
+                units = torch.where(brightness < AIR_WIDTH, brightness / AIR_WIDTH, even_units)
+            lower = units.detach().nan_to_num(0.0).floor().clamp(max=levels - 2)  # NaN is no index; its share stays NaN
+            first = first * levels + lower.long()
+            shares.append(units - lower)
         entries = self.table.flatten().to(image.dtype)
         corners = [entries[first + offset] for offset in CORNERS]
         for share in shares:  # linear between two halves of the corners, axis by axis
@@ -98,8 +98,8 @@ class ContextLookup(nn.Module):
         middle = middle_slice(slices)
         if not self.in_volume or slices.shape[1] == 1:
             return [middle] * OUTER
-        at = [slices[:, channel : channel + 1] for channel in range(slices.shape[1])]
-        outer = [(at[OUTER - 1 - number], at[number - OUTER]) for number in range(OUTER)]
+        channels = [slices[:, channel : channel + 1] for channel in range(slices.shape[1])]
+        outer = [(channels[OUTER - 1 - number], channels[number - OUTER]) for number in range(OUTER)]
         weight = self.across_weight.to(slices.dtype)
         return [middle + weight * (before + after - 2 * middle) for before, after in outer]
 

@@ -82,7 +82,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     if start is not None:
         echo(f"weights    of {start_text(start.record)}\n")
     echo(split_table(split, contrasts, estimates, paired=engine.paired))
-    echo(f"\n{subject_names(split, contrasts, every=verbose)}\n")
+    echo(f"\n{subject_names(split, contrasts, all_names=verbose)}\n")
     parameters = [(name, f"{parameter_count(network):,}") for name, network in engine.networks().items()]
     echo(f"{table(['network', 'parameters'], parameters)}\n")
 

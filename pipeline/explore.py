@@ -54,18 +54,18 @@ def main(argv: list[str] | None = None) -> int:
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
     folder = arguments.output or Path("explore") / config.name
     _require_free(folder, config.folder)
-    to_train = shlex.join(["python", "-m", "pipeline.run", str(arguments.config), *arguments.overrides])
-    explore(config, folder / "explore.html", folder / "explore.json", to_train, quiet=arguments.quiet)
+    training_command = shlex.join(["python", "-m", "pipeline.run", str(arguments.config), *arguments.overrides])
+    explore(config, folder / "explore.html", folder / "explore.json", training_command, quiet=arguments.quiet)
     return EXIT_DONE
 
 
-def explore(config: Config, page: Path, record: Path, to_train: str, *, quiet: bool = False) -> None:
+def explore(config: Config, page: Path, record: Path, training_command: str, *, quiet: bool = False) -> None:
     """Explore a configuration's data: find, split and read it, list findings, and write page and record.
 
     Args:
         config: Configuration of the run.
         page, record: The HTML and the JSON file.
-        to_train: Command that starts the run, for the page.
+        training_command: Command that starts the run, for the page.
         quiet: Whether to leave out progress bars.
 
     Raises:
@@ -84,7 +84,7 @@ def explore(config: Config, page: Path, record: Path, to_train: str, *, quiet: b
     started, preprocess, data = time.monotonic(), config.preprocess, config.data
     require_writable(page, record)
     cases, run_folder = find_cases(config, quiet=quiet), RunFolder(config.folder)
-    split, complaint = _split_or_complaint(config, [case for case in cases if case.contrast in config.contrasts])
+    split, problem = _split_or_problem(config, [case for case in cases if case.contrast in config.contrasts])
     cohort = read_cohort(
         cases,
         config.contrasts,
@@ -101,7 +101,7 @@ def explore(config: Config, page: Path, record: Path, to_train: str, *, quiet: b
     findings = find_all(cohort, compare_names=names_mean_subjects(config), resampled=resampled)
 
     # Write page and record, print, and log.
-    report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
+    report = _report(config, cohort, problem, training_command, time.monotonic() - started)
     atomic_text(page, render(cohort, findings, report, axis=preprocess.axis, oriented=data.source != "images"))
     settings = {
         "name": config.name,
@@ -109,7 +109,7 @@ def explore(config: Config, page: Path, record: Path, to_train: str, *, quiet: b
         "phantom": data.source == "phantom",
         "data": data.model_dump(mode="json"),
         "preprocess": preprocess.model_dump(mode="json"),
-        "split_impossible": complaint,
+        "split_impossible": problem,
         "coverage": coverage_json(cohort.coverage),
         "outlier_limit": LIMIT,
     }
@@ -141,7 +141,7 @@ def _require_free(folder: Path, run_folder: Path) -> None:
         raise UserError(f"{folder}: lies where the run itself is to begin ({run_folder}); choose another -o")
 
 
-def _split_or_complaint(config: Config, cases: "list[Case]") -> "tuple[CohortSplit | None, str]":
+def _split_or_problem(config: Config, cases: "list[Case]") -> "tuple[CohortSplit | None, str]":
     """Return the run's split, new or saved, and ""; or None and the reason why there is none."""
     from pipeline.data_builders import split_cases
     from pipeline.runs.folder import RunFolder
@@ -150,12 +150,12 @@ def _split_or_complaint(config: Config, cases: "list[Case]") -> "tuple[CohortSpl
     try:
         return split_cases(config, cases, folder.file_in_use(folder.split)), ""
     except UserError as error:  # the exploration goes on, since its page helps to mend the data
-        complaint = f"the run would stop here, so nothing is split below: {error}"
-        logger.warning(complaint)
-        return None, complaint
+        problem = f"the run would stop here, so nothing is split below: {error}"
+        logger.warning(problem)
+        return None, problem
 
 
-def _report(config: Config, cohort: "Cohort", complaint: str, to_train: str, seconds: float) -> "Report":
+def _report(config: Config, cohort: "Cohort", problem: str, training_command: str, seconds: float) -> "Report":
     """Return the content of the page besides the cohort: title, warnings, configuration and provenance."""
     from pipeline.reporting.report_page import PHANTOM_NOTE, Report
 
@@ -169,9 +169,9 @@ def _report(config: Config, cohort: "Cohort", complaint: str, to_train: str, sec
     return Report(
         title=f"{config.name}: the data",
         result="",
-        warnings=[*phantom, *([f"Warning: {complaint}"] if complaint else [])],
+        warnings=[*phantom, *([f"Warning: {problem}"] if problem else [])],
         config_yaml=resolved_yaml(config),
-        next_commands={"train on it": to_train},
+        next_commands={"train on it": training_command},
         provenance={
             "data": f"{config.data.source}, {config.data.folder}",
             "normalisation": f"as training's: {chain}",

@@ -47,17 +47,17 @@ def open_run_folder(config: Config) -> RunFolder:
         return folder
     saved_values = _read_config(folder.config)
     new_values = json.loads(json.dumps(config.model_dump(mode="json")))
-    different = [
+    differences = [
         f"{key}: {saved_value!r} there, {value!r} now"
         for key, saved_value, value in differing_keys(saved_values, new_values)
         if not _may_change(key, config)
     ]
-    if different:
+    if differences:
         weights = (
             f" (there training.start_from={folder.path} begins from its weights)" if folder.has_checkpoint() else ""
         )
         problem = f"{folder.path}: holds a run of another configuration; set output=…{weights}, or move it away"
-        raise UserError("\n  ".join([problem, *different]))
+        raise UserError("\n  ".join([problem, *differences]))
     return folder
 
 
@@ -65,7 +65,7 @@ def _may_change(key: str, config: Config) -> bool:
     """Whether a setting may change between sessions; the registration of pairs may not if training uses them."""
     if key == "evaluation.register_pairs" and (config.split.pairing == "paired" or config.split.pairs):
         return False
-    return any(key == free or key.startswith(f"{free}.") for free in (*CHANGEABLE, *SCHEDULE))
+    return any(key == setting or key.startswith(f"{setting}.") for setting in (*CHANGEABLE, *SCHEDULE))
 
 
 def _is_written_by_run(path: Path) -> bool:

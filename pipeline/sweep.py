@@ -125,15 +125,15 @@ def _plan(
     problems = _option_problems(arguments, paths, overrides)
     work = _attempt(problems, partial(_work, arguments, home))
     attempts = [_attempt(problems, partial(parse_range, text, _is_whole)) for text in arguments.ranges]
-    ranges = [found for found in attempts if found]
+    ranges = [search_range for search_range in attempts if search_range]
     chosen = _attempt(problems, partial(combinations, overrides, takes_text)) or []
     if arguments.search and len(chosen) > 1:
         problems.append("--search: takes one value of each setting; give several as --range")
     elif ranges:
-        ends = zip(*(found.ends() for found in ranges), strict=True)
+        ends = zip(*(search_range.ends() for search_range in ranges), strict=True)
         chosen = [Combination((*overrides, *end)) for end in ends]
-    planned = [_attempt(problems, partial(_run, path, kept, home, arguments)) for path in paths for kept in chosen]
-    runs = [run for run in planned if run]
+    checked = [_attempt(problems, partial(_run, path, choice, home, arguments)) for path in paths for choice in chosen]
+    runs = [run for run in checked if run]
     if not problems and not arguments.search:
         problems = _collisions([config for config, _ in runs])
     if problems or work is None:
@@ -201,17 +201,17 @@ def _run(path: Path, chosen: Combination, home: Path, arguments: argparse.Namesp
     """
     config = load_config(path, chosen.overrides)
     name, folder = config.name, config.folder if arguments.output is None else arguments.output / config.name
-    own = [] if arguments.output is None else [f"output={_quoted(folder)}"]
+    run_overrides = [] if arguments.output is None else [f"output={_quoted(folder)}"]
     if chosen.label:
         if RunFolder(folder).config.exists():
             raise UserError(f"{folder}: holds a run of its own; choose another output (-o) for several")
         name, folder = f"{name}-{chosen.label}", folder / chosen.label
-        own = [f"name={_quoted(name)}", f"output={_quoted(folder)}"]
-    config = config.model_copy(update={"name": name, **({"output": folder} if own else {})})
+        run_overrides = [f"name={_quoted(name)}", f"output={_quoted(folder)}"]
+    config = config.model_copy(update={"name": name, **({"output": folder} if run_overrides else {})})
     require_initial_weights(config.training.start_from, RunFolder(config.folder))
-    done = not arguments.again and is_finished(RunFolder(config.folder), config)
-    command = [str(path), *chosen.overrides, *own, "--quiet"]
-    return config, SweepJob(name, folder, command, home / "logs" / f"{name}.log", EXIT_DONE if done else None)
+    is_done = not arguments.again and is_finished(RunFolder(config.folder), config)
+    command = [str(path), *chosen.overrides, *run_overrides, "--quiet"]
+    return config, SweepJob(name, folder, command, home / "logs" / f"{name}.log", EXIT_DONE if is_done else None)
 
 
 def _quoted(value: object) -> str:
@@ -248,12 +248,12 @@ def _search(
     record: "SweepRecord",
 ) -> list[SweepJob]:
     """Do the trials of a search, say which is the best, and return the jobs."""
-    searched = load_config(path, [*overrides, *(found.ends()[0] for found in ranges)])
-    search = Search(home / STUDY, ranges, fingerprint(searched))
+    example = load_config(path, [*overrides, *(search_range.ends()[0] for search_range in ranges)])
+    search = Search(home / STUDY, ranges, fingerprint(example))
 
     def job_of(number: int, values: Values) -> SweepJob:
-        proposed = [f"{key}={value!r}" for key, value in values.items()]
-        return _run(path, Combination((*overrides, *proposed), f"trial-{number}"), home, arguments)[1]
+        settings = [f"{key}={value!r}" for key, value in values.items()]
+        return _run(path, Combination((*overrides, *settings), f"trial-{number}"), home, arguments)[1]
 
     record.start([])
     jobs = search_settings(search, arguments.search, arguments.jobs, job_of, work)

@@ -98,7 +98,7 @@ def slurm_executor(folder: Path, settings: Sequence[str], at_once: int) -> "Exec
     return executor
 
 
-def _slurm_values(settings: Sequence[str], known: set[str]) -> tuple[dict[str, Any], list[str]]:
+def _slurm_values(settings: Sequence[str], known_keys: set[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the settings' values by key, and what is wrong with them."""
     values: dict[str, Any] = {}
     problems = []
@@ -108,8 +108,8 @@ def _slurm_values(settings: Sequence[str], known: set[str]) -> tuple[dict[str, A
             problems.append(f"--slurm {setting}: is no key=value; configurations stand before --slurm")
         elif key in OURS:
             problems.append(f"--slurm {setting}: a run is one task, and --jobs says how many run at once; leave it out")
-        elif key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
+        elif key not in known_keys:
+            nearest = difflib.get_close_matches(key, known_keys, n=1)
             problems.append(f"--slurm {setting}: unknown key" + (f"; the nearest is {nearest[0]}" if nearest else ""))
         elif key == "time" and not text.isdecimal():
             problems.append(f"--slurm {setting}: must be whole minutes")
@@ -130,23 +130,23 @@ def submit_and_wait(jobs: Sequence[SweepJob], executor: "Executor", *, quiet: bo
         Stopped: A signal was received; the jobs were cancelled, of which Slurm tells the runs, and they save.
         UserError: The cluster did not take the jobs.
     """
-    waiting = [job for job in jobs if job.code is None]
-    if not waiting:
+    pending = [job for job in jobs if job.code is None]
+    if not pending:
         return
     running: dict[int, Job[int]] = {}
     with Interruption() as interruption:
         try:
             with _environment():
-                runs = [ClusterRun(job.name, job.command, job.log) for job in waiting]
+                runs = [ClusterRun(job.name, job.command, job.log) for job in pending]
                 running |= enumerate(executor.submit_array(runs))
             for index, handle in running.items() if not quiet else ():
-                job = waiting[index]
+                job = pending[index]
                 logger.info(
                     f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: submitted as job {handle.job_id}; {job.log}"
                 )
             while running and not interruption.signal_number:
                 for index in [index for index, handle in running.items() if handle.done()]:
-                    _settle(waiting[index], running.pop(index), quiet=quiet)
+                    _settle(pending[index], running.pop(index), quiet=quiet)
                 time.sleep(POLL_S if running else 0)
         except (RuntimeError, OSError) as error:  # submitit's of a failed sbatch, among others
             raise UserError(f"the jobs could not be submitted or asked for: {' '.join(str(error).split())}") from error
@@ -173,10 +173,10 @@ def _settle(job: SweepJob, handle: "Job[int]", *, quiet: bool) -> None:
 @contextmanager
 def _environment() -> Iterator[None]:
     """Within the block, have the variables that a job inherits lead to this package."""
-    earlier: Mapping[str, str] = dict(os.environ)
+    variables: Mapping[str, str] = dict(os.environ)
     os.environ.update(run_environment())
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(earlier)
+        os.environ.update(variables)

@@ -43,7 +43,7 @@ def combinations(overrides: Sequence[str], takes_text: Callable[[str], bool]) ->
     """
     settings = [text.partition("=")[::2] for text in overrides]
     values = [[value] if takes_text(key) else list(_values(value)) for key, value in settings]
-    lists = {key: found for (key, _), found in zip(settings, values, strict=True) if len(found) > 1}
+    lists = {key: items for (key, _), items in zip(settings, values, strict=True) if len(items) > 1}
     counts = Counter(key for key, _ in settings)
     problems = [f"{key}: is given {counts[key]} times; give it once, with all its values" for key in lists
                 if counts[key] > 1]  # fmt: skip
@@ -58,12 +58,12 @@ def combinations(overrides: Sequence[str], takes_text: Callable[[str], bool]) ->
     names = _short_names(list(lists))
     return [
         Combination(
-            tuple(f"{key}={value}" for (key, _), value in zip(settings, chosen, strict=True)),
+            tuple(f"{key}={value}" for (key, _), value in zip(settings, choice, strict=True)),
             "_".join(
-                f"{names[key]}-{_word(value)}" for (key, _), value in zip(settings, chosen, strict=True) if key in lists
+                f"{names[key]}-{_word(value)}" for (key, _), value in zip(settings, choice, strict=True) if key in lists
             ),
         )
-        for chosen in product(*values)
+        for choice in product(*values)
     ]
 
 

@@ -70,12 +70,12 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
         UserError: A process or its log could not be started.
     """
     # Fill free slots with waiting runs until all are done or a signal comes.
-    waiting = deque(job for job in jobs if job.code is None)
+    pending = deque(job for job in jobs if job.code is None)
     running: dict[int, tuple[SweepJob, subprocess.Popen[bytes]]] = {}
     is_passed_on = False
     with Interruption() as interruption:
         try:
-            while running or (waiting and not interruption.signal_number):
+            while running or (pending and not interruption.signal_number):
                 for slot in range(at_once):
                     if slot in running and running[slot][1].poll() is not None:
                         job, process = running.pop(slot)
@@ -84,8 +84,8 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
                             logger.warning(job.failure())
                         elif not quiet:
                             logger.info(f"{job.name}: done")
-                    if slot not in running and waiting and not interruption.signal_number:
-                        job = waiting.popleft()
+                    if slot not in running and pending and not interruption.signal_number:
+                        job = pending.popleft()
                         if not quiet:
                             logger.info(f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: started; {job.log}")
                         device = devices[slot % len(devices)] if devices else None

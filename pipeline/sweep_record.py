@@ -67,9 +67,9 @@ class SweepRecord:
             self._tracker.set_tags({"runs_done": f"{len(jobs) - len(failed)} of {len(jobs)}"})
             self._tracker.close("FAILED" if failed else "FINISHED")
 
-    def _describe(self, *more: str) -> None:
+    def _describe(self, *paragraphs: str) -> None:
         """Add paragraphs to the description."""
-        self._description = "\n\n".join(filter(None, (self._description, *more)))
+        self._description = "\n\n".join(filter(None, (self._description, *paragraphs)))
         if self._tracker is not None:
             self._tracker.set_description(self._description)
 

@@ -40,8 +40,8 @@ def parse_range(text: str, is_whole: Callable[[str], bool]) -> SearchRange:
     Raises:
         UserError: The text is no such range.
     """
-    key, _, rest = text.partition("=")
-    ends, _, scale = rest.partition(":")
+    key, _, values = text.partition("=")
+    ends, _, scale = values.partition(":")
     try:
         low, high = map(float, ends.split(".."))
         if not (key and scale in ("", "log") and math.isfinite(low) and math.isfinite(high)):
@@ -93,12 +93,12 @@ class Search:
                 storage=address, study_name=STUDY, direction="maximize", load_if_exists=True
             )
             question = {"ranges": sorted(map(repr, ranges)), "configuration": configuration}
-            earlier = self._study.user_attrs.get(QUESTION)
+            saved_question = self._study.user_attrs.get(QUESTION)
         except Exception as error:  # SQLAlchemy's, of a file that is no database or has another release's tables
             raise UserError(f"{path}: cannot be read ({error}); move it away to search anew") from error
-        if earlier is None:
+        if saved_question is None:
             self._study.set_user_attr(QUESTION, question)
-        elif earlier != question:
+        elif saved_question != question:
             raise UserError(f"{path}: holds a search of another configuration or other ranges; choose another -o")
 
     def trials(self) -> dict[int, Values]:
@@ -151,24 +151,24 @@ def search_settings(
     jobs = {number: job_of(number, search.trials()[number]) for number in search.scores()}
     for job in jobs.values():
         job.code = EXIT_DONE
-    tried: set[int] = set()
+    session_trials: set[int] = set()
     while True:
         # What an earlier session left comes first, then proposals from all that is known.
-        batch = [number for number in search.pending() if number not in tried][:at_once]
+        batch = [number for number in search.pending() if number not in session_trials][:at_once]
         if not batch:
             batch = [search.propose() for _ in range(min(at_once, total - len(search.trials())))]
         if not batch:
             return [jobs[number] for number in sorted(jobs)]
-        tried |= set(batch)
+        session_trials |= set(batch)
         for number in batch:
             try:
                 jobs[number] = job_of(number, search.trials()[number])
             except UserError as error:
                 logger.warning(f"trial {number} is left out: {error}")
                 search.tell(number, math.nan)
-        started = [number for number in batch if number in jobs]
-        work([jobs[number] for number in started])
-        for number in started:
+        numbers = [number for number in batch if number in jobs]
+        work([jobs[number] for number in numbers])
+        for number in numbers:
             if jobs[number].code == EXIT_DONE:
                 search.tell(number, best_score(jobs[number].folder))
 

@@ -248,7 +248,7 @@ def finish(
     # Log to MLflow, then write the record: the run is finished.
     log_evaluation(
         tracker, evaluation, model, [*files, *gifs.values(), folder.curves, folder.report], folder, position,
-        checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as, facts=origin,
+        checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as, provenance=origin,
         warnings=report_warnings(config.data.source, prepared, scores, warnings),
     )  # fmt: skip
     write_run_record(
@@ -257,7 +257,7 @@ def finish(
         batch_size=config.training.batch_size,
         precision=config.training.precision,
         configuration=fingerprint(config),
-        warnings=[str(warning) for warning in warnings if warning.cleared is None],
+        warnings=[str(warning) for warning in warnings if warning.cleared_epoch is None],
         history=history,
     )  # fmt: skip
     tracker.log_artifact(folder.record)

@@ -38,12 +38,12 @@ class ContextTable:
 
     def look_up(self, slices: np.ndarray, slice_mm: float) -> np.ndarray:
         """Map a volume's slices (N, H, W) in [-1, 1], `slice_mm` apart, to the same shape and range, float32."""
-        looked_up, across = np.empty(slices.shape, np.float32), blurred_across(slices, slice_mm)
+        translated, across = np.empty(slices.shape, np.float32), blurred_across(slices, slice_mm)
         for index in range(len(slices)):  # slice by slice, to stay in a core's cache
-            one = slice(index, index + 1)
-            corner_units = np.stack(table_coordinates(slices[one], [each[one] for each in across], self.blur_pixels))
-            looked_up[index] = map_coordinates(self.values, corner_units, order=1, mode="nearest")[0]
-        return np.clip(looked_up, -1, 1, out=looked_up)
+            part = slice(index, index + 1)
+            coordinates = table_coordinates(slices[part], [image[part] for image in across], self.blur_pixels)
+            translated[index] = map_coordinates(self.values, np.stack(coordinates), order=1, mode="nearest")[0]
+        return np.clip(translated, -1, 1, out=translated)
 
 
 def table_coordinates(
@@ -62,8 +62,8 @@ def table_coordinates(
     knots = intensity_knots()
     intensity = np.interp(slices[:, ::step, ::step], knots, np.arange(LEVELS[0])).astype(np.float32)
     surroundings = [
-        (np.clip(blurred(each, sd, step), -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
-        for each, sd, levels in zip(across, blur_pixels, LEVELS[1:], strict=True)
+        (np.clip(blurred(blurred_slices, sd, step), -1, 1) + np.float32(1)) * np.float32((levels - 1) / 2)
+        for blurred_slices, sd, levels in zip(across, blur_pixels, LEVELS[1:], strict=True)
     ]
     return [intensity, *surroundings]
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.mask_regions import (
-    box_with_margin,
+    MARGIN,
+    Box,
+    bounding_box,
     close_gaps,
     fill_cavities,
     with_margin,
@@ -33,8 +35,6 @@ THINNED_LENGTH = 64  # voxels along each axis of the thinned volume that air and
 BINS, LAST_PERCENTILE = 256, 99.9  # bins of the first threshold's histogram, and its last percentile
 MAX_ROUNDS = 8  # rounds of estimating air and tissue
 MAX_HEAD_SHARE_OF_BORDER = 0.75  # with a larger share of the border in the head there is no air around it
-
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ def without_empty_planes(volume: np.ndarray) -> Box:
     All removed planes have the value of the first one, so that a uniform object in an empty volume remains.
     """
     bounds = [[0, length] for length in volume.shape]
-    value, shrunk = None, True
-    while shrunk:
-        shrunk = False
+    value, has_shrunk = None, True
+    while has_shrunk:
+        has_shrunk = False
         for axis, bound in enumerate(bounds):
             for end, step in ((0, 1), (1, -1)):
                 while bound[1] - bound[0] > 1:
                     plane = _plane(volume, bounds, axis, bound[0] if end == 0 else bound[1] - 1)
                     if plane.size == 1 or not (plane == (plane.flat[0] if value is None else value)).all():
                         break
-                    value, shrunk = plane.flat[0], True
+                    value, has_shrunk = plane.flat[0], True
                     bound[end] += step
     return tuple(slice(*bound) for bound in bounds)
 
@@ -146,9 +146,9 @@ def _coherence(masks: list[np.ndarray]) -> float:
     for mask in masks:
         for axis, length in enumerate(mask.shape):
             if length > 1:
-                current, following = mask.take(range(length - 1), axis), mask.take(range(1, length), axis)
-                first_count += int(np.count_nonzero(current))
-                pair_count += int(np.count_nonzero(current & following))
+                voxels, next_voxels = mask.take(range(length - 1), axis), mask.take(range(1, length), axis)
+                first_count += int(np.count_nonzero(voxels))
+                pair_count += int(np.count_nonzero(voxels & next_voxels))
     return pair_count / first_count if first_count else 0.0
 
 
@@ -157,14 +157,14 @@ def _air_intensity(volume: np.ndarray, background: np.ndarray) -> float | None:
 
     Air is recognised by many specks, or by a rim of values with a small spread.
     """
-    measured = ~background
-    rim = volume[measured & _dilated(background, RIM_VOXELS)]
-    values = volume[measured]
+    measured_mask = ~background
+    rim = volume[measured_mask & _dilated(background, RIM_VOXELS)]
+    values = volume[measured_mask]
     bright = values[values > values.mean(dtype=np.float64)]
     if rim.size == 0 or bright.size == 0:
         return None
     low, air, median = np.percentile(rim, [10, 25, 50]).tolist()
-    unspecked_count = np.count_nonzero(without_specks(with_margin(measured)))
+    unspecked_count = np.count_nonzero(without_specks(with_margin(measured_mask)))
     is_noise = unspecked_count < (1 - NOISE_SHARE) * values.size
     return air if is_noise or 0 < median - low < MAX_AIR_SPREAD * (np.percentile(bright, 50) - median) else None
 
@@ -173,36 +173,36 @@ def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
     """Return a mask dilated by a number of voxels, with a cross; in a third of the time of `scipy.ndimage`."""
     axes = [axis for axis, length in enumerate(mask.shape) if length > 1]
     for _ in range(voxels):
-        grown = mask.copy()
+        result = mask.copy()
         for axis in axes:
-            ahead, behind = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
-            ahead[axis], behind[axis] = slice(1, None), slice(0, -1)
-            grown[tuple(ahead)] |= mask[tuple(behind)]
-            grown[tuple(behind)] |= mask[tuple(ahead)]
-        mask = grown
+            upper, lower = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
+            upper[axis], lower[axis] = slice(1, None), slice(0, -1)
+            result[tuple(upper)] |= mask[tuple(lower)]
+            result[tuple(lower)] |= mask[tuple(upper)]
+        mask = result
     return mask
 
 
 def _brighter_than_air(volume: np.ndarray, blank: np.ndarray | None, air: float | None) -> np.ndarray:
     """Return a mask of what is brighter than air by `HEAD_THRESHOLD` of the way to typical tissue."""
     steps = tuple(slice(None, None, max(1, length // THINNED_LENGTH)) for length in volume.shape)
-    thinned, measured = contiguous(volume[steps]), None if blank is None else ~blank[steps]
-    if thinned.min() == thinned.max() or (measured is not None and not measured.any()):
-        thinned, measured = volume, None if blank is None else ~blank
-    bright = volume > _head_threshold(thinned, measured, air)
+    thinned_volume, measured_mask = contiguous(volume[steps]), None if blank is None else ~blank[steps]
+    if thinned_volume.min() == thinned_volume.max() or (measured_mask is not None and not measured_mask.any()):
+        thinned_volume, measured_mask = volume, None if blank is None else ~blank
+    bright = volume > _head_threshold(thinned_volume, measured_mask, air)
     if blank is not None:
         bright &= ~blank
     return bright if bright.any() else np.ones(volume.shape, dtype=bool)
 
 
-def _head_threshold(volume: np.ndarray, measured: np.ndarray | None, known_air: float | None = None) -> float:
+def _head_threshold(volume: np.ndarray, measured_mask: np.ndarray | None, known_air: float | None = None) -> float:
     """Return the intensity that separates head from air.
 
     Air and tissue are first estimated from two classes of intensities (`_otsu_threshold`). These depend on the amount
     of air, so both are estimated again within the head's box, air outside its mask, until the box no longer changes.
     """
     # Estimate air and tissue from the whole volume.
-    values = volume.ravel() if measured is None else volume[measured]
+    values = volume.ravel() if measured_mask is None else volume[measured_mask]
     is_dark = values <= _otsu_threshold(values)
     # The darkest quarter is air for certain: brighter values may be dark tissue.
     air = float(np.percentile(values[is_dark], 25, overwrite_input=True)) if known_air is None else known_air
@@ -213,15 +213,15 @@ def _head_threshold(volume: np.ndarray, measured: np.ndarray | None, known_air: 
     for _ in range(MAX_ROUNDS):
         threshold = air + HEAD_THRESHOLD * (tissue - air)
         bright = volume > threshold
-        mask = filled_mask(bright if measured is None else bright & measured)
+        mask = filled_mask(bright if measured_mask is None else bright & measured_mask)
         if not mask.any():
             break
         box = bounding_box(mask)
         if box in boxes:
             break
         boxes.append(box)
-        inside = volume[box] if measured is None else volume[box][measured[box]]
-        outside = volume[box][~mask[box] if measured is None else measured[box] & ~mask[box]]
+        inside = volume[box] if measured_mask is None else volume[box][measured_mask[box]]
+        outside = volume[box][~mask[box] if measured_mask is None else measured_mask[box] & ~mask[box]]
         if outside.size < 0.01 * mask[box].size:
             break
         inside = inside[inside > inside.mean(dtype=np.float64)]
@@ -247,19 +247,10 @@ def filled_mask(body: np.ndarray) -> np.ndarray:
     """Return a mask (X, Y, Z) without specks, gaps of a few voxels closed and cavities filled, slice by slice."""
     axes = [axis for axis, length in enumerate(body.shape) if length > 2]
     body = without_specks(with_margin(body))
-    box = box_with_margin(body)  # skips the air around the head, which would cost as much
+    box = bounding_box(body, MARGIN)  # skips the air around the head, which would cost as much
     body[box] = fill_cavities(close_gaps(contiguous(body[box]), GAP_RADIUS, axes))
     return without_margin(body)
 
 
 def _outer_box(body: np.ndarray) -> Box:
     return bounding_box(without_margin(without_specks(with_margin(body), MIN_REGION_SHARE)))
-
-
-def bounding_box(mask: np.ndarray) -> Box:
-    """Return the smallest box around the True voxels of a mask that is not empty."""
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)

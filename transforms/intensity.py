@@ -20,7 +20,7 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
     if volume.min() == volume.max():
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
     is_dark = volume <= volume.mean(dtype=np.float64)
-    air, tissue = (float(np.median(volume[part], overwrite_input=True)) for part in (is_dark, ~is_dark))
+    air, tissue = (float(np.median(volume[mask], overwrite_input=True)) for mask in (is_dark, ~is_dark))
     return filled_mask(volume > air + HEAD_THRESHOLD * (tissue - air))
 
 

@@ -15,11 +15,11 @@ def entry_weights(coordinates: Sequence[np.ndarray], shape: Sequence[int]) -> cs
         coordinates: By axis (n,), from 0 to the number of entries along it - 1.
         shape: Number of entries along each axis, two at least.
     """
-    below = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, shape, strict=True)]
-    share = [axis - corner for axis, corner in zip(coordinates, below, strict=True)]
+    lower = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, shape, strict=True)]
+    share = [axis - corner for axis, corner in zip(coordinates, lower, strict=True)]
     entries, weights = [], []
     for offsets in product((0, 1), repeat=len(shape)):  # the corners about each value
-        corners = [corner + offset for corner, offset in zip(below, offsets, strict=True)]
+        corners = [corner + offset for corner, offset in zip(lower, offsets, strict=True)]
         entries.append(np.ravel_multi_index(corners, shape))
         weights.append(reduce(np.multiply, (p if o else 1 - p for p, o in zip(share, offsets, strict=True))))
     count = len(coordinates[0])  # whose entries follow each other, ascending: nothing has to be sorted

@@ -18,6 +18,8 @@ from transforms.slices import contiguous
 
 MARGIN = 3  # voxels; one more than any mask grows by while gaps are closed
 
+Box = tuple[slice, ...]
+
 
 def with_margin(mask: np.ndarray) -> np.ndarray:
     """Return a mask (X, Y, Z) with `MARGIN` voxels of air on each side."""
@@ -29,14 +31,14 @@ def without_margin(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask[(slice(MARGIN, -MARGIN),) * mask.ndim])
 
 
-def box_with_margin(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box around a mask's True voxels with `MARGIN` voxels on each side; all of an empty mask."""
+def bounding_box(mask: np.ndarray, margin: int = 0) -> Box:
+    """Return the smallest box around a mask's True voxels, and up to `margin` on each side; all of an empty mask."""
     box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+    for axis, length in enumerate(mask.shape):
+        occupied = np.flatnonzero(mask.any(axis=tuple({*range(mask.ndim)} - {axis})))
         if len(occupied) == 0:
-            return (slice(None),) * mask.ndim
-        box.append(slice(occupied[0] - MARGIN, occupied[-1] + 1 + MARGIN))
+            return tuple(slice(0, length) for length in mask.shape)
+        box.append(slice(max(0, int(occupied[0]) - margin), min(length, int(occupied[-1]) + 1 + margin)))
     return tuple(box)
 
 

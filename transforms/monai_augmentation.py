@@ -58,10 +58,10 @@ def problems(specification: Specification, size: int) -> Iterator[str]:
         if name not in TRANSFORMS:
             yield f"{key} = {name}: must be one of MONAI's random transforms of slices{_nearest(name, TRANSFORMS)}"
             continue
-        valid = _valid_arguments(name)
-        unknown = [argument for argument in arguments or {} if argument not in valid]
+        valid_arguments = _valid_arguments(name)
+        unknown = [argument for argument in arguments or {} if argument not in valid_arguments]
         for argument in unknown:
-            yield f"{key}.{name}.{argument}: unknown argument{_nearest(argument, valid)}"
+            yield f"{key}.{name}.{argument}: unknown argument{_nearest(argument, valid_arguments)}"
         if not unknown and (reason := _failure(name, arguments or {}, size)):
             yield f"{key}.{name} = {dict(arguments or {})}: {reason}"
 

@@ -36,8 +36,8 @@ class Neighbours:
 
         Distances are rounded to whole slices, but to one at least.
         """
-        far = [max(1, round(distance / slice_mm)) for distance in self.distances_mm]
-        return np.array([*(-step for step in reversed(far)), *range(-self.adjacent, self.adjacent + 1), *far])
+        steps = [max(1, round(distance / slice_mm)) for distance in self.distances_mm]
+        return np.array([*(-step for step in reversed(steps)), *range(-self.adjacent, self.adjacent + 1), *steps])
 
     def indices(self, middles: Sequence[int] | np.ndarray, ends: tuple[int, int], slice_mm: float) -> np.ndarray:
         """Return the indices (N, channels) of slices and their neighbours in a volume.
@@ -61,11 +61,11 @@ def cut_ends(slices: np.ndarray, slice_mm: float) -> tuple[int | None, int | Non
     if slice_mm < THICK_MM:
         return None, None
     areas = (slices > HEAD_LEVEL).mean(axis=(1, 2))
-    shown = np.flatnonzero(areas > LEAST_HEAD * areas.max())
-    if not len(shown):
+    occupied = np.flatnonzero(areas > LEAST_HEAD * areas.max())
+    if not len(occupied):
         return None, None
     most_at_crown = max(CROWN_SHARE, slice_mm / CROWN_MM) * areas.max()
-    first, last = (int(end) if areas[end] > most_at_crown else None for end in shown[[0, -1]])
+    first, last = (int(end) if areas[end] > most_at_crown else None for end in occupied[[0, -1]])
     return first, last
 
 

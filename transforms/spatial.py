@@ -12,7 +12,8 @@ import torch
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from transforms.head_mask import Head, bounding_box
+from transforms.head_mask import Head
+from transforms.mask_regions import bounding_box
 from transforms.slices import contiguous
 
 MARGIN_MM = 10.0  # around the head
@@ -130,19 +131,19 @@ def field_in_box(box: np.ndarray, field: Sequence[slice]) -> tuple[slice, ...]:
 
 def resample_mask(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Resample a mask to another shape over the same field of view, by nearest neighbour."""
-    for axis, (length, new) in enumerate(zip(array.shape, shape, strict=True)):
-        if new != length:
-            array = array.take(_nearest_indices(length, new), axis)
+    for axis, (length, new_length) in enumerate(zip(array.shape, shape, strict=True)):
+        if new_length != length:
+            array = array.take(_nearest_indices(length, new_length), axis)
     return array
 
 
 def resample_field(inside: Sequence[slice], shape: Sequence[int], new_shape: Sequence[int]) -> tuple[slice, ...]:
     """Return the slices of `field_in_box` on a resampled grid."""
     resampled = []
-    for bounds, length, new in zip(inside, shape, new_shape, strict=True):
-        old_indices = _nearest_indices(length, new)
+    for bounds, length, new_length in zip(inside, shape, new_shape, strict=True):
+        old_indices = _nearest_indices(length, new_length)
         planes = np.flatnonzero((old_indices >= bounds.start) & (old_indices < bounds.stop))
-        resampled.append(slice(int(planes[0]), int(planes[-1]) + 1) if planes.size else slice(0, new))
+        resampled.append(slice(int(planes[0]), int(planes[-1]) + 1) if planes.size else slice(0, new_length))
     return tuple(resampled)
 
 
@@ -161,5 +162,5 @@ def fill_outside(volume: np.ndarray, inside: Sequence[slice], value: float) -> N
             volume[(slice(None),) * axis + (outside,)] = value
 
 
-def _nearest_indices(length: int, new: int) -> np.ndarray:
-    return np.minimum(length - 1, ((np.arange(new) + 0.5) * length / new).astype(int))
+def _nearest_indices(length: int, new_length: int) -> np.ndarray:
+    return np.minimum(length - 1, ((np.arange(new_length) + 0.5) * length / new_length).astype(int))

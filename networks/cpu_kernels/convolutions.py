@@ -56,7 +56,7 @@ class Convolution(nn.Conv2d):
         kernels, channels, *taps = weight.shape
         if taps == [1, 1]:
             return None
-        if any(side + 2 * padding < reach for side, reach in zip(image.shape[2:], taps, strict=True)):
+        if any(side + 2 * padding < length for side, length in zip(image.shape[2:], taps, strict=True)):
             return None  # torch raises an error that says what is wrong
         if self.stride == (2, 2):
             if padding == 1 and gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
@@ -104,8 +104,8 @@ class UpsampleConvolution(nn.Sequential):
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""
         _, convolution, *others = self
         assert isinstance(convolution, nn.Conv2d)
-        plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # reading a parametrised weight changes it
-        if plain or not kernels_apply(image, convolution.weight):
+        is_plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # reading a parametrised weight changes it
+        if is_plain or not kernels_apply(image, convolution.weight):
             return super().forward(image)
         features = _add_bias(upsample_and_convolve(image, convolution.weight), convolution.bias)
         for layer in others:

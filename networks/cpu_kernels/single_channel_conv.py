@@ -126,8 +126,8 @@ def _sum_over_rows(image: Tensor, weight: Tensor) -> Tensor:
 
 def _zero_padded(gradient: Tensor, weight: Tensor) -> Tensor:
     """Pad a gradient with zeros by the kernel's size less one on all sides."""
-    high, wide = (side - 1 for side in weight.shape[2:])
-    return pad(gradient, (wide, wide, high, high))
+    rows, columns = (side - 1 for side in weight.shape[2:])
+    return pad(gradient, (columns, columns, rows, rows))
 
 
 def _flipped_kernel(weight: Tensor) -> Tensor:

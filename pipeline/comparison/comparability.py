@@ -85,15 +85,15 @@ def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Differe
     # A bound trains on pairs, and pairs beside unpaired training are in both contrasts: on other images, both.
     if first.is_bound == run.is_bound and first.split["pairs"] == run.split["pairs"]:
         for contrast in first.settings["contrasts"]:
-            names = (each.split["train"].get(contrast, []) for each in (first, run))
+            names = (side.split["train"].get(contrast, []) for side in (first, run))
             yield from _name_differences(f"training {contrast} subjects", *names)
 
 
 def _scored_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Difference]:
     for contrasts in first.directions:
         names = (
-            [name for values in each.by_scan.get((*contrasts, COPY), {}).values() for name in values]
-            for each in (first, run)
+            [name for values in side.by_scan.get((*contrasts, COPY), {}).values() for name in values]
+            for side in (first, run)
         )
         yield from _name_differences(f"test subjects that could be scored, {' → '.join(contrasts)}", *names)
 
@@ -107,7 +107,7 @@ def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Diff
     for contrasts in first.directions:
         # The context lookup's fit is left out: it may differ between releases.
         for system in (COPY, HISTOGRAM, LOOKUP) if same_training else (COPY,):
-            first_figures, run_figures = (each.by_scan.get((*contrasts, system), {}) for each in (first, run))
+            first_figures, run_figures = (side.by_scan.get((*contrasts, system), {}) for side in (first, run))
             for column in (column for column in first_figures if column in run_figures):
                 for subject, value in first_figures[column].items():
                     run_value = run_figures[column].get(subject, float("nan"))
@@ -121,5 +121,5 @@ def _name_differences(title: str, first_names: Sequence[str], run_names: Sequenc
     """Yield the names that only one of the runs has, if there are any."""
     first_only, run_only = ({*first_names} - {*run_names}), ({*run_names} - {*first_names})
     if first_only or run_only:
-        texts = [f"{shortlist(sorted(each))} only" if each else "none of its own" for each in (first_only, run_only)]
+        texts = [f"{shortlist(sorted(side))} only" if side else "none of its own" for side in (first_only, run_only)]
         yield title, texts[0], texts[1]

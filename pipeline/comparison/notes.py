@@ -67,10 +67,10 @@ def run_notes(runs: Sequence[FinishedRun]) -> list[str]:
     bounds, unpaired = ([run for run in runs if run.is_bound is is_bound] for is_bound in (True, False))
     if bounds and unpaired:
         counts = "; ".join(f"{run.label} trained on pairs of {_training_subjects(run)} subjects" for run in bounds)
-        few = any(run.split["pairs"] for run in unpaired)
-        seen = "saw no pairs but those named above" if few else "never saw pairs"
+        has_pairs = any(run.split["pairs"] for run in unpaired)
+        statement = "saw no pairs but those named above" if has_pairs else "never saw pairs"
         notes.append(
-            f"Paired bound: {counts}. The others {seen} (those of {unpaired[0].label}: "
+            f"Paired bound: {counts}. The others {statement} (those of {unpaired[0].label}: "
             f"{_training_subjects(unpaired[0])} subjects); a bound takes no part in who is best. Baselines are those "
             f"of {unpaired[0].label}."
         )

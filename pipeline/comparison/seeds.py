@@ -59,8 +59,8 @@ def _text(summary: Mapping[str, Summary], seeds: int, home: Path) -> str:
     """Return the model's figures inside the head as a table: mean ± SD over seeds."""
     lines: dict[str, dict[str, str]] = {}
     for figure, over_seeds in summary.items():
-        source, target, *place, metric = figure.split(JOINED)
-        if place == [MODEL, OWN, "volume", "foreground"] and metric in SHOWN:
+        source, target, *group, metric = figure.split(JOINED)
+        if group == [MODEL, OWN, "volume", "foreground"] and metric in SHOWN:
             lines.setdefault(f"{source} → {target}", {})[metric] = mean_and_sd(metric, over_seeds.mean, over_seeds.sd)
     body = [[direction, *(figures.get(metric, "—") for metric in SHOWN)] for direction, figures in lines.items()]
     text = table(["direction", *(HEADINGS[metric] for metric in SHOWN)], body)

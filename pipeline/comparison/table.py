@@ -143,21 +143,21 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
     rows = [Row(label, runs_by_label.get(label), _summaries(columns)) for label, columns in figures.items()]
     trained = [row for row in rows if row.run]
     shared = set.intersection(*(set(row.values) for row in trained))
-    measured = in_order(column for column in shared if any(not isnan(row.values[column].mean) for row in trained))
-    columns = [column for column in measured if not names.is_named(region_of(column))]
+    all_columns = in_order(column for column in shared if any(not isnan(row.values[column].mean) for row in trained))
+    columns = [column for column in all_columns if not names.is_named(region_of(column))]
 
     # Find the best run, and compare all others with it.
     unpaired = [row for row in trained if not row.used_pairs]
     best = min(unpaired or trained, key=lambda row: row.badness(RANKING))
     differences = _differences(figures, best.label, columns)
-    eligible = [row for row in rows if not row.used_pairs] if unpaired else rows
+    candidates = [row for row in rows if not row.used_pairs] if unpaired else rows
     return Direction(
         contrasts,
         columns,
         [replace(row, differences=differences[row.label]) for row in rows],
         best,
-        {column: min(eligible, key=lambda row: row.badness(column)).label for column in columns},
-        [column for column in measured if names.is_named(region_of(column))],
+        {column: min(candidates, key=lambda row: row.badness(column)).label for column in columns},
+        [column for column in all_columns if names.is_named(region_of(column))],
     )
 
 
@@ -172,15 +172,13 @@ def _by_subject(run: FinishedRun, contrasts: Contrasts, system: str) -> Figures:
 
     NaN figures are left out; a subject with no other figure gets NaN.
     """
-    averaged: Figures = {}
+    means: Figures = {}
     for column, values in run.by_scan.get((*contrasts, system), {}).items():
         sessions: dict[str, list[float]] = {}
         for scan, value in values.items():
             sessions.setdefault(run.subject_of.get(scan, scan), []).extend([] if isnan(value) else [value])
-        averaged[column] = {
-            subject: fmean(measured) if measured else float("nan") for subject, measured in sessions.items()
-        }
-    return averaged
+        means[column] = {subject: fmean(group) if group else float("nan") for subject, group in sessions.items()}
+    return means
 
 
 def _summaries(figures: Figures) -> dict[str, Summary]:
@@ -240,8 +238,8 @@ def wilcoxon_p(differences: np.ndarray) -> float | None:
     Zeros are dropped, as Wilcoxon did; SciPy computes p exactly for up to 50 without ties. None with fewer than five
     that are not zero.
     """
-    counted = differences[differences != 0]
-    return float(wilcoxon(counted).pvalue) if len(counted) >= FEWEST else None
+    signed = differences[differences != 0]
+    return float(wilcoxon(signed).pvalue) if len(signed) >= FEWEST else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

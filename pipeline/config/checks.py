@@ -141,8 +141,8 @@ def _few_pairs_conflicts(config: Config) -> Iterator[str]:
         return
     setting = f"split.pairs = {config.split.pairs}"
     if config.method.type not in ADMIT_PAIRS:
-        admitting = " or ".join(ADMIT_PAIRS)
-        yield f"{setting}: must be 0 for method {config.method.type}; pairs beside others are for {admitting}"
+        methods = " or ".join(ADMIT_PAIRS)
+        yield f"{setting}: must be 0 for method {config.method.type}; pairs beside others are for {methods}"
     if config.split.pairing == "paired":
         yield f"{setting}: must be 0 with split.pairing: paired, where every training subject is a pair"
     if config.data.source == "images" and not config.data.paired:

@@ -156,15 +156,15 @@ def _shortened_repr(value: object) -> str:
 def _nearest_key(key: str, section: str, kind: str | None) -> str | None:
     """Return the valid key closest to an unknown one, by its last part and then as a whole; none of other kinds."""
     other_kinds = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
-    valid = schema_keys(without=other_kinds)
+    keys = schema_keys(without=other_kinds)
     parent, _, last = key.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
-    close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
-    if close:
-        return siblings[close[0]]
-    by_last = {name.rpartition(".")[2]: name for name in valid}
-    close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.75) or difflib.get_close_matches(key, valid, n=1)
-    return by_last.get(close[0], close[0]) if close else None
+    siblings = {name.rpartition(".")[2]: name for name in keys if name.rpartition(".")[0] == parent}
+    hits = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
+    if hits:
+        return siblings[hits[0]]
+    by_last = {name.rpartition(".")[2]: name for name in keys}
+    hits = difflib.get_close_matches(last, by_last, n=1, cutoff=0.75) or difflib.get_close_matches(key, keys, n=1)
+    return by_last.get(hits[0], hits[0]) if hits else None
 
 
 def _kinds() -> dict[str, dict[str, type[BaseModel]]]:

@@ -25,8 +25,8 @@ def shipped_configs() -> dict[str, Path]:
 
 def config_file(path: Path) -> Path:
     """Return the configuration that is meant: the file at a path, or the shipped one of that name where no file is."""
-    named = shipped_configs().get(path.name) if path.name == str(path) else None
-    return named if named is not None and not path.is_file() else path
+    shipped = shipped_configs().get(path.name) if path.name == str(path) else None
+    return shipped if shipped is not None and not path.is_file() else path
 
 
 def config_text(path: Path) -> str:
@@ -80,19 +80,19 @@ def merged(base: Mapping, overlay: Mapping) -> dict:
     """Return the values of `overlay` over those of `base`; see `read_values`."""
     result = dict(base)
     for key, value in overlay.items():
-        below = base.get(key)
+        base_value = base.get(key)
         result[key] = value
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            of_other_kind = any(kind in value and value[kind] != below.get(kind) for kind in KINDS)
-            result[key] = dict(value) if of_other_kind or key in PER_CONTRAST else merged(below, value)
+        if isinstance(value, Mapping) and isinstance(base_value, Mapping):
+            of_other_kind = any(kind in value and value[kind] != base_value.get(kind) for kind in KINDS)
+            result[key] = dict(value) if of_other_kind or key in PER_CONTRAST else merged(base_value, value)
     return result
 
 
 def _base_path(path: Path, base: str) -> Path:
     """Return the file that a base names: beside the overlay, else the shipped one of that name."""
-    beside = path.parent / base
+    sibling = path.parent / base
     shipped = shipped_configs().get(Path(base).stem) if Path(base).name == base else None
-    return shipped if shipped is not None and not beside.is_file() else beside
+    return shipped if shipped is not None and not sibling.is_file() else sibling
 
 
 def _mapping(path: Path) -> dict:

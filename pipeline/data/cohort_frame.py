@@ -56,26 +56,26 @@ def common_frame(heads: Mapping[str, Sequence[Head]], cell_mm: np.ndarray) -> Pl
         cell_mm: (3,), size of the cells that tables are fitted to.
     """
     best = _by_masks({contrast: [head.middle_and_size_mm() for head in side] for contrast, side in heads.items()})
-    everyone = [head for side in heads.values() for head in side]
-    axes = [axis for axis in range(3) if any(_is_cut(head, axis) for head in everyone)]
-    if not axes or min(np.ptp(axis) for head in everyone for axis in head.axes_mm) < MIN_LENGTH_MM:
+    all_heads = [head for side in heads.values() for head in side]
+    axes = [axis for axis in range(3) if any(_is_cut(head, axis) for head in all_heads)]
+    if not axes or min(np.ptp(axis) for head in all_heads for axis in head.axes_mm) < MIN_LENGTH_MM:
         return best
     thin = {contrast: [_thinned(head) for head in side] for contrast, side in heads.items()}
-    least = _misfit(*_measured(thin, best, cell_mm))
+    best_misfit = _misfit(*_cells_of_both(thin, best, cell_mm))
     for axis in axes:
         placements = _match(thin, best, axis, cell_mm)
-        misfit = _misfit(*_measured(thin, placements, cell_mm))
-        if misfit < least - MIN_GAIN:
-            best, least = placements, misfit
+        misfit = _misfit(*_cells_of_both(thin, placements, cell_mm))
+        if misfit < best_misfit - MIN_GAIN:
+            best, best_misfit = placements, misfit
     return best
 
 
-def _by_masks(measured: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> Placements:
+def _by_masks(middles_and_sizes: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> Placements:
     """Move every head's middle to the frame's, and scale it by axis to the mean size."""
-    mean_mm = np.mean([size_mm for side in measured.values() for _, size_mm in side], axis=0)
+    mean_mm = np.mean([size_mm for side in middles_and_sizes.values() for _, size_mm in side], axis=0)
     return {
         contrast: [Placement(middle, np.clip(mean_mm / size, 1 / MAX_SCALE, MAX_SCALE)) for middle, size in side]
-        for contrast, side in measured.items()
+        for contrast, side in middles_and_sizes.items()
     }
 
 
@@ -88,9 +88,9 @@ def _is_cut(head: Head, axis: int) -> bool:
 
 def _thinned(head: Head) -> _ThinHead:
     """Return the head with few of its voxels, as copies: views would keep the whole stack in memory."""
-    every = (slice(None, None, THINNING),) * 3
+    thinning = (slice(None, None, THINNING),) * 3
     axes_mm = tuple(axis[::THINNING] for axis in head.axes_mm)
-    return _ThinHead(head, head.voxels(THINNING).copy(), head.mask[every].copy(), axes_mm)
+    return _ThinHead(head, head.voxels(THINNING).copy(), head.mask[thinning].copy(), axes_mm)
 
 
 def _match(heads: Mapping[str, Sequence[_ThinHead]], start: Placements, axis: int, cell_mm: np.ndarray) -> Placements:
@@ -100,8 +100,8 @@ def _match(heads: Mapping[str, Sequence[_ThinHead]], start: Placements, axis: in
     for _ in range(ROUNDS):
         placements = _sized_within(heads, placements, axis, range_mm)
         placements = {contrast: _onto_mean(side, placements[contrast], axis) for contrast, side in heads.items()}
-        shift_mm = _best_shift(*_measured(heads, placements, cell_mm), axis) * cell_mm[axis]
-        placements[second] = [placement.moved(axis, -shift_mm) for placement in placements[second]]
+        shift_mm = _best_shift(*_cells_of_both(heads, placements, cell_mm), axis) * cell_mm[axis]
+        placements[second] = [placement.shifted(axis, -shift_mm) for placement in placements[second]]
         ranges = [_usual_range_mm(heads[contrast], placements[contrast], axis) for contrast in (first, second)]
         range_mm = max(low for low, _ in ranges), min(high for _, high in ranges)
     return placements
@@ -111,23 +111,23 @@ def _sized_within(
     heads: Mapping[str, Sequence[_ThinHead]], placements: Placements, axis: int, range_mm: tuple[float, float]
 ) -> Placements:
     """Place heads by their masks within a range along an axis; along it they are scaled as along the other two."""
-    measured: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    middles_and_sizes: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for contrast, side in heads.items():
-        measured[contrast] = []
+        middles_and_sizes[contrast] = []
         for thin, placement in zip(side, placements[contrast], strict=True):
-            within = [np.ones(len(positions), dtype=bool) for positions in thin.head.axes_mm]
+            axis_masks = [np.ones(len(positions), dtype=bool) for positions in thin.head.axes_mm]
             along = placement.frame_mm(thin.head.axes_mm)[axis]
-            within[axis] = (along >= range_mm[0]) & (along <= range_mm[1])
-            measured[contrast].append(thin.head.middle_and_size_mm(within))
-    sized = _by_masks(measured)
-    for placement in (placement for side in sized.values() for placement in side):
+            axis_masks[axis] = (along >= range_mm[0]) & (along <= range_mm[1])
+            middles_and_sizes[contrast].append(thin.head.middle_and_size_mm(axis_masks))
+    scaled = _by_masks(middles_and_sizes)
+    for placement in (placement for side in scaled.values() for placement in side):
         placement.scales[axis] = np.sqrt(np.prod(np.delete(placement.scales, axis)))
-    return sized
+    return scaled
 
 
 def _usual_range_mm(heads: Sequence[_ThinHead], placements: Sequence[Placement], axis: int) -> tuple[float, float]:
     """Return the range along an axis of the frame that the scans of one contrast show, medians over them."""
-    along = [place.frame_mm(thin.axes_mm)[axis] for thin, place in zip(heads, placements, strict=True)]
+    along = [placement.frame_mm(thin.axes_mm)[axis] for thin, placement in zip(heads, placements, strict=True)]
     return float(np.median([mm[0] for mm in along])), float(np.median([mm[-1] for mm in along]))
 
 
@@ -143,7 +143,7 @@ def _onto_mean(heads: Sequence[_ThinHead], placements: Sequence[Placement], axis
                 mean_start, mean = _mean_profile([(starts[other], values[other]) for other in others])
                 starts[index] = mean_start + _best_offset(mean, values[index])
     moved_mm = [(new - old) * PROFILE_MM for new, (old, _) in zip(starts, profiles, strict=True)]
-    return [placement.moved(axis, mm) for placement, mm in zip(placements, moved_mm, strict=True)]
+    return [placement.shifted(axis, mm) for placement, mm in zip(placements, moved_mm, strict=True)]
 
 
 def _profile(thin: _ThinHead, placement: Placement, axis: int) -> tuple[int, np.ndarray]:
@@ -175,11 +175,11 @@ def _mean_profile(profiles: Sequence[tuple[int, np.ndarray]]) -> tuple[int, np.n
 
 def _best_offset(mean: np.ndarray, profile: np.ndarray) -> int:
     """Return the offset into a mean profile (n, 2) at which a profile (m, 2) differs least from it."""
-    least = max(1, math.ceil(MIN_OVERLAP * min(len(mean), len(profile))))
+    min_overlap = max(1, math.ceil(MIN_OVERLAP * min(len(mean), len(profile))))
     differences = {}
-    for offset in range(least - len(profile), len(mean) - least + 1):
-        begin, end = max(0, offset), min(len(mean), offset + len(profile))
-        differences[offset] = float(np.mean((mean[begin:end] - profile[begin - offset : end - offset]) ** 2))
+    for offset in range(min_overlap - len(profile), len(mean) - min_overlap + 1):
+        start, end = max(0, offset), min(len(mean), offset + len(profile))
+        differences[offset] = float(np.mean((mean[start:end] - profile[start - offset : end - offset]) ** 2))
     return min(differences, key=lambda offset: differences[offset])
 
 
@@ -191,15 +191,15 @@ class _Cells:
     weights: np.ndarray  # (Z, Y, X, INTENSITIES)
     brightness: np.ndarray  # in [-1, 1]
     share: np.ndarray  # of head
-    seen: np.ndarray  # bool, by half of the heads
+    is_shown: np.ndarray  # bool, by half of the heads
 
     @property
     def heads(self) -> int:
         """Number of cells with a head in them."""
-        return int(np.count_nonzero(self.seen & (self.share >= MIN_HEAD_SHARE)))
+        return int(np.count_nonzero(self.is_shown & (self.share >= MIN_HEAD_SHARE)))
 
 
-def _measured(
+def _cells_of_both(
     heads: Mapping[str, Sequence[_ThinHead]], placements: Placements, cell_mm: np.ndarray
 ) -> tuple[_Cells, _Cells]:
     """Return what the cells of either contrast hold."""
@@ -209,21 +209,21 @@ def _measured(
 
 def _cells(heads: Sequence[_ThinHead], placements: Sequence[Placement], cell_mm: np.ndarray) -> _Cells:
     """Return what the cells of placed heads of one contrast hold."""
-    cells = [place.cells(thin.axes_mm, cell_mm) for thin, place in zip(heads, placements, strict=True)]
+    cells = [placement.cells(thin.axes_mm, cell_mm) for thin, placement in zip(heads, placements, strict=True)]
     grid = grid_of(cells)
-    share, seen = head_shares(grid, zip(cells, (thin.mask for thin in heads), strict=True))
+    share, is_shown = head_shares(grid, zip(cells, (thin.mask for thin in heads), strict=True))
     size = math.prod(grid.shape)
     weights = np.zeros(size * INTENSITIES)
     for thin, axes in zip(heads, cells, strict=True):
         entry = (thin.voxels.ravel().astype(np.float64) + 1) * ((INTENSITIES - 1) / 2)
-        below = np.minimum(entry.astype(np.intp), INTENSITIES - 2)
-        number = grid.cell_of_voxels(axes)[0].ravel() * INTENSITIES + below
-        weights += np.bincount(number, 1 - (entry - below), weights.size)
-        weights += np.bincount(number + 1, entry - below, weights.size)
+        lower = np.minimum(entry.astype(np.intp), INTENSITIES - 2)
+        number = grid.cell_of_voxels(axes)[0].ravel() * INTENSITIES + lower
+        weights += np.bincount(number, 1 - (entry - lower), weights.size)
+        weights += np.bincount(number + 1, entry - lower, weights.size)
     weights = gaussian_filter(weights.reshape(*grid.shape, -1), (CELL_BLUR,) * 3 + (0,), mode="constant")
     voxels = weights.sum(axis=-1, keepdims=True)
     weights /= np.maximum(voxels, 1e-3 * voxels.max())
-    return _Cells(grid, weights, weights @ np.linspace(-1, 1, INTENSITIES), share, seen)
+    return _Cells(grid, weights, weights @ np.linspace(-1, 1, INTENSITIES), share, is_shown)
 
 
 def _best_shift(first: _Cells, second: _Cells, axis: int) -> float:
@@ -233,14 +233,14 @@ def _best_shift(first: _Cells, second: _Cells, axis: int) -> float:
     (first_start, first_end), (second_start, second_end) = ends
     shifts = range(second_start + overlap - first_end, second_end - overlap - first_start + 1)
     misfits = [_misfit(first, second, axis, shift) for shift in shifts]
-    least = int(np.argmin(misfits))
-    if not np.isfinite(misfits[least]):
+    best = int(np.argmin(misfits))
+    if not np.isfinite(misfits[best]):
         return 0.0
 
     # Between whole cells take the vertex of a parabola: interpolated means would be smoother than others.
-    below, above = (misfits[index] if 0 <= index < len(misfits) else math.inf for index in (least - 1, least + 1))
-    bend = below - 2 * misfits[least] + above
-    return shifts[least] + ((below - above) / (2 * bend) if 0 < bend < math.inf else 0.0)
+    before, after = (misfits[index] if 0 <= index < len(misfits) else math.inf for index in (best - 1, best + 1))
+    bend = before - 2 * misfits[best] + after
+    return shifts[best] + ((before - after) / (2 * bend) if 0 < bend < math.inf else 0.0)
 
 
 def _misfit(first: _Cells, second: _Cells, axis: int = 0, shift: int = 0) -> float:
@@ -250,23 +250,23 @@ def _misfit(first: _Cells, second: _Cells, axis: int = 0, shift: int = 0) -> flo
 
 def _misfit_one_way(source: _Cells, target: _Cells, axis: int, shift: int) -> float:
     """Return the logarithm of Σ (E[y] - E[f(x)])² / Σ (E[y] - mean)², inf where too few cells are shown by both."""
-    here, there = _common_box(source.grid, target.grid, axis, shift)
-    share = (source.share[here] + target.share[there]) / 2
-    counted = source.seen[here] & target.seen[there] & (share >= MIN_HEAD_SHARE)
-    if np.count_nonzero(counted) < max(1.0, MIN_OVERLAP * min(source.heads, target.heads)):
+    source_box, target_box = _common_box(source.grid, target.grid, axis, shift)
+    share = (source.share[source_box] + target.share[target_box]) / 2
+    common = source.is_shown[source_box] & target.is_shown[target_box] & (share >= MIN_HEAD_SHARE)
+    if np.count_nonzero(common) < max(1.0, MIN_OVERLAP * min(source.heads, target.heads)):
         return math.inf
-    weights, expected = source.weights[here][counted], target.brightness[there][counted]
+    weights, expected = source.weights[source_box][common], target.brightness[target_box][common]
     squares = weights.T @ weights / len(weights) + RIDGE * np.eye(INTENSITIES)
     residual = expected - weights @ np.linalg.solve(squares, weights.T @ expected / len(weights))
     return float(np.log(np.mean(residual**2) + 1e-12) - np.log(np.var(expected) + 1e-12))
 
 
-def _common_box(here: Grid, there: Grid, axis: int, shift: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _common_box(first: Grid, second: Grid, axis: int, shift: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return the part of one grid that lies in another, and that part of the other, which is moved along an axis."""
     boxes = []
     for side in range(3):
-        offset = here.first[side] - there.first[side] + (shift if side == axis else 0)
-        begin = max(0, -offset)
-        end = max(begin, min(here.shape[side], there.shape[side] - offset))
-        boxes.append((slice(begin, end), slice(begin + offset, end + offset)))
+        offset = first.first[side] - second.first[side] + (shift if side == axis else 0)
+        start = max(0, -offset)
+        end = max(start, min(first.shape[side], second.shape[side] - offset))
+        boxes.append((slice(start, end), slice(start + offset, end + offset)))
     return tuple(box for box, _ in boxes), tuple(box for _, box in boxes)

@@ -47,31 +47,33 @@ class SliceBank:
         C is 1, or more with neighbours. `flips` are steps along each slice's two axes, 1 or -1: flipping while a
         slice is converted costs nothing.
         """
-        shape, places = self.shape, self.places(indices)
-        volumes = np.searchsorted(self.file_ends, places, side="right").tolist()
-        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((*places.shape, *shape), dtype=np.float32)
+        shape, slice_numbers = self.shape, self.slice_numbers(indices)
+        volumes = np.searchsorted(self.file_ends, slice_numbers, side="right").tolist()
+        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((*slice_numbers.shape, *shape), dtype=np.float32)
         flips = [(1, 1)] * len(indices) if flips is None else flips
-        for targets, stack, numbers, (rows, columns) in zip(gathered, places.tolist(), volumes, flips, strict=True):
-            for target, place, number in zip(targets, stack, numbers, strict=True):
-                if place == AIR:
+        for targets, stack, numbers, (rows, columns) in zip(
+            gathered, slice_numbers.tolist(), volumes, flips, strict=True
+        ):
+            for target, slice_number, number in zip(targets, stack, numbers, strict=True):
+                if slice_number == AIR:
                     target.fill(-1)
                     continue
-                self._read(number, place - int(self.file_ends[number]) + self.entries[number].file_count, stored)
+                self._read(number, slice_number - int(self.file_ends[number]) + self.entries[number].file_count, stored)
                 decode(stored[::rows, ::columns], out=target)
         return torch.from_numpy(gathered)
 
-    def places(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def slice_numbers(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return where slices and their neighbours lie, (N, C), counted through all slices of all files; or `AIR`."""
         volumes = np.searchsorted(self.ends, indices, side="right")
         entries = [self.entries[volume] for volume in volumes.tolist()]
         counts = np.array([[entry.file_count] for entry in entries])
         used_ends = np.array([entry.first + entry.count for entry in entries])  # in the files
-        in_file = np.asarray(indices, dtype=np.int64) - self.ends[volumes] + used_ends
-        wanted = in_file[:, None] + self._steps[volumes]
+        file_indices = np.asarray(indices, dtype=np.int64) - self.ends[volumes] + used_ends
+        stack_indices = file_indices[:, None] + self._steps[volumes]
         before, after = np.array([entry.air_beyond for entry in entries])[:, :, None].swapaxes(0, 1)
-        is_air = (before & (wanted < 0)) | (after & (wanted >= counts))
-        places = self.file_ends[volumes][:, None] - counts + wanted.clip(0, counts - 1)
-        return np.where(is_air, AIR, places)
+        is_air = (before & (stack_indices < 0)) | (after & (stack_indices >= counts))
+        slice_numbers = self.file_ends[volumes][:, None] - counts + stack_indices.clip(0, counts - 1)
+        return np.where(is_air, AIR, slice_numbers)
 
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
@@ -145,7 +147,7 @@ class DeviceSliceBank:
     """A `SliceSource` that holds all of a bank's slices in one tensor on a device, and augments them there."""
 
     def __init__(self, bank: SliceBank, device: torch.device):
-        self.ends, self.places = bank.ends, bank.places
+        self.ends, self.slice_numbers = bank.ends, bank.slice_numbers
         count = int(bank.file_ends[-1])
         self.stored = torch.empty((count + 1, *bank.shape), dtype=torch.int16, device=device)  # the bits of uint16
         for number, end in enumerate(bank.file_ends):
@@ -158,7 +160,7 @@ class DeviceSliceBank:
 
     def gather(self, indices: Sequence[int]) -> Tensor:
         """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1], equal to `SliceBank.gather`'s."""
-        levels = self.stored[on_device(self.places(indices), self.stored.device)]
+        levels = self.stored[on_device(self.slice_numbers(indices), self.stored.device)]
         values = (levels.to(torch.int32) & 0xFFFF).to(torch.float32)
         return values.mul_(float(np.float32(2 / LEVELS))).sub_(1)
 
@@ -175,13 +177,13 @@ def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[D
     Raises:
         UserError: the slices do not fit.
     """
-    needed = sum(2 * int(bank.file_ends[-1]) * bank.shape[0] * bank.shape[1] for bank in banks)
+    needed_bytes = sum(2 * int(bank.file_ends[-1]) * bank.shape[0] * bank.shape[1] for bank in banks)
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if needed > MEMORY_SHARE * free:
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        if needed_bytes > MEMORY_SHARE * free_bytes:
             raise UserError(
-                f"training.slices_on_device = true: {needed / GIB:.1f} GiB of slices do not fit into "
-                f"{MEMORY_SHARE:.0%} of the {free / GIB:.1f} GiB that are free on {device}; "
+                f"training.slices_on_device = true: {needed_bytes / GIB:.1f} GiB of slices do not fit into "
+                f"{MEMORY_SHARE:.0%} of the {free_bytes / GIB:.1f} GiB that are free on {device}; "
                 "set it to false, and the store is read"
             )
     return [DeviceSliceBank(bank, device) for bank in banks]
@@ -206,13 +208,13 @@ class ShuffledSampler:
         return [self.augmentation.draw(np.random.default_rng([self.seed, self.stream, 1, *key])) for key in keys]
 
     def _index(self, epoch: int, position: int) -> int:
-        lap, offset = divmod(position, self.count)
-        if (epoch, lap) not in self._orders:
+        pass_number, offset = divmod(position, self.count)
+        if (epoch, pass_number) not in self._orders:
             if len(self._orders) > 1:
                 del self._orders[next(iter(self._orders))]  # a finished lap's; drawn again if needed
-            random = np.random.default_rng([self.seed, self.stream, 0, epoch, lap])
-            self._orders[epoch, lap] = random.permutation(self.count)
-        return int(self._orders[epoch, lap][offset])
+            random = np.random.default_rng([self.seed, self.stream, 0, epoch, pass_number])
+            self._orders[epoch, pass_number] = random.permutation(self.count)
+        return int(self._orders[epoch, pass_number][offset])
 
 
 class UnpairedSlices:

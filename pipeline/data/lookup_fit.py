@@ -24,6 +24,7 @@ from pipeline.data.placed_heads import Grid, Head, find_head, grid_of, head_shar
 from pipeline.data.slice_stacks import SliceStack
 from transforms.context_lookup import BLUR_MM, LEVELS, ContextTable, intensity_knots
 from transforms.linear_tables import entry_weights, roughness
+from transforms.mask_regions import bounding_box
 
 CELL_MM = 6.0
 CELL_MARGIN = 3  # cells, about those that count: as far as means are blurred
@@ -64,37 +65,37 @@ class LookupFit:
         cell_mm = np.array([max(CELL_MM, *(stack.sample_mm[axis] for stack in everything)) for axis in range(3)])
         heads = {contrast: [find_head(stack) for stack in side] for contrast, side in stacks.items()}
         frame = common_frame(heads, cell_mm)
-        self.placed = {
+        self.placed_heads = {
             contrast: [
                 _PlacedHead(head, placement.cells(head.axes_mm, cell_mm))
                 for head, placement in zip(side, frame[contrast], strict=True)
             ]
             for contrast, side in heads.items()
         }
-        self.grid, self.counted = _head_cells(self.placed)
+        self.grid, self.cell_mask = _head_cells(self.placed_heads)
         self.blur_pixels = {contrast: _blur_pixels(side) for contrast, side in stacks.items()}
-        self.means = {contrast: self._means(contrast, side) for contrast, side in self.placed.items()}
+        self.means = {contrast: self._means(contrast, side) for contrast, side in self.placed_heads.items()}
 
     def tables(self) -> dict[str, ContextTable]:
         """Return the table from each contrast to the other, by target contrast."""
-        first, second = self.placed
+        first, second = self.placed_heads
         return {
-            target: self._table(source, self.placed[source], self.means[source], target)
+            target: self._table(source, self.placed_heads[source], self.means[source], target)
             for source, target in ((first, second), (second, first))
         }
 
     @threadpool_limits.wrap(limits=1)
     def translated_table(self, target: str, stacks: Sequence[SliceStack]) -> ContextTable:
         """Return the table to a contrast from translations to it of the other contrast's heads, in their order."""
-        (source,) = self.placed.keys() - {target}
+        (source,) = self.placed_heads.keys() - {target}
         placed = [
             replace(of_source, head=replace(of_source.head, stack=stack))
-            for of_source, stack in zip(self.placed[source], stacks, strict=True)
+            for of_source, stack in zip(self.placed_heads[source], stacks, strict=True)
         ]
         return self._table(source, placed, self._means(source, placed), target)
 
     def _means(self, contrast: str, placed: Sequence[_PlacedHead]) -> np.ndarray:
-        return _cell_means(placed, self.grid, self.counted, self.blur_pixels[contrast])
+        return _cell_means(placed, self.grid, self.cell_mask, self.blur_pixels[contrast])
 
     @threadpool_limits.wrap(limits=1)
     def _table(self, source: str, placed: Sequence[_PlacedHead], means: np.ndarray, target: str) -> ContextTable:
@@ -109,36 +110,34 @@ def _blur_pixels(stacks: Sequence[SliceStack]) -> tuple[float, ...]:
     return tuple(sd / pixel_mm for sd in BLUR_MM)
 
 
-def _head_cells(placed: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid, np.ndarray]:
+def _head_cells(placed_heads: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid, np.ndarray]:
     """Return a box of cells, and which of them count: those in the head of `MIN_HEAD_SHARE` of the subjects.
 
     Raises:
         ValueError: there is no such cell.
     """
-    grid = grid_of(head.cells for side in placed.values() for head in side)
-    shares, seen = zip(
-        *(head_shares(grid, ((head.cells, head.head.mask) for head in side)) for side in placed.values()), strict=True
+    grid = grid_of(head.cells for side in placed_heads.values() for head in side)
+    shares, shown = zip(
+        *(head_shares(grid, ((head.cells, head.head.mask) for head in side)) for side in placed_heads.values()),
+        strict=True,
     )
-    counted = np.logical_and(*seen) & (np.mean(shares, axis=0) >= MIN_HEAD_SHARE)
-    if not counted.any():
+    cell_mask = np.logical_and(*shown) & (np.mean(shares, axis=0) >= MIN_HEAD_SHARE)
+    if not cell_mask.any():
         raise ValueError("the heads of the two contrasts are nowhere seen in the same place")
 
     # Leave out what lies farther from these cells than means are blurred.
-    box = [np.flatnonzero(counted.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    begin = [max(0, int(used[0]) - CELL_MARGIN) for used in box]
-    end = [min(length, int(used[-1]) + 1 + CELL_MARGIN) for used, length in zip(box, grid.shape, strict=True)]
-    first = tuple(low + start for low, start in zip(grid.first, begin, strict=True))
-    shape = tuple(stop - start for start, stop in zip(begin, end, strict=True))
-    return Grid(first, shape), counted[tuple(map(slice, begin, end))]
+    box = bounding_box(cell_mask, CELL_MARGIN)
+    first = tuple(low + bounds.start for low, bounds in zip(grid.first, box, strict=True))
+    return Grid(first, cell_mask[box].shape), cell_mask[box]
 
 
 def _cell_means(
-    placed: Sequence[_PlacedHead], grid: Grid, counted: np.ndarray, blur_pixels: Sequence[float]
+    placed_heads: Sequence[_PlacedHead], grid: Grid, cell_mask: np.ndarray, blur_pixels: Sequence[float]
 ) -> np.ndarray:
     """Return the mean weight of every entry of a table in each cell that counts, (cells, entries) float32."""
     cells = math.prod(grid.shape)
     sums, volume = np.zeros((cells, math.prod(LEVELS)), np.float32), np.zeros(grid.shape, np.float32)
-    for placed_head in placed:
+    for placed_head in placed_heads:
         head = placed_head.head
         number, inside = grid.cell_of_voxels(placed_head.cells)
         cell, voxel_mm3 = number[inside], np.float32(math.prod(head.stack.sample_mm))
@@ -148,7 +147,7 @@ def _cell_means(
         volume += voxel_mm3 * np.bincount(cell, minlength=cells).reshape(grid.shape).astype(np.float32)
     blurred_sums = gaussian_filter(sums.reshape(*grid.shape, -1), (CELL_BLUR,) * 3 + (0,), mode="constant")
     volume = gaussian_filter(volume, CELL_BLUR, mode="constant")
-    return blurred_sums[counted] / np.maximum(volume[counted], 1e-3 * volume.max())[:, None]
+    return blurred_sums[cell_mask] / np.maximum(volume[cell_mask], 1e-3 * volume.max())[:, None]
 
 
 def _air_squares(heads: Sequence[Head], blur_pixels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

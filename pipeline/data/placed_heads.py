@@ -31,19 +31,19 @@ class Head:
     def table_coordinates(self, blur_pixels: Sequence[float]) -> list[np.ndarray]:
         """Return the voxels' coordinates in a table, see `transforms.context_lookup.table_coordinates`."""
         slice_step, pixel_step = self.stack.steps
-        slices, *blurred = (each[::slice_step] for each in (self.stack.slices(), *self.stack.blurred_across()))
+        slices, *blurred = (stack[::slice_step] for stack in (self.stack.slices(), *self.stack.blurred_across()))
         return table_coordinates(slices, blurred, blur_pixels, pixel_step)
 
-    def middle_and_size_mm(self, within: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def middle_and_size_mm(self, axis_masks: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation (at least a voxel) of the head's positions by axis, (3,) each.
 
         Args:
-            within: Which slices, rows and columns count, (n,), (h,), (w,) bool; None for all. Where there is no head in
+            axis_masks: Which slices, rows and columns count, (n,), (h,), (w,) bool; None for all. Where no head is in
                 them, all voxels count.
         """
         mask = self.mask
-        if within is not None:
-            slices, rows, columns = within
+        if axis_masks is not None:
+            slices, rows, columns = axis_masks
             mask = mask & slices[:, None, None] & rows[:, None] & columns
         indices = np.nonzero(mask if mask.any() else np.ones_like(mask))
         positions = [axis[index] for axis, index in zip(self.axes_mm, indices, strict=True)]
@@ -75,7 +75,7 @@ class Placement:
         """Return where positions (n,), (h,), (w,) along a head's axes lie in the frame."""
         return [(a - middle) * scale for a, middle, scale in zip(axes_mm, self.middle_mm, self.scales, strict=True)]
 
-    def moved(self, axis: int, frame_mm: float) -> "Placement":
+    def shifted(self, axis: int, frame_mm: float) -> "Placement":
         """Return the placement of a head that lies farther along an axis of the frame."""
         middle_mm = self.middle_mm.copy()
         middle_mm[axis] -= frame_mm / self.scales[axis]
@@ -83,8 +83,8 @@ class Placement:
 
     def cells(self, axes_mm: Sequence[np.ndarray], cell_mm: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the index of the cell that each position lies in, by axis; cell 0 has the frame's middle within."""
-        placed = zip(self.frame_mm(axes_mm), cell_mm, strict=True)
-        return tuple(np.floor(positions / cell + 0.5).astype(int) for positions, cell in placed)
+        axes = zip(self.frame_mm(axes_mm), cell_mm, strict=True)
+        return tuple(np.floor(positions / cell + 0.5).astype(int) for positions, cell in axes)
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ def head_shares(grid: Grid, heads: Iterable[tuple[Sequence[np.ndarray], np.ndarr
     Args:
         heads: For each, the cells by axis and the mask of its voxels.
     """
-    share, seen, count = np.zeros(grid.shape), np.zeros(grid.shape), 0
+    share, shown, count = np.zeros(grid.shape), np.zeros(grid.shape), 0
     for cells, mask in heads:
         number = grid.cell_of_voxels(cells)[0].ravel()
         voxels = np.bincount(number, minlength=share.size).reshape(grid.shape)
         share += np.bincount(number, mask.ravel(), share.size).reshape(grid.shape) / np.maximum(1, voxels)
-        seen += voxels > 0
+        shown += voxels > 0
         count += 1
-    return share / np.maximum(1, seen), 2 * seen >= count
+    return share / np.maximum(1, shown), 2 * shown >= count

@@ -23,8 +23,8 @@ def split_to_json(split: CohortSplit) -> dict[str, dict[str, list[str]] | list[s
     A name is "subject", or "subject/session" where the subject's scans have sessions.
     """
     train = {contrast: _names(cases) for contrast, cases in split.train.items()}
-    beside = {"pairs": _names(split.pairs)} if split.pairs else {}
-    return {"train": train, "validation": _names(split.validation), "test": _names(split.test), **beside}
+    pairs = {"pairs": _names(split.pairs)} if split.pairs else {}
+    return {"train": train, "validation": _names(split.validation), "test": _names(split.test), **pairs}
 
 
 def split_from_file(
@@ -45,18 +45,18 @@ def split_from_file(
     cases_by_part: dict[str, list[Case]] = {}
     for part, part_names in names.items():
         _, _, contrast = part.partition(".")
-        eligible = [case for case in cases if case.contrast in ((contrast,) if contrast else contrasts)]
-        cases_by_part[part], unknown = _cases_by_name(part_names, eligible)
+        candidates = [case for case in cases if case.contrast in ((contrast,) if contrast else contrasts)]
+        cases_by_part[part], unknown = _cases_by_name(part_names, candidates)
         if unknown:
             kind = f"{contrast} image" if contrast else "image"
             problems.append(f"{part}: the data has no {kind} of {_listed(unknown)}")
-    beside = cases_by_part.pop("pairs", [])
-    problems += _conflicts(cases_by_part, contrasts, pairing, {case.subject for case in beside})
-    problems += _pair_problems(beside, cases_by_part, contrasts, pairs_beside)
+    pair_cases = cases_by_part.pop("pairs", [])
+    problems += _conflicts(cases_by_part, contrasts, pairing, {case.subject for case in pair_cases})
+    problems += _pair_problems(pair_cases, cases_by_part, contrasts, pairs_beside)
     if problems:
         raise UserError("\n  ".join([f"{path}: not a split of this data; correct the file (split.file):", *problems]))
     train = {contrast: tuple(cases_by_part[f"train.{contrast}"]) for contrast in contrasts}
-    return CohortSplit(train, tuple(cases_by_part["validation"]), tuple(cases_by_part["test"]), tuple(beside))
+    return CohortSplit(train, tuple(cases_by_part["validation"]), tuple(cases_by_part["test"]), tuple(pair_cases))
 
 
 def _names(cases: Iterable[Case]) -> list[str]:
@@ -130,15 +130,15 @@ def _cases_by_name(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Ca
 
 
 def _pair_problems(
-    beside: Sequence[Case], cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], count: int
+    pair_cases: Sequence[Case], cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], count: int
 ) -> list[str]:
     """Return what is wrong with the pairs beside unpaired training: their number, or a scan without its partner."""
-    problems, subjects = [], {case.subject for case in beside}
+    problems, subjects = [], {case.subject for case in pair_cases}
     if len(subjects) != count:
         problems.append(f"pairs: has {len(subjects)} subjects, and split.pairs is {count}; make them agree")
     for contrast in contrasts:
         trained = {_name(case) for case in cases_by_part.get(f"train.{contrast}", [])}
-        if missing := {_name(case) for case in beside} - trained:
+        if missing := {_name(case) for case in pair_cases} - trained:
             problems.append(f"pairs: not in train.{contrast} too: {_listed(missing)}")
     return problems
 

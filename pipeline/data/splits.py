@@ -107,15 +107,15 @@ def _subject_pools(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tu
 
 
 def _draw_subjects(pool: set[str], kind: str, counts: dict[str, int | float], seed: int) -> dict[str, set[str]]:
-    wanted = {part: _subject_count(amount, len(pool)) for part, amount in counts.items()}
-    if sum(wanted.values()) > len(pool):
-        needs = " + ".join(f"split.{part} {counts[part]} ({number})" for part, number in wanted.items())
+    numbers = {part: _subject_count(amount, len(pool)) for part, amount in counts.items()}
+    if sum(numbers.values()) > len(pool):
+        requirement = " + ".join(f"split.{part} {counts[part]} ({number})" for part, number in numbers.items())
         raise UserError(
-            f"{needs} need {sum(wanted.values())} subjects {kind}, but there are {len(pool)}; "
-            f"lower {' or '.join(f'split.{part}' for part in wanted)}, or add subjects"
+            f"{requirement} need {sum(numbers.values())} subjects {kind}, but there are {len(pool)}; "
+            f"lower {' or '.join(f'split.{part}' for part in numbers)}, or add subjects"
         )
     order = iter(_shuffled(pool, seed))
-    return {part: {next(order) for _ in range(number)} for part, number in wanted.items()}
+    return {part: {next(order) for _ in range(number)} for part, number in numbers.items()}
 
 
 def _subject_count(amount: int | float, available: int) -> int:

@@ -90,11 +90,11 @@ class CapturedStep:
         return Recording(images, losses, replay)
 
 
-def _record_cuda_graph(step: Step, streams: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:
+def _record_cuda_graph(step: Step, generators: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:
     """Record a step as a CUDA graph, which executes nothing."""
     graph = torch.cuda.CUDAGraph()
     if torch.__version__ < "2.14":  # later versions register generators by themselves
-        for generator in streams:  # so that every replay draws new numbers; the default generator is registered
+        for generator in generators:  # so that every replay draws new numbers; the default generator is registered
             graph.register_generator_state(generator)
     reason: Exception | None = None
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from networks.neighbours import middle_slice
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
+from pipeline.engines.base import Losses
 from pipeline.engines.losses import mean_absolute
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_forward
 
@@ -41,18 +41,8 @@ class CycleGan(UnpairedEngine):
         """See `UnpairedEngine.pool_size`."""
         return self.options.pool_size
 
-    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `Engine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
-        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
-        discriminator_losses = {
-            **self.discriminator_losses("A", real_a, fake_a),
-            **self.discriminator_losses("B", real_b, fake_b),
-        }
-        return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
-
-    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        """Return the weighted terms of equation 3 with the identity loss, and the two translations."""
+    def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """See `UnpairedEngine`: equation 3 and, of section 5.2, the identity loss."""
         identity_input_a, identity_input_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
         fake_a, *identity_a = batched_forward(self.F, real_b, *identity_input_a)  # F(b), F(a)
         cycle_input_a = (fake_a,) if self.cycle_weight else ()

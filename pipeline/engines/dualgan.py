@@ -7,7 +7,7 @@ from torch import Tensor
 
 from networks.cpu_kernels import twice_differentiable
 from networks.neighbours import middle_slice
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
+from pipeline.engines.base import Losses
 from pipeline.engines.losses import mean_absolute, wasserstein
 from pipeline.engines.state import RandomState, Stateful, StepCounter
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_forward
@@ -44,20 +44,12 @@ class DualGan(UnpairedEngine):
     def critic_steps(self) -> int:
         return self.options.critic_steps
 
-    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `Engine.losses`: equations 1-3."""
-        if self.critic_steps == 1 or (int(self.steps.count) + 1) % self.critic_steps == 0:
-            losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-            generators = {GENERATORS: losses}
-        else:
-            with torch.no_grad():
-                generators, fake_a, fake_b = {}, self.generators["F"](real_b), self.generators["G"](real_a)
-        real_a, real_b = middle_slice(real_a), middle_slice(real_b)
-        critics = self._critic_losses("A", real_a, fake_a) | self._critic_losses("B", real_b, fake_b)
-        return {**generators, DISCRIMINATORS: critics}
-
-    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+    def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """See `UnpairedEngine`: equations 1-3."""
         G, F, weight = self.generators["G"], self.generators["F"], self.options.reconstruction_weight
+        if self.critic_steps > 1 and (int(self.steps.count) + 1) % self.critic_steps:  # the critics move alone
+            with torch.no_grad():
+                return {}, F(real_b), G(real_a)
         fake_a = F(real_b)
         fake_b, reconstructed_b = batched_forward(G, real_a, fake_a)
         losses = {
@@ -69,8 +61,9 @@ class DualGan(UnpairedEngine):
         losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
-    def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
-        losses = self.discriminator_losses(side, real, fake)
+    def discriminator_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
+        """See `UnpairedEngine`: with the gradient penalty."""
+        losses = super().discriminator_losses(side, real, fake)
         if self.options.gradient_penalty:
             weight = self.options.discriminator_scale * self.options.gradient_penalty
             losses[f"gradient_penalty_{side}"] = weight * self._gradient_penalty(f"D_{side}", real, fake.detach())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.munit import AutoEncoder, StyleTranslator
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, Networks
+from pipeline.engines.base import Losses, Networks
 from pipeline.engines.losses import mean_absolute
 from pipeline.engines.state import RandomState, Stateful, Styles
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
@@ -47,17 +47,9 @@ class Munit(UnpairedEngine):
         }
         self._real: dict[str, Tensor] = {}
 
-    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `Engine.losses`: section 3.2 and, of section 4, style-augmented cycle consistency."""
+    def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """See `UnpairedEngine`: section 3.2 and, of section 4, style-augmented cycle consistency."""
         self._real = {"A": real_a, "B": real_b}
-        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        discriminator_losses = {
-            **self.discriminator_losses("A", real_a, fake_a),
-            **self.discriminator_losses("B", real_b, fake_b),
-        }
-        return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
-
-    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         (A, B), options = _autoencoders(self.generators), self.options
         cycle = bool(options.cycle_weight)
         content_b, style_b = B.encode(real_b)

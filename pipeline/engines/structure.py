@@ -54,8 +54,8 @@ def _mind(image: Tensor, floor: Tensor) -> Tensor:
     for axis, other in ((2, 3), (3, 2)):
         length, count = image.shape[axis] - distance, image.shape[axis] - 2 * margin
         difference = image.narrow(axis, distance, length) - image.narrow(axis, 0, length)
-        within = difference.narrow(other, distance, image.shape[other] - 2 * distance)
-        squares = _box_mean(within.square(), MIND_WINDOW)
+        inner = difference.narrow(other, distance, image.shape[other] - 2 * distance)
+        squares = _box_mean(inner.square(), MIND_WINDOW)
         # A pixel's distance to the neighbour behind it is that neighbour's distance to the one ahead of it.
         patches += [squares.narrow(axis, start, count) for start in (0, distance)]
     distances = torch.cat(patches, dim=1)
@@ -71,9 +71,9 @@ def normalised_gradients(translation: Tensor, source: Tensor) -> Tensor:
     head, noise = head_and_noise(source)
     (t_x, t_y), (s_x, s_y) = (_central_differences(image) for image in (translation, source))
     squared_epsilon = noise.square()  # half of a difference of two noisy pixels has σ²/2, in two directions
-    aligned = (t_x * s_x + t_y * s_y).square()
+    products = (t_x * s_x + t_y * s_y).square()
     lengths = (t_x.square() + t_y.square() + squared_epsilon) * (s_x.square() + s_y.square() + squared_epsilon)
-    return _mean_over_head(1 - aligned / lengths, head)
+    return _mean_over_head(1 - products / lengths, head)
 
 
 def local_correlation(translation: Tensor, source: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ def sorted_median(rows: Tensor) -> Tensor:
     Of an even count of numbers it is the lower of the two in the middle; NaN where a row has no number.
     """
     numbers = (~rows.isnan()).sum(dim=1, keepdim=True)
-    ascending = torch.where(rows.isnan(), torch.inf, rows).sort(dim=1).values  # where NaN goes differs by device
-    median = ascending.gather(1, (numbers - 1).clamp(min=0) // 2)
+    sorted_rows = torch.where(rows.isnan(), torch.inf, rows).sort(dim=1).values  # where NaN goes differs by device
+    median = sorted_rows.gather(1, (numbers - 1).clamp(min=0) // 2)
     return torch.where(numbers > 0, median, torch.nan)[:, 0]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.unit import LatentAutoEncoder, LatentTranslator
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses, Networks
+from pipeline.engines.base import Losses, Networks
 from pipeline.engines.losses import divergence_from_normal, mean_absolute
 from pipeline.engines.state import RandomState, Stateful
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
@@ -42,16 +42,8 @@ class Unit(UnpairedEngine):
         super().set_up()
         self.random = RandomState(self.options.seed, self.device)
 
-    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `Engine.losses`: section 3, "learning"."""
-        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        discriminator_losses = {
-            **self.discriminator_losses("A", real_a, fake_a),
-            **self.discriminator_losses("B", real_b, fake_b),
-        }
-        return {GENERATORS: generator_losses, DISCRIMINATORS: discriminator_losses}
-
-    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+    def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """See `UnpairedEngine`: section 3, "learning"."""
         (A, B), options = _autoencoders(self.generators), self.options
         mean_a, mean_b = A.encoder(real_a), B.encoder(real_b)
         latent_a, latent_b = self._sample_latent(mean_a), self._sample_latent(mean_b)

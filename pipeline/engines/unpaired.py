@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from networks.cpu_kernels import twice_differentiable
-from networks.neighbours import with_channels
-from pipeline.engines.base import Engine, Losses, MethodOptions
+from networks.neighbours import middle_slice, with_channels
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
 from pipeline.engines.r1_penalty import R1Penalty
 from pipeline.engines.state import ImagePool, Stateful
 
@@ -45,6 +45,19 @@ class UnpairedEngine(Engine):
             if size is not None
         }
         self.r1 = R1Penalty(self.options.r1_every, seed, self.device) if self.options.r1_weight else None
+
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
+        """See `Engine.losses`: those of `generator_losses`, if there are any, and of both discriminators."""
+        generator_losses, fake_a, fake_b = self.generator_losses(real_a, real_b)
+        discriminator_losses = {
+            **self.discriminator_losses("A", middle_slice(real_a), fake_a),
+            **self.discriminator_losses("B", middle_slice(real_b), fake_b),
+        }
+        return {**({GENERATORS: generator_losses} if generator_losses else {}), DISCRIMINATORS: discriminator_losses}
+
+    def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """Return the generators' weighted terms (none: they do not move), and the translations to a and to b."""
+        raise NotImplementedError
 
     @property
     def pool_size(self) -> int | None:

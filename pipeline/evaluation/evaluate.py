@@ -117,7 +117,7 @@ def evaluate(
         scoring = _Scoring(scores, on_translation, products or {}, workers, progress_bar.update)
         files = [(regions or {}).get(pair[0].scan_name, {}) for pair in test_pairs]
         readings = [
-            (partial(_read_with_regions, reader, own), pair) for own, pair in zip(files, test_pairs, strict=True)
+            (partial(_read_with_regions, reader, paths), pair) for paths, pair in zip(files, test_pairs, strict=True)
         ]
         views = workers.imap(read_or_reason, readings, READ_AHEAD)
         for pair, result in zip(test_pairs, views, strict=True):
@@ -152,7 +152,7 @@ def evaluate(
         scoring.collect()
     if not scores.subjects:
         raise UserError(f"none of {len(test_pairs or test)} test subjects could be evaluated; the reasons are above")
-    return scores, scoring.made
+    return scores, scoring.outputs
 
 
 def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
@@ -175,7 +175,7 @@ def _read_with_regions(
 
 
 class _Scoring:
-    """Scores translations in workers, and adds the results to `scores` in their order; `made` holds the products."""
+    """Scores translations in workers, and adds the results to `scores` in their order; `outputs` holds the products."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class _Scoring:
     ):
         self.scores, self.on_translation, self.products = scores, on_translation, products
         self.workers, self.on_collected = workers, on_collected
-        self.made: Products = {name: {} for name in products}
+        self.outputs: Products = {name: {} for name in products}
         self.waiting: deque[Callable[[], Any]] = deque()
 
     def add(self, translation: Translation, score: Score | None) -> None:
@@ -203,7 +203,7 @@ class _Scoring:
             case, subject_scores, results, failures = self.waiting.popleft()()
             self.scores.subjects += subject_scores
             for name, result in results.items():
-                self.made[name][case] = result
+                self.outputs[name][case] = result
             for name, reason in failures.items():
                 logger.warning(f"{case.path}: left out of the {name} ({reason}); its scores stand")
             self.on_collected()
@@ -214,9 +214,9 @@ def _score_and_make(
 ) -> tuple[Case, list[SubjectScore], dict[str, object], dict[str, str]]:
     """Return the case, its scores, its products, and the reasons why some failed. Runs in a worker."""
     results, failures = {}, {}
-    for name, make in products.items():
+    for name, function in products.items():
         try:
-            results[name] = make(translation)
+            results[name] = function(translation)
         except (DiskFull, Stopped):
             raise
         except Exception as error:  # a failed picture must not cost the scores

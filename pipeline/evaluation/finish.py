@@ -85,9 +85,9 @@ def evaluate_run(
     products: dict[str, Callable[[Translation], object]] = {}
     if options.translate:
         products["translations"] = partial(write_translation, folder, without_networks(model))
-    with viewer_folder(folder.path) as viewed, WorkerPool(options.processes, preload=PRELOAD) as workers:
-        if viewed:
-            products["viewer"] = partial(write_viewer_volumes, viewed, model.statistics)
+    with viewer_folder(folder.path) as viewer_path, WorkerPool(options.processes, preload=PRELOAD) as workers:
+        if viewer_path:
+            products["viewer"] = partial(write_viewer_volumes, viewer_path, model.statistics)
 
         # Calibrate the uncertainty on the validation subjects.
         if not reason:
@@ -106,7 +106,7 @@ def evaluate_run(
             context_tables, fit = {}, f"there is no context lookup: {error}"
 
         # Score the test subjects beside baselines, which are fitted to the training subjects' pairs.
-        scores, made = evaluate(
+        scores, outputs = evaluate(
             prepared.split.test,
             pairs(prepared.training_cases, model.contrasts),
             model.contrasts,
@@ -126,10 +126,12 @@ def evaluate_run(
         scores.subjects += scorer.scores
         scores.notes += [fit] if fit else []
         scores.notes += [f"the uncertainty was not calibrated: {reason}"] if reason else []
-        shown = subjects_to_view(prepared.split.test, scores, model.contrasts, made["viewer"]) if viewed else []
-        viewer = make_viewer(shown)
-    written = made.get("translations", {})
-    volumes = [written[case] for case in prepared.split.test if case in written]
+        viewed_subjects = (
+            subjects_to_view(prepared.split.test, scores, model.contrasts, outputs["viewer"]) if viewer_path else []
+        )
+        viewer = make_viewer(viewed_subjects)
+    translations = outputs.get("translations", {})
+    volumes = [translations[case] for case in prepared.split.test if case in translations]
     return Evaluation(scores, volumes, scorer, reason, viewer)
 
 
@@ -153,19 +155,21 @@ def log_evaluation(
     *,
     checkpoint: str,
     register_as: str | None,
-    facts: Mapping[str, str],
+    provenance: Mapping[str, str],
     warnings: Sequence[str],
 ) -> None:
     """Log metrics, files besides the mosaics, the front page, and both directions' networks to MLflow.
 
     `checkpoint` is the evaluated one's name, "best" or "latest"; models are registered as `register_as`, if any;
-    `facts` (versions, steps, time) and `warnings` are for the front page.
+    `provenance` (versions, steps, time) and `warnings` are for the front page.
     """
     tracker.log_metrics(final_metrics(evaluation.scores), position.step)
     tracker.log_table(SUBJECT_TABLE, *subject_table(evaluation.scores))
-    shown = {volume.target: volume for volume in reversed(evaluation.volumes)}  # the first subject of each direction
-    pictures = {volume.mosaic.stem: f"{MOSAICS}/{volume.mosaic.name}" for volume in shown.values()}
-    tracker.set_description(front_page(model, evaluation.scores, checkpoint, facts, warnings, pictures))
+    first_volumes = {
+        volume.target: volume for volume in reversed(evaluation.volumes)
+    }  # the first subject of each direction
+    pictures = {volume.mosaic.stem: f"{MOSAICS}/{volume.mosaic.name}" for volume in first_volumes.values()}
+    tracker.set_description(front_page(model, evaluation.scores, checkpoint, provenance, warnings, pictures))
     for path in files:
         tracker.log_artifact(path)
     for volume in evaluation.volumes:

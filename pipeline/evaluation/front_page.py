@@ -19,7 +19,7 @@ def front_page(
     model: TranslationModel,
     scores: Scores,
     checkpoint: str,
-    facts: Mapping[str, str],
+    provenance: Mapping[str, str],
     warnings: Sequence[str],
     pictures: Mapping[str, str],
 ) -> str:
@@ -28,7 +28,7 @@ def front_page(
     Args:
         model: The evaluated model.
         checkpoint: Name of its checkpoint.
-        facts: Versions, seed, steps and time, by name.
+        provenance: Versions, seed, steps and time, by name.
         warnings: Sentences that qualify the figures.
         pictures: What each shows, and its path among the run's artifacts.
     """
@@ -40,7 +40,7 @@ def front_page(
         *(f"![{title}]({artifact_address(path)})" for title, path in pictures.items()),
         *(_figures(rows) for rows in _by_direction(scores)),
         f"Whole volumes inside the head, mean and SD; {protocol}: {DESCRIPTIONS[protocol]}.",
-        "\n".join(f"- {fact}" for fact in _data_and_training(model, facts)),
+        "\n".join(f"- {text}" for text in _data_and_training(model, provenance)),
         "\n".join(f"Note: {note}.\n" for note in scores.notes),
     ]
     return "\n\n".join(part.strip() for part in parts if part)
@@ -52,7 +52,7 @@ def subject_table(scores: Scores) -> tuple[list[str], list[Row]]:
     MLflow groups the rows of several runs by the first column and compares the second, so these say whose row it is,
     and its first figure. The model's rows come first.
     """
-    by_score = [(score, _headlines(subject_means(score.measured))) for score in scores.subjects]
+    by_score = [(score, _headlines(subject_means(score.measurements))) for score in scores.subjects]
     by_score = [(score, figures) for score, figures in by_score if score.protocol in (OWN, UNPAIRED) and figures]
     metrics = [metric for metric in HEADLINES if any(metric in figures for _, figures in by_score)]
     rows: list[Row] = [
@@ -61,7 +61,7 @@ def subject_table(scores: Scores) -> tuple[list[str], list[Row]]:
             *(json_number(round(figures[metric], 4)) if metric in figures else None for metric in metrics),
             *(score.subject, score.source, score.target, score.system),
         ]
-        for score, figures in sorted(by_score, key=lambda scored: scored[0].system != MODEL)
+        for score, figures in sorted(by_score, key=lambda pair: pair[0].system != MODEL)
     ]
     return ["row", *map(_heading, metrics), "subject", "source", "target", "system"], rows
 
@@ -98,9 +98,9 @@ def _heading(metric: str) -> str:
     return HEADINGS.get(metric, metric.replace("_", " "))
 
 
-def _data_and_training(model: TranslationModel, facts: Mapping[str, str]) -> list[str]:
+def _data_and_training(model: TranslationModel, provenance: Mapping[str, str]) -> list[str]:
     cohorts = [
         f"{model.statistics[contrast].cases} scans in {contrast} ({model.statistics[contrast].slices:,} slices)"
         for contrast in model.contrasts
     ]
-    return [f"trained on: {', '.join(cohorts)}", *(f"{name}: {text}" for name, text in facts.items())]
+    return [f"trained on: {', '.join(cohorts)}", *(f"{name}: {text}" for name, text in provenance.items())]

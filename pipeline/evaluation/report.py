@@ -177,7 +177,7 @@ def report_warnings(
     source: str, prepared: PreparedData, scores: Scores, training_warnings: Sequence[TrainingWarning]
 ) -> list[str]:
     """Return sentences on phantom data, on warnings that stand, and on images that were left out."""
-    titles = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
+    titles = "; ".join(warning.title for warning in training_warnings if warning.cleared_epoch is None)
     return [
         *([PHANTOM_NOTE] if source == "phantom" else []),
         *([f"Warnings stood when training ended, see there what to do: {titles}."] if titles else []),
@@ -200,8 +200,8 @@ def _best_and_worst(
     pictures = {(volume.case.name, volume.target): volume.mosaic for volume in volumes}
     results = []
     for source, target in (contrasts, contrasts[::-1]) if scores.paired else ():
-        ranked, direction = scores.ranked(source, target), f"{source} → {target}"
-        extremes = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
+        scores_by_rank, direction = scores.ranked(source, target), f"{source} → {target}"
+        extremes = [("worst", scores_by_rank[0]), ("best", scores_by_rank[-1])] if len(scores_by_rank) > 1 else []
         for rank, (value, subject) in extremes:
             mosaic = pictures.get((f"{subject}_{source}", target))
             picture = Picture(mosaic, f"{subject}, {direction}") if mosaic else None

@@ -31,18 +31,18 @@ def score_tables(scores: Scores) -> list[ScoreTable]:
     The regions that the configuration names follow, in one table for each direction.
     """
     summary = scores.summary()
-    grouped: dict[tuple[str, str, str, str, str], Rows] = {}
+    groups: dict[tuple[str, str, str, str, str], Rows] = {}
     for row in (row for row in summary if not is_named(row.region)):
         key = (row.source, row.target, row.protocol, row.unit, row.region)
-        _add(grouped.setdefault(key, {}), row.system, row)
-    tables, unexplained = [], DESCRIPTIONS | {OWN: DESCRIPTIONS[OWN] + CALIBRATED}
-    for (source, target, protocol, unit, region), rows in grouped.items():
+        _add(groups.setdefault(key, {}), row.system, row)
+    tables, descriptions = [], DESCRIPTIONS | {OWN: DESCRIPTIONS[OWN] + CALIBRATED}
+    for (source, target, protocol, unit, region), rows in groups.items():
         title = f"per {unit}, {REGIONS.get(region, region)}"
         if protocol in PUBLISHED:
             title = f"{protocol}, on our slices: {title}"
         elif protocol != OWN:
             title = f"{protocol}: {title}"
-        tables.append(ScoreTable(f"{source} → {target}", title, unexplained.pop(protocol, ""), rows))
+        tables.append(ScoreTable(f"{source} → {target}", title, descriptions.pop(protocol, ""), rows))
 
     by_region: dict[str, Rows] = {}
     for row in sorted(summary, key=lambda row: natural_key(row.region)):

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.names import HEADINGS, MODEL, figure_parts, mean_and_sd
-from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
+from pipeline.metrics.protocols import OWN, PUBLISHED, Measurements, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
 from pipeline.utils.files import atomic_text, csv_text, json_row
@@ -48,7 +48,7 @@ class SubjectScore:
     target: str
     system: str
     protocol: str
-    measured: Measured
+    measurements: Measurements
 
     @property
     def group(self) -> tuple[str, str, str, str]:
@@ -82,14 +82,14 @@ def score_pair(
     case, view = translation.case, translation.view
     assert view is not None  # the translation of one of a pair
     predictions = _predictions(translation, baselines)
-    used = [OWN, *(PUBLISHED[name] for name in protocols)]
-    jobs = [(system, protocol) for protocol in used for system in predictions]
+    scored_protocols = [OWN, *(PUBLISHED[name] for name in protocols)]
+    jobs = [(system, protocol) for protocol in scored_protocols for system in predictions]
     with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
         target = (view.real, view.foreground, view.source.spacing_mm, view.regions)
-        measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
+        measurements = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
         return [
             SubjectScore(case.scan_name, case.contrast, translation.to, system, protocol.name, values)
-            for (system, protocol), values in zip(jobs, measured, strict=True)
+            for (system, protocol), values in zip(jobs, measurements, strict=True)
         ]
 
 
@@ -103,8 +103,8 @@ def score_unpaired(
         if system == MODEL:
             figures["image/cycle_error"] = mae(source.unpadded(cycled), source.stack)
             figures["foreground/cycle_error"] = mae(source.unpadded(cycled), source.stack, source.foreground)
-        measured = {f"volume/{figure}": np.array([value]) for figure, value in figures.items()}
-        scores.append(SubjectScore(case.name, case.contrast, translation.to, system, UNPAIRED, measured))
+        measurements = {f"volume/{figure}": np.array([value]) for figure, value in figures.items()}
+        scores.append(SubjectScore(case.name, case.contrast, translation.to, system, UNPAIRED, measurements))
     return scores
 
 
@@ -157,13 +157,13 @@ class Scores:
 
     def summary(self) -> list[SummaryRow]:
         """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
-        groups: dict[tuple[str, str, str, str], list[Measured]] = {}
+        groups: dict[tuple[str, str, str, str], list[Measurements]] = {}
         for score in self.subjects:
-            groups.setdefault(score.group, []).append(score.measured)
+            groups.setdefault(score.group, []).append(score.measurements)
         return [
             SummaryRow(*key, unit, region, metric, *summary)
-            for key, measured in groups.items()
-            for name, summary in _summarised(key[3], measured).items()
+            for key, measurements in groups.items()
+            for name, summary in _summarised(key[3], measurements).items()
             for unit, region, metric in [figure_parts(name)]
         ]
 
@@ -176,7 +176,7 @@ class Scores:
     def ranked(self, source: str, target: str) -> list[tuple[float, str]]:
         """Return (the model's masked PSNR, subject) of one direction, ascending; subjects with NaN are left out."""
         means = (
-            (float(np.mean(score.measured[MASKED_PSNR])), score.subject)
+            (float(np.mean(score.measurements[MASKED_PSNR])), score.subject)
             for score in self.subjects
             if score.group == (source, target, MODEL, OWN.name)
         )
@@ -186,11 +186,11 @@ class Scores:
         """Write `scores.csv` (the summary), `scores_by_subject.csv` and `scores.json` (all of it); return the paths."""
         summary = [asdict(row) for row in self.summary()]
         by_subject = [
-            {name: value for name, value in asdict(score).items() if name != "measured"}
+            {name: value for name, value in asdict(score).items() if name != "measurements"}
             | dict(zip(("unit", "region", "metric"), figure_parts(figure), strict=True))
             | {"value": mean}
             for score in self.subjects
-            for figure, mean in subject_means(score.measured).items()
+            for figure, mean in subject_means(score.measurements).items()
         ]
         protocols = dict.fromkeys(score.protocol for score in self.subjects)
         content = {
@@ -228,10 +228,10 @@ class Scores:
         return "\n\n".join([*sections, *(["\n".join(notes + failed)] if notes or failed else [])])
 
 
-def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary]:
+def _summarised(protocol: str, measurements: list[Measurements]) -> Mapping[str, Summary]:
     if protocol in (UNPAIRED, UNCERTAINTY):
-        return summarise([subject_means(values) for values in measured])
-    return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measured)
+        return summarise([subject_means(values) for values in measurements])
+    return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measurements)
 
 
 def _title(protocol: str) -> str:

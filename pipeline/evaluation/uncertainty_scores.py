@@ -88,11 +88,11 @@ def calibrate(
                 continue
             translated = subset.translated()
             step = max(1, -(-int(subset.inside.sum()) // MAX_VOXELS))
-            chosen = partial(_every, step, subset.inside)
-            errors = chosen(subset.errors(translated))
+            sample = partial(_sample, step, subset.inside)
+            errors = sample(subset.errors(translated))
             for kind in (RUN, SINGLE_NETWORK):
                 sources = uncertainty_sources(model, to, others, kind)
-                features = subset.features(translated, sources).mapped(chosen)
+                features = subset.features(translated, sources).mapped(sample)
                 samples.setdefault((to, kind), []).append((features, errors))
     if not samples:
         return {}, "no validation pair could be used"
@@ -107,7 +107,7 @@ def calibrate(
     return calibrations, ""
 
 
-def _every(step: int, inside: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _sample(step: int, inside: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return every so many of the values (n, h, w) inside a mask."""
     return values[inside][::step]
 
@@ -210,8 +210,8 @@ class UncertaintyScorer:
 
     def save(self, folder: RunFolder, reason: str) -> list[Path]:
         """Write the calibrations, with the test subjects' curves or the reason why there are none, and the picture."""
-        tested = {to: [curve.round(5).tolist() for curve in curves] for to, curves in self.curves.items()}
-        write_calibrations(folder, self.model, self.others, self.calibrations, reason=reason, test=tested)
+        curves_of_subjects = {to: [curve.round(5).tolist() for curve in curves] for to, curves in self.curves.items()}
+        write_calibrations(folder, self.model, self.others, self.calibrations, reason=reason, test=curves_of_subjects)
         if not self.curves:
             folder.uncertainty.unlink(missing_ok=True)  # an earlier evaluation's
             return [folder.calibrations]

@@ -130,9 +130,9 @@ def with_coverage(cohort: Cohort, setting: str | float, axis: str, saved: Path |
         for contrast in cohort.contrasts
     }
     coverage = choose_coverage(setting, axis, lengths, saved)
-    counted = dict(cohort.statistics)
-    for case, image in counted.items():
+    statistics = dict(cohort.statistics)
+    for case, image in statistics.items():
         if coverage.mm is not None and image.head_slices is not None:
-            selected = coverage.select(np.array(image.occupied), image.head_slices, image.slice_mm)
-            counted[case] = replace(image, slices=int(selected.sum()))
-    return replace(cohort, coverage=coverage, statistics=counted)
+            mask = coverage.select(np.array(image.occupied), image.head_slices, image.slice_mm)
+            statistics[case] = replace(image, slices=int(mask.sum()))
+    return replace(cohort, coverage=coverage, statistics=statistics)

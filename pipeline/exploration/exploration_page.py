@@ -126,8 +126,8 @@ def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str
     distances = {case: distance for case, distance in histogram_distances(images).items() if case not in shown_cases}
     rows = {case.name: images[case] for case in shown_cases[:SHOWN_OUTLIERS]}
     if distances:
-        typical = min(distances, key=distances.__getitem__)
-        rows = {f"typical: {typical.name}": images[typical]} | rows
+        typical_case = min(distances, key=distances.__getitem__)
+        rows = {f"typical: {typical_case.name}": images[typical_case]} | rows
     count_note = f", the first {SHOWN_OUTLIERS} of {len(shown_cases)}" if len(shown_cases) > SHOWN_OUTLIERS else ""
     picture = planes_sheet(rows, oriented=oriented, title=f"{contrast}: images worth a look{count_note}")
     return Picture(picture, f"{contrast} images that findings name", "normalised; the first row is a typical image")
@@ -139,9 +139,9 @@ def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
         for contrast in cohort.contrasts:
             if images := cohort.readable(contrast, subset):
                 cases = list(images)
-                shown = {cases[index]: images[cases[index]] for index in evenly_spread(len(cases), SHOWN_SLICES)}
-                caption = f"{contrast}, {subset}: {len(shown)} of {len(images):,}"
-                picture = slices_sheet(shown, axis, oriented=oriented)
+                sample = {cases[index]: images[cases[index]] for index in evenly_spread(len(cases), SHOWN_SLICES)}
+                caption = f"{contrast}, {subset}: {len(sample)} of {len(images):,}"
+                picture = slices_sheet(sample, axis, oriented=oriented)
                 pictures.append(Picture(picture, f"middle slices of {contrast} images, {subset}", caption))
     line = f"The slice through the middle of the head, normalised. {RADIOLOGICAL}" if oriented else "Normalised."
     return Section("slices", "Slices", [line], [], pictures)

@@ -1,7 +1,7 @@
 """Findings in a cohort to look at before training: each names its images and the reason."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from pipeline.data.case import Case
 from pipeline.data.contrast_differences import coverage_text, similar_ids_text, voxel_text
 from pipeline.exploration.cohort import NOT_USED, Cohort
 from pipeline.exploration.outliers import departures
+from pipeline.utils.console import shortlist
 
 LEAST_OVERLAP = 0.5  # of the smaller head; below it, a pair's affines are doubtful
 MOST_CUT_OFF = 0.005  # share of the head beyond the slices
@@ -37,13 +38,7 @@ class Finding:
     @property
     def names(self) -> str:
         """Names of the images in a line; only the first few of many."""
-        return first_names([case.name for case in self.cases]) if self.cases else "the whole cohort"
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first few names in a line, and the number of the others."""
-    listed = ", ".join(names[:SHOWN_NAMES])
-    return f"{listed} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else listed
+        return shortlist([case.name for case in self.cases], SHOWN_NAMES) if self.cases else "the whole cohort"
 
 
 def find_all(cohort: Cohort, *, compare_names: bool = False, resampled: bool = True) -> list[Finding]:
@@ -84,10 +79,10 @@ def _contrast_differences(cohort: Cohort, compare_names: bool, resampled: bool) 
 
 def _duplicates(cohort: Cohort) -> Iterator[Finding]:
     """Find images with equal voxels, which break a split by subject if they belong to two subjects."""
-    same = defaultdict(list)
+    cases_by_checksum = defaultdict(list)
     for case, image in cohort.statistics.items():
-        same[image.checksum].append(case)
-    for cases in same.values():
+        cases_by_checksum[image.checksum].append(case)
+    for cases in cases_by_checksum.values():
         if len(cases) < 2:
             continue
         subjects = {case.subject for case in cases}
@@ -132,12 +127,12 @@ def _unusable_images(cohort: Cohort) -> Iterator[Finding]:
 def _cropped_heads(cohort: Cohort) -> Iterator[Finding]:
     """Find heads larger than the slices: one finding per contrast, since usually many are."""
     for contrast in cohort.contrasts:
-        large = {
+        shares = {
             case: image.cut_off for case, image in cohort.readable(contrast).items() if image.cut_off > MOST_CUT_OFF
         }
-        if large:
-            text = f"up to {max(large.values()):.1%} of the head lies beyond the slices that training sees"
-            yield Finding("cut off", tuple(large), f"{text}; raise preprocess.size, or cut on a coarser grid")
+        if shares:
+            text = f"up to {max(shares.values()):.1%} of the head lies beyond the slices that training sees"
+            yield Finding("cut off", tuple(shares), f"{text}; raise preprocess.size, or cut on a coarser grid")
 
 
 def _outliers(cohort: Cohort) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from pipeline.data.coverage import head_slices
 from transforms.io.images import is_raster, read_raster
 from transforms.io.nifti import read_nifti
 from transforms.io.nifti_checks import nibabel_silent
+from transforms.mask_regions import bounding_box
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, occupied_slices, stack_slices
 from transforms.spatial import to_canonical
@@ -132,7 +133,7 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
     height, width = prepared["image_before_fit"]
     slices = centre_fit(prepared["image"], height, width, fill=-1)
     foreground = centre_fit(prepared["image_foreground"], height, width, fill=False)
-    trained_on = centre_fit(foreground, settings.size, settings.size, fill=False)
+    training_mask = centre_fit(foreground, settings.size, settings.size, fill=False)
     head = stack_slices(foreground, settings.axis)
 
     # Map the head back to the original grid.
@@ -144,7 +145,7 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
     warning = "; ".join(filter(None, [warning, *prepared.get("image_warnings", [])]))
     stored_as, slope, intercept, nan, inf = _storage(path, count=bool(warning))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
-    occupied = occupied_slices(trained_on, min_foreground)
+    occupied = occupied_slices(training_mask, min_foreground)
     digest = hashlib.sha256(str(volume.shape).encode())
     digest.update(np.ascontiguousarray(volume).data)
     return ImageStatistics(
@@ -163,7 +164,7 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
         low=prepared["image_range"][0],
         high=prepared["image_range"][1],
         head=float(raw_head.mean()),
-        cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
+        cut_off=1 - np.count_nonzero(training_mask) / np.count_nonzero(foreground),
         slices=len(occupied),
         checksum=digest.hexdigest()[:32],
         histogram=histogram / histogram.sum(),
@@ -180,10 +181,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
     if is_raster(path):
         voxels, type_range = read_raster(path)
         return voxels, np.eye(4), type_range, ""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always", UserWarning)
         voxels, affine, _ = read_nifti(path)
-    messages = [str(warning.message).replace(f"{path}: ", "") for warning in caught]
+    messages = [str(warning.message).replace(f"{path}: ", "") for warning in records]
     return voxels, affine, None, "; ".join(messages)
 
 
@@ -226,10 +227,9 @@ def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
     Returns:
         (K, 3) integers, in units of `CELL_MM`; None for an implausibly large head.
     """
-    extents = [np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if any(extent.size == 0 for extent in extents):
+    if not head.any():
         return np.zeros((0, 3), np.int32)
-    box = [(extent[0] - 0.5, extent[-1] + 0.5) for extent in extents]
+    box = [(bounds.start - 0.5, bounds.stop - 0.5) for bounds in bounding_box(head)]
     corners = apply_affine(affine, list(product(*box))) / CELL_MM
     first, last = np.ceil(corners.min(axis=0)), np.floor(corners.max(axis=0))
     if np.prod(np.maximum(0, last - first + 1)) > MOST_POINTS:
@@ -237,8 +237,8 @@ def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
     axes = [np.arange(start, end + 1) for start, end in zip(first, last, strict=True)]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     voxels = np.rint(apply_affine(np.linalg.inv(affine), lattice * CELL_MM)).astype(int)
-    within = ((voxels >= 0) & (voxels < head.shape)).all(axis=1)
-    lattice, voxels = lattice[within], voxels[within]
+    inside = ((voxels >= 0) & (voxels < head.shape)).all(axis=1)
+    lattice, voxels = lattice[inside], voxels[inside]
     return lattice[head[tuple(voxels.T)]].astype(np.int32)
 
 
@@ -249,8 +249,8 @@ def _planes(volume: np.ndarray, head: np.ndarray, spacing_mm: np.ndarray) -> dic
         first, second = (number for number in range(3) if number != axis)
         if min(volume.shape[first], volume.shape[second]) < 2:
             continue
-        below = np.cumsum(head.sum(axis=(first, second)))
-        slice_ = volume.take(int(np.searchsorted(below, below[-1] / 2)), axis)  # (A, B)
+        cumulative = np.cumsum(head.sum(axis=(first, second)))
+        slice_ = volume.take(int(np.searchsorted(cumulative, cumulative[-1] / 2)), axis)  # (A, B)
         lengths_mm = np.array(slice_.shape) * spacing_mm[[first, second]]
         height, width = np.maximum(1, np.rint(lengths_mm * LONGEST_PICTURE / lengths_mm.max())).astype(int)
         gray = Image.fromarray(np.rint((slice_ + 1) * 127.5).astype(np.uint8))

@@ -90,9 +90,9 @@ def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Depart
         return {}
     outliers = _other_orientations(cohort)
     distances = histogram_distances(cohort)
-    measured = {case: _measured(image) | {HISTOGRAM_DISTANCE: distances[case]} for case, image in cohort.items()}
+    quantities = {case: _quantities_of(image) | {HISTOGRAM_DISTANCE: distances[case]} for case, image in cohort.items()}
     for quantity in QUANTITIES:
-        values = {case: values[quantity.name] for case, values in measured.items() if quantity.name in values}
+        values = {case: values[quantity.name] for case, values in quantities.items() if quantity.name in values}
         if len(values) < FEWEST:
             continue
         median = quantity.text(float(np.median(list(values.values()))))
@@ -103,7 +103,7 @@ def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Depart
     return {case: outliers[case] for case in cohort if case in outliers}
 
 
-def _measured(image: ImageStatistics) -> dict[str, float]:
+def _quantities_of(image: ImageStatistics) -> dict[str, float]:
     """Return an image's quantities by name, without that of its histogram."""
     values = {
         "intensity range of the head": image.high - image.low,
@@ -125,11 +125,11 @@ def robust_z(values: Sequence[float], quantity: Quantity) -> np.ndarray:
     A score beyond ±3.5 means a distance from the median of more than 3.5 robust standard deviations, and of more than
     the quantity's smallest departure that matters.
     """
-    measured, smallest = np.asarray(values, dtype=np.float64), quantity.smallest
+    sample, smallest = np.asarray(values, dtype=np.float64), quantity.smallest
     if quantity.ratio:
-        measured, smallest = np.log(np.maximum(measured, 1e-12)), np.log(smallest)
-    deviation = 1.4826 * median_abs_deviation(measured)  # of normal values, their standard deviation
-    return (measured - np.median(measured)) / max(deviation, smallest / LIMIT)
+        sample, smallest = np.log(np.maximum(sample, 1e-12)), np.log(smallest)
+    deviation = 1.4826 * median_abs_deviation(sample)  # of normal values, their standard deviation
+    return (sample - np.median(sample)) / max(deviation, smallest / LIMIT)
 
 
 def histogram_distances(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, float]:
@@ -145,12 +145,12 @@ def histogram_distances(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, fl
 def _other_orientations(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Departure]]:
     """Return the images whose orientation differs from the common one of the contrast, if there is one."""
     codes = {case: image.grid.orientation for case, image in cohort.items() if image.grid}
-    [(common, count)] = Counter(codes.values()).most_common(1) or [("", 0)]
+    [(usual, count)] = Counter(codes.values()).most_common(1) or [("", 0)]
     if count < COMMON * len(codes):
         return {}
-    agreed = f"({count} of {len(codes)} are {common}; all are turned to RAS before they are cut)"
+    note = f"({count} of {len(codes)} are {usual}; all are turned to RAS before they are cut)"
     return {
-        case: [Departure("orientation", f"orientation {code} {agreed}", None)]
+        case: [Departure("orientation", f"orientation {code} {note}", None)]
         for case, code in codes.items()
-        if code != common
+        if code != usual
     }

@@ -9,8 +9,9 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.sources.listing import natural_key
 from pipeline.exploration.cohort import SUBSETS, Cohort
-from pipeline.exploration.findings import Finding, first_names
+from pipeline.exploration.findings import SHOWN_NAMES, Finding
 from pipeline.exploration.image_statistics import BINS, PERCENTILES, ImageStatistics
+from pipeline.utils.console import shortlist
 
 SHOWN_GRIDS = 12
 
@@ -50,7 +51,7 @@ def subject_table(cohort: Cohort) -> Table:
         f"{second_contrast} only": second - first,
     }
     rows = [
-        [name, f"{len(subjects):,}", first_names(sorted(subjects, key=natural_key))]
+        [name, f"{len(subjects):,}", shortlist(sorted(subjects, key=natural_key), SHOWN_NAMES)]
         for name, subjects in groups.items()
         if subjects
     ]
@@ -66,15 +67,15 @@ def grid_tables(cohort: Cohort) -> list[Table]:
         groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
         for case, image in images.items():
             groups[_grid_text(image)].append(case)
-        ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+        groups_by_size = sorted(groups.items(), key=lambda group: -len(group[1]))
 
         # List the first groups, and the others in one row.
         rows = []
-        for text, cases in ordered[:SHOWN_GRIDS]:
+        for text, cases in groups_by_size[:SHOWN_GRIDS]:
             oblique = _median_and_range([grid.oblique_degrees for case in cases if (grid := images[case].grid)], "°")
             rows.append([f"{len(cases):,}", *text, oblique, _names_of_scans(cases)])
-        if others := [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]:
-            title = f"{len(ordered) - SHOWN_GRIDS:,} others"
+        if others := [case for _, cases in groups_by_size[SHOWN_GRIDS:] for case in cases]:
+            title = f"{len(groups_by_size) - SHOWN_GRIDS:,} others"
             rows.append([f"{len(others):,}", title, "", "", "", "", _names_of_scans(others)])
         header = ["images", "shape", "spacing [mm]", "axes run to", "stored as", "oblique", "who"]
         tables.append(_without_empty_columns(Table(header, rows, contrast)))
@@ -115,9 +116,9 @@ def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
     shape = "×".join(str(length) for length in image.shape)
     if image.grid is None:
         return shape, "", "", image.stored_as
-    scaled = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
+    suffix = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
     spacing = "×".join(f"{size:.4g}" for size in image.grid.spacing_mm)
-    return shape, spacing, image.grid.orientation, image.stored_as + scaled
+    return shape, spacing, image.grid.orientation, image.stored_as + suffix
 
 
 def _without_empty_columns(table: Table) -> Table:
@@ -140,4 +141,4 @@ def _number(value: float) -> str:
 
 
 def _names_of_scans(cases: Iterable[Case]) -> str:
-    return first_names(list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases)))
+    return shortlist(list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases)), SHOWN_NAMES)

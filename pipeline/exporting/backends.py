@@ -33,16 +33,16 @@ def in_backend(model: TranslationModel, to: str, backend: str) -> TranslationMod
         UserError: a package is missing, the model comes from a file for another runtime, or the runtime computes
             something else than the network.
     """
-    current = backend_of(model.translators[model.target(to)])
-    if backend == current:
+    current_backend = backend_of(model.translators[model.target(to)])
+    if backend == current_backend:
         return model
-    if current != TORCH:
-        problem = f"{model.origin} comes from a file for {RUNTIMES[current].name}"
+    if current_backend != TORCH:
+        problem = f"{model.origin} comes from a file for {RUNTIMES[current_backend].name}"
         raise UserError(f"--backend {backend}: {problem}; leave --backend out, or give the run's folder")
     required_package(backend, backend)
-    opened = OPENERS[backend](onnx_model(model, to))
-    require_agreement(model, to, lambda inputs: opened.run(inputs, "float32"), RUNTIMES[backend].name)
-    return replace(model, translators={to: RuntimeNetwork(backend, opened.run, model_record(model, to))})
+    exported = OPENERS[backend](onnx_model(model, to))
+    require_agreement(model, to, lambda inputs: exported.run(inputs, "float32"), RUNTIMES[backend].name)
+    return replace(model, translators={to: RuntimeNetwork(backend, exported.run, model_record(model, to))})
 
 
 def automatic(model: TranslationModel, to: str, volumes: int) -> TranslationModel:
@@ -68,7 +68,7 @@ def quickest(model: TranslationModel, to: str, volumes: int) -> str:
     network = model.translators[to]
     if backend_of(network) != TORCH or model.device.type != "cpu" or model.precision != "float32":
         return backend_of(network)
-    is_unet = any(isinstance(part, UNet) for part in network.modules())
+    is_unet = any(isinstance(module, UNet) for module in network.modules())
     if volumes < LEAST_VOLUMES * torch.get_num_threads() or not is_unet or not RUNTIMES["openvino"].is_installed:
         return TORCH
     return "openvino" if is_large(network, model.settings.size, model.stride) else TORCH

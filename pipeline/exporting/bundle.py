@@ -1,14 +1,12 @@
 """A trained model as a MONAI bundle, which translates NIfTI volumes with MONAI alone."""
 
 import io
-import json
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -20,6 +18,7 @@ from pipeline.exporting.scripted_volume import VolumeTranslator
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.slice_translator import neighbours_of
+from pipeline.runs.folder import json_text
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.files import temporary_folder, writing_to
 from transforms.slice_chain import CHAIN_VERSION
@@ -81,11 +80,6 @@ def require_new_folder(output: Path) -> None:
         raise UserError(f"{output}: is there already; choose a new folder for the bundle, or remove it")
 
 
-def json_text(content: Mapping[str, Any]) -> str:
-    """Return a file's text."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
 # ── the model ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -133,18 +127,18 @@ def traced(network: nn.Module, stride: int, origin: str) -> torch.jit.ScriptModu
         UserError: it cannot be traced, or the trace differs from it for slices of another size.
     """
     try:
-        plain = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
-        channels = neighbours_of(plain).channels
+        copy = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
+        channels = neighbours_of(copy).channels
         side = -(-EXAMPLE_SIDE // stride) * stride
         generator = torch.Generator().manual_seed(0)
         images = [
-            torch.rand(count, channels, side + more, side, generator=generator) * 2 - 1
-            for count, more in ((2, 0), (3, stride))
+            torch.rand(count, channels, side + extra_rows, side, generator=generator) * 2 - 1
+            for count, extra_rows in ((2, 0), (3, stride))
         ]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of checks that a trace leaves out, and of TorchScript's age
-            graph = torch.jit.trace(plain, images[0], check_trace=False)
-            difference = max(float((graph(image) - plain(image)).abs().max()) for image in images)
+            graph = torch.jit.trace(copy, images[0], check_trace=False)
+            difference = max(float((graph(image) - copy(image)).abs().max()) for image in images)
     except Exception as error:  # whatever tracing has against a layer
         raise UserError(
             f"{origin}: its network cannot be TorchScript, which bundles hold ({first_line(error)}); export it as "
@@ -159,11 +153,11 @@ def traced(network: nn.Module, stride: int, origin: str) -> torch.jit.ScriptModu
 
 def save_script(script: torch.jit.ScriptModule, path: Path) -> None:
     """Write a TorchScript module without its debug records, which hold paths of this machine."""
-    whole = io.BytesIO(script.save_to_buffer())
-    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as stripped:
+    buffer = io.BytesIO(script.save_to_buffer())
+    with zipfile.ZipFile(buffer) as archive, zipfile.ZipFile(path, "w") as target:
         for entry in archive.infolist():
             if not entry.filename.endswith(".debug_pkl"):
-                stripped.writestr(entry.filename, archive.read(entry))
+                target.writestr(entry.filename, archive.read(entry))
 
 
 def lost_in_bundle(model: TranslationModel, target: str) -> list[str]:

@@ -129,7 +129,7 @@ def inference(model: TranslationModel, target: str) -> dict[str, Any]:
 
 def usage(name: str, losses: list[str]) -> str:
     """Return the part of a bundle's README that says how to run it, and what it lacks."""
-    lacks = "".join(f"- {loss}\n" for loss in losses)
+    loss_lines = "".join(f"- {loss}\n" for loss in losses)
     return f"""
 ## Run it
 
@@ -146,4 +146,4 @@ the network's weights alone, by the names that contrast-translation gives them.
 
 What contrast-translation has and the bundle has not:
 
-{lacks}"""
+{loss_lines}"""

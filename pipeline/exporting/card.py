@@ -57,8 +57,8 @@ def own_figures(model: TranslationModel, target: str) -> dict[str, float]:
     return {row["metric"]: round(row["mean"], 4) for row in rows if isinstance(row["mean"], float)}
 
 
-def _bullets(facts: Iterator[tuple[str, str]]) -> list[str]:
-    return [f"- {name}: {text}" for name, text in facts if text]
+def _bullets(entries: Iterator[tuple[str, str]]) -> list[str]:
+    return [f"- {name}: {text}" for name, text in entries if text]
 
 
 def _data(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
@@ -135,8 +135,8 @@ def _figures(model: TranslationModel, target: str) -> str:
 
 
 def _rows(scores: Mapping[str, Any], target: str) -> list[dict[str, Any]]:
-    place = {"target": target, "protocol": "own", "unit": "volume", "region": "foreground"}
-    return [row for row in scores.get("summary", []) if all(row.get(key) == value for key, value in place.items())]
+    keys = {"target": target, "protocol": "own", "unit": "volume", "region": "foreground"}
+    return [row for row in scores.get("summary", []) if all(row.get(key) == value for key, value in keys.items())]
 
 
 def _read(model: TranslationModel, name: str) -> dict[str, Any]:

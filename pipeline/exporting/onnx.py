@@ -42,26 +42,26 @@ def onnx_model(model: TranslationModel, target: str) -> bytes:
         exported: Any = torch.onnx.export(
             program, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=[TRANSLATION], verbose=False
         )
-    made = exported.model_proto
-    _tidy(made)
-    made.doc_string = NOTICE
-    onnx.helper.set_model_props(made, file_metadata(model, target))
-    onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString()
+    proto = exported.model_proto
+    _tidy(proto)
+    proto.doc_string = NOTICE
+    onnx.helper.set_model_props(proto, file_metadata(model, target))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto.SerializeToString()
 
 
-def _tidy(made: Any) -> None:
+def _tidy(proto: Any) -> None:
     """Name the sizes that vary, and remove where on this machine the code of each node lay."""
-    graph = made.graph
+    graph = proto.graph
     for value in (*graph.input, *graph.output):
         for axis, name in zip(value.type.tensor_type.shape.dim, AXES.get(value.name, ()), strict=False):
             if name is not None:
                 axis.dim_param = name
     del graph.value_info[:]  # their sizes have names of the tracer's
-    for part in (made, graph, *graph.input, *graph.output, *graph.initializer, *graph.node, *made.functions):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    for function in made.functions:
+    for message in (proto, graph, *graph.input, *graph.output, *graph.initializer, *graph.node, *proto.functions):
+        del message.metadata_props[:]
+        message.doc_string = ""
+    for function in proto.functions:
         del function.value_info[:]
         for node in function.node:
             del node.metadata_props[:]

@@ -26,11 +26,11 @@ def export_openvino(model: TranslationModel, target: str, output: Path) -> list[
     for key, value in file_metadata(model, target).items():
         graph.set_rt_info(value, [SECTION, key])
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "model.xml"
-        openvino.save_model(graph, str(made), compress_to_fp16=False)
-        opened = open_openvino(made)
-        require_agreement(model, target, lambda inputs: opened.run(inputs, "float32"), "OpenVINO's translation")
-        graph_bytes, weights = made.read_bytes(), made.with_suffix(".bin").read_bytes()
+        path = Path(folder) / "model.xml"
+        openvino.save_model(graph, str(path), compress_to_fp16=False)
+        exported = open_openvino(path)
+        require_agreement(model, target, lambda inputs: exported.run(inputs, "float32"), "OpenVINO's translation")
+        graph_bytes, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
     write_together(
         {
             output.with_suffix(".bin"): lambda stream: stream.write(weights),

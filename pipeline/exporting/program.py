@@ -35,9 +35,9 @@ def export_program(model: TranslationModel, target: str, output: Path) -> list[s
     program = exported_program(model, target)
     require_agreement(model, target, lambda inputs: _outputs(program.module(), inputs), "the torch program")
     metadata = file_metadata(model, target)
-    facts: dict[str, Any] = metadata | {RECORD: json.loads(metadata[RECORD])}
+    content: dict[str, Any] = metadata | {RECORD: json.loads(metadata[RECORD])}
     with atomic_path(output) as temporary:
-        torch.export.save(program, temporary, extra_files={"metadata.json": json.dumps(facts, indent=1)})
+        torch.export.save(program, temporary, extra_files={"metadata.json": json.dumps(content, indent=1)})
     return losses(model, target, returns=False)
 
 
@@ -58,8 +58,8 @@ def exported_program(model: TranslationModel, target: str) -> ExportedProgram:
         sizes.append({})
     # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
     with silence(), torch.no_grad(), shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # at import
-        own = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
-        program = torch.export.export(own, tuple(examples), dynamic_shapes=tuple(sizes))
+        copy = deepcopy(network).to("cpu", torch.float32).requires_grad_(False)
+        program = torch.export.export(copy, tuple(examples), dynamic_shapes=tuple(sizes))
     _forget_paths(program.graph_module)
     return program
 

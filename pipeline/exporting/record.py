@@ -62,9 +62,9 @@ def _channels_text(neighbours: Neighbours) -> str:
     """Return what the channels of an image are."""
     if neighbours.channels == 1:
         return "the slice"
-    beside = [f"{neighbours.adjacent} next to it"] if neighbours.adjacent else []
-    beside += [f"one {distance:.1f} mm away" for distance in neighbours.distances_mm]
-    return f"the slice in the middle of {' and '.join(beside)} on either side, in their order"
+    neighbour_texts = [f"{neighbours.adjacent} next to it"] if neighbours.adjacent else []
+    neighbour_texts += [f"one {distance:.1f} mm away" for distance in neighbours.distances_mm]
+    return f"the slice in the middle of {' and '.join(neighbour_texts)} on either side, in their order"
 
 
 def losses(model: TranslationModel, to: str, *, returns: bool) -> list[str]:

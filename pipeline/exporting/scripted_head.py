@@ -44,9 +44,9 @@ def find_head(volume: Tensor) -> tuple[list[int], Tensor, list[int], Tensor | No
 def without_empty_planes(volume: Tensor) -> list[int]:
     """Return the box of a volume without planes of a single value at its border, which are removed one by one."""
     box = [0, volume.size(0), 0, volume.size(1), 0, volume.size(2)]
-    value, has_value, shrunk = 0.0, False, True
-    while shrunk:
-        shrunk = False
+    value, has_value, has_shrunk = 0.0, False, True
+    while has_shrunk:
+        has_shrunk = False
         for axis in range(3):
             for end in range(2):
                 removing = True
@@ -56,7 +56,7 @@ def without_empty_planes(volume: Tensor) -> list[int]:
                     expected = value if has_value else float(plane[0, 0, 0])
                     removing = plane.numel() > 1 and bool((plane == expected).all())
                     if removing:
-                        value, has_value, shrunk = expected, True, True
+                        value, has_value, has_shrunk = expected, True, True
                         box[2 * axis + end] += 1 if end == 0 else -1
     return box
 
@@ -116,11 +116,11 @@ def _border_values(volume: Tensor) -> list[float]:
         return []
     border = torch.cat([face.flatten() for face in faces])
     values, _, counts = torch._unique2(border, sorted=True, return_inverse=False, return_counts=True)
-    found: list[float] = []
+    background_values: list[float] = []
     for value in values[counts >= 0.05 * border.numel()]:
         if _coherence([face == value for face in faces]) >= 0.8:
-            found.append(float(value))
-    return found
+            background_values.append(float(value))
+    return background_values
 
 
 def _coherence(masks: list[Tensor]) -> float:
@@ -130,24 +130,24 @@ def _coherence(masks: list[Tensor]) -> float:
         for axis in range(mask.dim()):
             length = mask.size(axis) - 1
             if length > 0:
-                current, following = mask.narrow(axis, 0, length), mask.narrow(axis, 1, length)
-                first_count += int(current.sum())
-                pair_count += int((current & following).sum())
+                voxels, next_voxels = mask.narrow(axis, 0, length), mask.narrow(axis, 1, length)
+                first_count += int(voxels.sum())
+                pair_count += int((voxels & next_voxels).sum())
     return pair_count / first_count if first_count > 0 else 0.0
 
 
 def _air_intensity(volume: Tensor, background: Tensor) -> float | None:
     """Return the intensity of the air between a background and the head; None where the head touches the background."""
-    measured = ~background
-    near = background
+    measured_mask = ~background
+    surroundings = background
     for _ in range(2):
-        near = dilated(near, _thick_axes(near, 1))
-    rim, values = volume[measured & near], volume[measured]
+        surroundings = dilated(surroundings, _thick_axes(surroundings, 1))
+    rim, values = volume[measured_mask & surroundings], volume[measured_mask]
     bright = values[values > values.mean(dtype=torch.float64)]
     if rim.numel() == 0 or bright.numel() == 0:
         return None
     low, air, median = percentile(rim, 10.0), percentile(rim, 25.0), percentile(rim, 50.0)
-    unspecked_count = int(without_specks(with_margin(measured), 0.01).sum())
+    unspecked_count = int(without_specks(with_margin(measured_mask), 0.01).sum())
     is_noise = unspecked_count < (1 - 0.02) * values.numel()
     if is_noise or (median - low > 0 and median - low < 0.15 * (percentile(bright, 50.0) - median)):
         return air
@@ -164,20 +164,20 @@ def _thick_axes(volume: Tensor, length: int) -> list[int]:
 
 def _brighter_than_air(volume: Tensor, blank: Tensor | None, air: float | None) -> Tensor:
     """Return a mask of what is brighter than air by 15 % of the way to typical tissue."""
-    measured = torch.ones_like(volume, dtype=torch.bool) if blank is None else ~blank
+    measured_mask = torch.ones_like(volume, dtype=torch.bool) if blank is None else ~blank
     steps = [max(1, length // 64) for length in volume.shape]
     thinned = volume[:: steps[0], :: steps[1], :: steps[2]].contiguous()
-    thinned_measured = measured[:: steps[0], :: steps[1], :: steps[2]].contiguous()
-    if bool(thinned.min() == thinned.max()) or not bool(thinned_measured.any()):
-        thinned, thinned_measured = volume, measured
-    bright = (volume > _head_threshold(thinned, thinned_measured, air)) & measured
+    thinned_mask = measured_mask[:: steps[0], :: steps[1], :: steps[2]].contiguous()
+    if bool(thinned.min() == thinned.max()) or not bool(thinned_mask.any()):
+        thinned, thinned_mask = volume, measured_mask
+    bright = (volume > _head_threshold(thinned, thinned_mask, air)) & measured_mask
     return bright if bool(bright.any()) else torch.ones_like(bright)
 
 
-def _head_threshold(volume: Tensor, measured: Tensor, known_air: float | None) -> float:
+def _head_threshold(volume: Tensor, measured_mask: Tensor, known_air: float | None) -> float:
     """Return the intensity that separates head from air."""
     # Estimate air and tissue from the whole volume.
-    values = volume[measured]
+    values = volume[measured_mask]
     is_dark = values <= _otsu_threshold(values)
     air = percentile(values[is_dark], 25.0) if known_air is None else known_air
     tissue = air if bool(is_dark.all()) else percentile(values[~is_dark], 50.0)
@@ -186,15 +186,15 @@ def _head_threshold(volume: Tensor, measured: Tensor, known_air: float | None) -
     boxes: list[list[int]] = []
     searching = True
     while searching and len(boxes) < 8:
-        mask = filled_mask((volume > air + 0.15 * (tissue - air)) & measured)
+        mask = filled_mask((volume > air + 0.15 * (tissue - air)) & measured_mask)
         searching = bool(mask.any())
         if searching:
             box = bounding_box(mask)
             for earlier in boxes:
                 searching = searching and earlier != box
             boxes.append(box)
-            part, known, head = cropped(volume, box), cropped(measured, box), cropped(mask, box)
-            inside, outside = part[known], part[known & ~head]
+            values_in_box, mask_in_box, head = cropped(volume, box), cropped(measured_mask, box), cropped(mask, box)
+            inside, outside = values_in_box[mask_in_box], values_in_box[mask_in_box & ~head]
             searching = searching and outside.numel() >= 0.01 * head.numel()
             if searching:
                 air = percentile(outside, 50.0) if known_air is None else known_air
@@ -226,8 +226,8 @@ def filled_mask(body: Tensor) -> Tensor:
         box = bounding_box(body)
         for axis in range(3):
             box[2 * axis], box[2 * axis + 1] = box[2 * axis] - 3, box[2 * axis + 1] + 3
-        part = body[box[0] : box[1], box[2] : box[3], box[4] : box[5]]
-        part.copy_(fill_cavities(close_gaps(part.contiguous(), 2, axes)))
+        values_in_box = body[box[0] : box[1], box[2] : box[3], box[4] : box[5]]
+        values_in_box.copy_(fill_cavities(close_gaps(values_in_box.contiguous(), 2, axes)))
     return without_margin(body)
 
 

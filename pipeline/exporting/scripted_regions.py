@@ -36,12 +36,12 @@ def close_gaps(mask: Tensor, iterations: int, axes: list[int]) -> Tensor:
 
 def dilated(mask: Tensor, axes: list[int]) -> Tensor:
     """Return a mask with the neighbours of its voxels along some axes."""
-    grown = mask.clone()
+    result = mask.clone()
     for axis in axes:
         length = mask.size(axis) - 1
-        grown.narrow(axis, 1, length).logical_or_(mask.narrow(axis, 0, length))
-        grown.narrow(axis, 0, length).logical_or_(mask.narrow(axis, 1, length))
-    return grown
+        result.narrow(axis, 1, length).logical_or_(mask.narrow(axis, 0, length))
+        result.narrow(axis, 0, length).logical_or_(mask.narrow(axis, 1, length))
+    return result
 
 
 def fill_cavities(body: Tensor) -> Tensor:

@@ -84,8 +84,8 @@ class VolumeTranslator(nn.Module):
             blank = fill_outside(blank, inside, 1.0)
             inside = [0, blank.size(0), 0, blank.size(1), 0, blank.size(2)]
         if bool(blank.any()):
-            measured = scan[foreground & ~blank]
-            scan[blank] = percentile(measured, 1.0) if measured.numel() > 0 else float(scan.min())
+            head_values = scan[foreground & ~blank]
+            scan[blank] = percentile(head_values, 1.0) if head_values.numel() > 0 else float(scan.min())
         background = blank & ~foreground
 
         # Resample, and scale the head's percentiles to -1 and 1.
@@ -94,10 +94,10 @@ class VolumeTranslator(nn.Module):
         scan = resample(scan, shape)
         foreground, blank = resample_mask(foreground, shape), resample_mask(blank, shape)
         inside = resample_field(inside, cropped_shape, shape)
-        measured = scan[foreground & ~blank]
-        if measured.numel() == 0:
+        head_values = scan[foreground & ~blank]
+        if head_values.numel() == 0:
             raise ValueError("no head is to be seen in the volume")
-        low, high = percentile(measured, self.lower), percentile(measured, self.upper)
+        low, high = percentile(head_values, self.lower), percentile(head_values, self.upper)
         if not high - low > 1e-30:
             raise ValueError("most of the head has the same value: there is nothing to translate in the volume")
         scan = ((scan - low) * (2 / (high - low)) - 1).clamp(-1, 1)
@@ -143,8 +143,8 @@ class VolumeTranslator(nn.Module):
 
     def steps(self, slice_mm: float) -> Tensor:
         """Return `transforms.neighbours.Neighbours.steps`."""
-        far = (torch.tensor(self.neighbour_mm, dtype=torch.float64) / slice_mm).round().clamp(min=1).long()
-        return torch.cat([-far.flip(0), torch.arange(-self.neighbours, self.neighbours + 1), far])
+        steps = (torch.tensor(self.neighbour_mm, dtype=torch.float64) / slice_mm).round().clamp(min=1).long()
+        return torch.cat([-steps.flip(0), torch.arange(-self.neighbours, self.neighbours + 1), steps])
 
     def padded(self, length: int) -> int:
         """Return the pixels of a slice's side after padding."""
@@ -245,9 +245,9 @@ def bilinear(images: Tensor, size: list[int]) -> Tensor:
     return nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=coarser)
 
 
-def nearest_indices(length: int, new: int) -> Tensor:
-    """Return the nearest voxels of a line of `length` for `new` voxels over the same field of view."""
-    return ((torch.arange(new, dtype=torch.float64) + 0.5) * length / new).long().clamp(max=length - 1)
+def nearest_indices(length: int, new_length: int) -> Tensor:
+    """Return the nearest voxels of a line of `length` for `new_length` voxels over the same field of view."""
+    return ((torch.arange(new_length, dtype=torch.float64) + 0.5) * length / new_length).long().clamp(max=length - 1)
 
 
 def resample_mask(mask: Tensor, shape: list[int]) -> Tensor:
@@ -272,11 +272,11 @@ def neighbour_ends(slices: Tensor, slice_mm: float) -> tuple[int, int]:
     """Return `transforms.neighbours.neighbour_ends`, with its constants."""
     if slice_mm < 2.5:
         return 0, slices.size(0) - 1
-    areas = torch.stack([(one > -0.8).double().mean() for one in slices.unbind(0)])
-    most, last = float(areas.max()), slices.size(0) - 1
-    shown = torch.nonzero(areas > 0.05 * most)[:, 0]
-    if shown.numel() == 0:
+    areas = torch.stack([(image > -0.8).double().mean() for image in slices.unbind(0)])
+    largest_area, last = float(areas.max()), slices.size(0) - 1
+    indices = torch.nonzero(areas > 0.05 * largest_area)[:, 0]
+    if indices.numel() == 0:
         return 0, last
-    most_at_crown = max(0.1, slice_mm / 15) * most
-    begin, end = int(shown[0]), int(shown[-1])
-    return begin if float(areas[begin]) > most_at_crown else 0, end if float(areas[end]) > most_at_crown else last
+    most_at_crown = max(0.1, slice_mm / 15) * largest_area
+    first, final = int(indices[0]), int(indices[-1])
+    return first if float(areas[first]) > most_at_crown else 0, final if float(areas[final]) > most_at_crown else last

@@ -172,8 +172,8 @@ def _spacing_warnings(
         grid = 0.0 if grid_mm is None else grid_mm[name == "through plane"]
         for axis in axes:
             low, high = trained[axis]
-            spacing_seen = max(spacing[axis], grid)
-            if spacing_seen > SPACING_FACTOR * max(high, grid) or spacing_seen * SPACING_FACTOR < max(low, grid):
+            effective_mm = max(spacing[axis], grid)
+            if effective_mm > SPACING_FACTOR * max(high, grid) or effective_mm * SPACING_FACTOR < max(low, grid):
                 warnings.append(f"spacing {spacing[axis]:.3g} mm {name}, trained on {_range(low, high)} mm")
                 break
     return warnings

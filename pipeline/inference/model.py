@@ -79,19 +79,19 @@ class TranslationModel:
         That is all that translation needs: the target's intensities and both contrasts' fingerprints, but no path and
         no subject.
         """
-        facts: dict[str, dict[str, Any]] = {
+        statistics: dict[str, dict[str, Any]] = {
             contrast: {"likeness": cohort.fingerprint.to_json()}
             for contrast, cohort in self.statistics.items()
             if cohort.fingerprint is not None
         }
         target = self.statistics[to]
-        facts[to] = facts.get(to, {}) | {name: getattr(target, name) for name in ("low", "high", "integer")}
+        statistics[to] = statistics.get(to, {}) | {name: getattr(target, name) for name in ("low", "high", "integer")}
         neighbours = neighbours_of(self.translators[to])
         return {
             "contrasts": list(self.contrasts),
             "to": to,
             "settings": self.settings.to_json(),
-            "facts": facts,
+            "facts": statistics,
             "stride": self.stride,
             "origin": self.origin,
             "config_hash": self.config_hash,
@@ -134,13 +134,13 @@ class TranslationModel:
         Raises:
             UserError: the model does not make `to`, or makes several and none was chosen.
         """
-        makes = " and ".join(sorted(self.translators))
+        targets = " and ".join(sorted(self.translators))
         if to is None and len(self.translators) == 1:
             return next(iter(self.translators))
         if to is None:
-            raise UserError(f"the model makes {makes}; name the one to make (--to)")
+            raise UserError(f"the model makes {targets}; name the one to make (--to)")
         if to not in self.translators:
-            raise UserError(f"the model does not make {to!r} but {makes}")
+            raise UserError(f"the model does not make {to!r} but {targets}")
         return to
 
 
@@ -160,22 +160,24 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     if is_exported(path):
         network, record = open_exported(path)
         return _from_metadata(network, record, torch.device(device_for(network.backend, device)), str(path))
-    chosen = choose_device(device)
+    torch_device = choose_device(device)
     if str(address).startswith(MLFLOW_SCHEMES):
-        return _from_mlflow(str(address), chosen)
+        return _from_mlflow(str(address), torch_device)
     path = checkpoint_at(path)
     content = load_checkpoint(path)
     try:
-        model = _from_checkpoint(content, chosen)
+        model = _from_checkpoint(content, torch_device)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
     try:
         for translator in model.translators.values():
-            translator.to(chosen)
+            translator.to(torch_device)
     except RuntimeError as error:  # out of memory, or a driver that fails
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{chosen}: cannot hold the model ({reason}); use --device cpu, or free the device") from error
+        raise UserError(
+            f"{torch_device}: cannot hold the model ({reason}); use --device cpu, or free the device"
+        ) from error
     return replace(model, folder=run_that_evaluates(path))
 
 

@@ -56,15 +56,15 @@ def translate_slices(
     # Allocate the output; empty slices stay -1.
     translated = np.full((len(slices), *slices.shape[-2:]), -1, dtype=np.float32)
     positions = np.arange(len(slices)) if occupied is None else np.flatnonzero(occupied)
-    chosen = positions if slices.ndim == 4 else _stack_indices(slices, positions, network, slice_mm or 1.0)
-    pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
-    output = torch.empty((len(positions), 1, *slices.shape[-2:]), pin_memory=pinned)
+    stack_indices = positions if slices.ndim == 4 else _stack_indices(slices, positions, network, slice_mm or 1.0)
+    is_pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
+    output = torch.empty((len(positions), 1, *slices.shape[-2:]), pin_memory=is_pinned)
 
     # Run batch after batch, and halve the batch size where the memory runs out.
-    requested_batch_size, start, half = batch_size, 0, HALF_PRECISION.get(precision)
-    with torch.inference_mode(), nullcontext() if half is None else torch.autocast(device.type, half):
+    requested_batch_size, start, half_dtype = batch_size, 0, HALF_PRECISION.get(precision)
+    with torch.inference_mode(), nullcontext() if half_dtype is None else torch.autocast(device.type, half_dtype):
         while start < len(positions):
-            batch_slices = slices[chosen[start : start + batch_size]]
+            batch_slices = slices[stack_indices[start : start + batch_size]]
             stacks = np.empty(batch_slices.shape, np.float32)  # with its usual strides, by which torch chooses kernels
             stacks[...] = batch_slices
             batch = torch.from_numpy(stacks)  # (B, C, H, W)
@@ -79,7 +79,7 @@ def translate_slices(
                 batch_size = min(batch_size, len(batch)) // 2 or 1
 
     # Wait for the device, then check the output.
-    if pinned:
+    if is_pinned:
         torch.cuda.synchronize(device)  # once a volume: batches and copies queue up until here
     translated[positions] = output[:, 0].numpy()
     if batch_size < requested_batch_size:

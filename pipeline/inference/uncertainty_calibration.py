@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RUN, SINGLE_NETWORK = "run", "alone"  # kinds of sources: all networks of a run, or one direction's network by itself
-ABOUT = (
+DESCRIPTION = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: a table over source, translation (both "
     "evenly from -1 to 1) and cycle_weight * cycle error + spread_weight * spread (at 'sums'), fitted on validation "
     "subjects. 'run': with all that a run has, 'alone': with flips and shifts"
@@ -60,16 +60,16 @@ def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, T
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
-    others, known = {}, set(_identities(model).items())
+    others, identities = {}, set(_identities(model).items())
     for path in filter(Path.is_file, (folder.checkpoints.best, folder.checkpoints.latest)):
         try:
             other = load_model(path, model.device.type)
         except UserError as error:
             logger.warning(f"{error}; not asked about the uncertainty")
             continue
-        if different := dict(_identities(other).items() - known):
-            others[path.stem] = replace(other, translators={to: other.translators[to] for to in sorted(different)})
-            known |= different.items()
+        if new_identities := dict(_identities(other).items() - identities):
+            others[path.stem] = replace(other, translators={to: other.translators[to] for to in sorted(new_identities)})
+            identities |= new_identities.items()
     return others
 
 
@@ -88,7 +88,7 @@ def write_calibrations(
     """
     content = {
         "format": FORMAT,
-        "about": ABOUT,
+        "about": DESCRIPTION,
         "reason": reason,
         "weights": _identities(model),
         "others": {name: _identities(other) for name, other in others.items()},

@@ -35,12 +35,12 @@ def match_histogram(
         target_quantiles: (Q,) equally spaced quantiles of the cohort's foreground, from `histogram_quantiles`.
     """
     del slice_mm
-    matched = np.full_like(source, BACKGROUND)
+    prediction = np.full_like(source, BACKGROUND)
     if foreground.any():
         ranks = (rankdata(source[foreground]) - 0.5) / np.count_nonzero(foreground)
         quantiles = (np.arange(len(target_quantiles)) + 0.5) / len(target_quantiles)
-        matched[foreground] = np.interp(ranks, quantiles, target_quantiles)
-    return matched
+        prediction[foreground] = np.interp(ranks, quantiles, target_quantiles)
+    return prediction
 
 
 def look_up(
@@ -48,16 +48,16 @@ def look_up(
 ) -> np.ndarray:
     """Predict E[target | source intensity] from a table of `fit_lookup`, linear between levels; background: -1."""
     del slice_mm
-    looked_up = np.interp(source, *table).astype(source.dtype)
-    return np.where(foreground, looked_up, source.dtype.type(BACKGROUND))
+    prediction = np.interp(source, *table).astype(source.dtype)
+    return np.where(foreground, prediction, source.dtype.type(BACKGROUND))
 
 
 def look_up_in_context(
     source: np.ndarray, foreground: np.ndarray, slice_mm: float, *, table: ContextTable
 ) -> np.ndarray:
     """Look intensities and their surroundings up in a table that was fitted without pairs; background: -1."""
-    looked_up = table.look_up(source, slice_mm)
-    return np.where(foreground, looked_up, np.float32(BACKGROUND)).astype(source.dtype, copy=False)
+    prediction = table.look_up(source, slice_mm)
+    return np.where(foreground, prediction, np.float32(BACKGROUND)).astype(source.dtype, copy=False)
 
 
 def fit_lookup(

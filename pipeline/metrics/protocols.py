@@ -38,7 +38,7 @@ from transforms.label_maps import LabelMap
 
 CUBES = (1.0, 1.0, 1.0)  # a spacing
 
-Measured = dict[str, np.ndarray]  # "unit/region/metric" -> one value per slice, or one in all for the unit "volume"
+Measurements = dict[str, np.ndarray]  # "unit/region/metric" -> one value per slice, or one in all for the unit "volume"
 
 
 class Summary(NamedTuple):
@@ -64,15 +64,15 @@ class Protocol:
 
     name: str
     description: str
-    measure: Callable[..., Measured]
+    measure: Callable[..., Measurements]
     over: Literal["subjects", "slices"] = "subjects"
     ddof: int = 1
 
-    def summarise(self, subjects: Sequence[Measured]) -> dict[str, Summary]:
+    def summarise(self, subjects: Sequence[Measurements]) -> dict[str, Summary]:
         """Return mean, ± and number over the subjects' values from `measure`, as this protocol defines them."""
         if self.over == "subjects":
-            return summarise([subject_means(measured) for measured in subjects], self.ddof)
-        pooled = {key: np.concatenate([measured[key] for measured in subjects]) for key in _keys(subjects)}
+            return summarise([subject_means(measurements) for measurements in subjects], self.ddof)
+        pooled = {key: np.concatenate([measurements[key] for measurements in subjects]) for key in _keys(subjects)}
         return {key: _summary(values, self.ddof) for key, values in pooled.items()}
 
 
@@ -85,9 +85,9 @@ def summarise(scores: Sequence[Mapping[str, float]], ddof: int = 1) -> dict[str,
     return {key: _summary(values, ddof) for key, values in columns.items()}
 
 
-def subject_means(measured: Measured) -> dict[str, float]:
+def subject_means(measurements: Measurements) -> dict[str, float]:
     """Return the mean of each key's values that are not NaN; NaN where there is none."""
-    return {key: _summary(values, 0).mean for key, values in measured.items()}
+    return {key: _summary(values, 0).mean for key, values in measurements.items()}
 
 
 def _keys(rows: Sequence[Mapping[str, object]]) -> list[str]:
@@ -95,11 +95,11 @@ def _keys(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _summary(values: np.ndarray, ddof: int) -> Summary:
-    measured = values[~np.isnan(values)]
-    count = len(measured)
-    mean = float(np.mean(measured)) if count else float("nan")
+    numbers = values[~np.isnan(values)]
+    count = len(numbers)
+    mean = float(np.mean(numbers)) if count else float("nan")
     # of a single value, or where an identical slice has an infinite PSNR, the spread is undefined
-    spread = float(np.std(measured, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
+    spread = float(np.std(numbers, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
     return Summary(mean, spread, count)
 
 
@@ -109,7 +109,7 @@ def measure_own(
     foreground: np.ndarray,
     spacing_mm: Sequence[float] = CUBES,
     regions: Mapping[str, LabelMap] | None = None,
-) -> Measured:
+) -> Measurements:
     """Measure per volume and per slice, over the whole image and inside the real target's foreground.
 
     Data range 2. Volume SSIM uses a 3D window and is NaN for stacks of fewer than 11 slices. Slices with an empty
@@ -118,48 +118,48 @@ def measure_own(
     errors and similarity in each label of `regions` (name -> labels (N, H, W)).
     """
     similarity = possible_ssim_map(prediction, real, DATA_RANGE)
-    measured = _measure_unit("volume", prediction, real, foreground, similarity)
-    measured |= measure_regions(prediction, real, foreground, similarity, regions or {})
-    measured |= _measure_structure(prediction, real, foreground, spacing_mm)
+    measurements = _measure_unit("volume", prediction, real, foreground, similarity)
+    measurements |= measure_regions(prediction, real, foreground, similarity, regions or {})
+    measurements |= _measure_structure(prediction, real, foreground, spacing_mm)
     per_slice = [
         _measure_unit("slice", *images, possible_ssim_map(*images[:2], DATA_RANGE))
         for images in zip(prediction, real, foreground, strict=True)
         if images[2].any()  # the slice of the foreground
     ]
-    return measured | {key: np.concatenate([images[key] for images in per_slice]) for key in _keys(per_slice)}
+    return measurements | {key: np.concatenate([images[key] for images in per_slice]) for key in _keys(per_slice)}
 
 
 def _measure_unit(
     unit: str, prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, similarity: np.ndarray | None
-) -> Measured:
+) -> Measurements:
     similarities = {"image": np.nan, "foreground": np.nan}
     if similarity is not None:
         similarities = {"image": mean_inside_border(similarity), "foreground": float(similarity[foreground].mean())}
-    measured: dict[str, float] = {}
+    measurements: dict[str, float] = {}
     for region, mask in (("image", None), ("foreground", foreground)):
-        measured |= {
+        measurements |= {
             f"{unit}/{region}/mae": mae(prediction, real, mask),
             f"{unit}/{region}/nrmse": nrmse(prediction, real, mask),
             f"{unit}/{region}/psnr": psnr(prediction, real, DATA_RANGE, mask),
             f"{unit}/{region}/ssim": similarities[region],
         }
-    return {key: np.array([value]) for key, value in measured.items()}
+    return {key: np.array([value]) for key, value in measurements.items()}
 
 
 def _measure_structure(
     prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, spacing_mm: Sequence[float]
-) -> Measured:
-    measured = {
+) -> Measurements:
+    measurements = {
         "volume/foreground/nmi": nmi(prediction, real, foreground),
         "volume/foreground/slice_ratio": slice_ratio(prediction, real, foreground),
         "volume/foreground/calibrated_psnr": calibrated_psnr(prediction, real, DATA_RANGE, foreground),
     }
     tissues = tissue_agreement(prediction, real, interior(foreground, spacing_mm))
-    measured |= {f"volume/interior/{metric}": value for metric, value in tissues.items()}
-    return {key: np.array([value]) for key, value in measured.items()}
+    measurements |= {f"volume/interior/{metric}": value for metric, value in tissues.items()}
+    return {key: np.array([value]) for key, value in measurements.items()}
 
 
-def measure_syndiff(prediction: np.ndarray, real: np.ndarray, *_: object) -> Measured:
+def measure_syndiff(prediction: np.ndarray, real: np.ndarray, *_: object) -> Measurements:
     """Measure PSNR as SynDiff does (Özbey et al. 2023; icon-lab/SynDiff, `test.py`); it has no SSIM.
 
     Per slice, in [0, 1], prediction and truth each divided by its own maximum, cropped about the centre to 152 voxels
@@ -176,7 +176,7 @@ def measure_syndiff(prediction: np.ndarray, real: np.ndarray, *_: object) -> Mea
     return {"slice/image/psnr": np.where(actual.max(axis=(1, 2)) > 0, values, np.nan)}
 
 
-def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, *_: object) -> Measured:
+def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, *_: object) -> Measurements:
     """Measure PSNR and SSIM as SelfRDB does (Arslan et al. 2024; icon-lab/SelfRDB, `utils.py`).
 
     Per slice, in [0, 1], prediction and truth each divided by its own mean, data range the truth's maximum, SSIM with
@@ -184,19 +184,19 @@ def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.nda
     multiplies both with the real target's foreground before anything else, as their mask does. Slices whose truth is
     empty there are left out; an empty prediction stays zeros and is scored.
     """
-    measured = {}
+    measurements = {}
     for region, mask in (("image", 1.0), ("foreground", foreground)):
         scaled = (np.clip((stack + 1) / 2, 0, 1) * mask for stack in (prediction, real))
         predicted, actual = (_divided(stack, stack.mean(axis=(1, 2))) for stack in scaled)
         is_measured, peaks = actual.any(axis=(1, 2)), _or_one(actual.max(axis=(1, 2)))
         error = np.square(predicted - actual).mean(axis=(1, 2))
         with np.errstate(divide="ignore"):
-            measured[f"slice/{region}/psnr"] = np.where(is_measured, 10 * np.log10(peaks**2 / error), np.nan)
-        measured[f"slice/{region}/ssim"] = np.where(is_measured, _uniform_ssim(predicted, actual, peaks), np.nan)
-    return measured
+            measurements[f"slice/{region}/psnr"] = np.where(is_measured, 10 * np.log10(peaks**2 / error), np.nan)
+        measurements[f"slice/{region}/ssim"] = np.where(is_measured, _uniform_ssim(predicted, actual, peaks), np.nan)
+    return measurements
 
 
-def measure_reggan(prediction: np.ndarray, real: np.ndarray, *_: object) -> Measured:
+def measure_reggan(prediction: np.ndarray, real: np.ndarray, *_: object) -> Measurements:
     """Measure MAE, PSNR and SSIM as RegGAN does (Kong et al. 2021; Kid-Liet/Reg-GAN, `trainer/CycTrainer.py`).
 
     Per slice: MAE and PSNR in [0, 1] where the real slice is not exactly -1 (their "not background": region
@@ -249,7 +249,7 @@ def _centre_crop(stack: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def _uniform_ssim(prediction: np.ndarray, real: np.ndarray, data_ranges: np.ndarray) -> np.ndarray:
     """Return each slice's SSIM with scikit-image's defaults: a uniform 7x7 window and sample covariance."""
     triples = zip(real, prediction, data_ranges, strict=True)
-    return np.array([structural_similarity(truth, guess, data_range=extent) for truth, guess, extent in triples])
+    return np.array([structural_similarity(target, image, data_range=extent) for target, image, extent in triples])
 
 
 OWN = Protocol(

@@ -34,7 +34,7 @@ def measure_regions(
         return {}
     error = np.abs(np.subtract(prediction[foreground], real[foreground], dtype=np.float64))
     similarities = np.full(error.shape, np.nan) if similarity is None else similarity[foreground]
-    measured: dict[str, float] = {}
+    measurements: dict[str, float] = {}
     for name, label_map in regions.items():
         indices = label_map.indices[foreground]
         counts = np.bincount(indices, minlength=len(label_map.labels) + 1)
@@ -43,9 +43,9 @@ def measure_regions(
             if counts[index] < FEWEST_VOXELS:
                 continue
             absolute, square, similar = (totals[index] / counts[index] for totals in sums)
-            measured |= {
+            measurements |= {
                 f"volume/{name}/{label}/psnr": 10 * np.log10(DATA_RANGE**2 / square) if square > 0 else np.inf,
                 f"volume/{name}/{label}/ssim": similar,
                 f"volume/{name}/{label}/mae": absolute,
             }
-    return {key: np.array([value]) for key, value in measured.items()}
+    return {key: np.array([value]) for key, value in measurements.items()}

@@ -134,8 +134,8 @@ def _windowed(images: np.ndarray) -> np.ndarray:
         if images.ndim < 4:
             averaged = _averaged_along(axis, averaged)
             continue
-        pieces = 1 if axis > 1 else 2  # the axis that is cut
-        for piece in averaged.split(1, pieces):
+        split_axis = 1 if axis > 1 else 2  # the axis that is cut
+        for piece in averaged.split(1, split_axis):
             piece.copy_(_averaged_along(axis, piece))
     return averaged.numpy()
 
@@ -144,11 +144,11 @@ def _averaged_along(axis: int, images: torch.Tensor) -> torch.Tensor:
     """Return images averaged with the window along one axis, mirrored at its ends."""
     length, radius = images.shape[axis], SSIM_WINDOW // 2
     first, last = images.narrow(axis, 0, radius), images.narrow(axis, length - radius, radius)
-    wide = torch.cat([first.flip(axis), images, last.flip(axis)], axis)
-    averaged = wide.narrow(axis, radius, length) * _WEIGHTS[0]
+    extended = torch.cat([first.flip(axis), images, last.flip(axis)], axis)
+    averaged = extended.narrow(axis, radius, length) * _WEIGHTS[0]
     for distance, weight in enumerate(_WEIGHTS[1:], 1):
         for start in (radius - distance, radius + distance):
-            averaged.add_(wide.narrow(axis, start, length), alpha=weight)
+            averaged.add_(extended.narrow(axis, start, length), alpha=weight)
     return averaged
 
 
@@ -195,10 +195,10 @@ def slice_ratio(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray) -> f
     pair_mask = mask[1:] & mask[:-1]
     if not pair_mask.any():
         return float("nan")
-    ours, truth = (
+    change, real_change = (
         float(np.abs(np.diff(image, axis=0))[pair_mask].mean(dtype=np.float64)) for image in (prediction, real)
     )
-    return ours / truth if truth > 0 else float("nan")
+    return change / real_change if real_change > 0 else float("nan")
 
 
 def intensity_distance(first: np.ndarray, second: np.ndarray) -> float:

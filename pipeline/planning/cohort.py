@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
-from pipeline.utils.console import table
+from pipeline.utils.console import shortlist, table
 from pipeline.utils.errors import UserError
 from transforms.slices import AXES
 
@@ -111,13 +111,13 @@ def split_table(split: CohortSplit, contrasts: Contrasts, estimates: CohortEstim
     return table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows)
 
 
-def subject_names(split: CohortSplit, contrasts: Contrasts, *, every: bool) -> str:
+def subject_names(split: CohortSplit, contrasts: Contrasts, *, all_names: bool) -> str:
     """Return the names of the split's subjects as text.
 
-    With `every`, each subject has a line with its subset and contrasts. Otherwise each subset and contrast has its
+    With `all_names`, each subject has a line with its subset and contrasts. Otherwise each subset and contrast has its
     first few names and the number of the others.
     """
-    return _subject_table(split, contrasts) if every else _subject_lists(split, contrasts)
+    return _subject_table(split, contrasts) if all_names else _subject_lists(split, contrasts)
 
 
 def _cases_by_subset(split: CohortSplit) -> dict[str, list[Case]]:
@@ -128,9 +128,9 @@ def _cases_by_subset(split: CohortSplit) -> dict[str, list[Case]]:
 def _subject_table(split: CohortSplit, contrasts: Contrasts) -> str:
     rows = []
     for name, cases in _cases_by_subset(split).items():
-        scanned = {(case.subject, case.contrast) for case in cases}
+        scans = {(case.subject, case.contrast) for case in cases}
         for subject in _subjects(cases):
-            rows.append((name, subject, " ".join(kind for kind in contrasts if (subject, kind) in scanned)))
+            rows.append((name, subject, " ".join(kind for kind in contrasts if (subject, kind) in scans)))
     return table(["split", "subject", "contrasts"], rows)
 
 
@@ -139,11 +139,9 @@ def _subject_lists(split: CohortSplit, contrasts: Contrasts) -> str:
     for name, cases in _cases_by_subset(split).items():
         for contrast in contrasts:
             subjects = _subjects([case for case in cases if case.contrast == contrast])
-            hidden = len(subjects) - FEW
-            shortened |= hidden > 0
-            names = ", ".join(subjects[:FEW]) + (f" and {hidden:,} more" if hidden > 0 else "")
-            heading = f"{name} {contrast}"
-            lines += wrap(f"{heading:<14} {names or 'none'}", WIDTH, subsequent_indent=15 * " ", break_long_words=False)
+            shortened |= len(subjects) > FEW
+            names, heading = shortlist(subjects, FEW) or "none", f"{name} {contrast}"
+            lines += wrap(f"{heading:<14} {names}", WIDTH, subsequent_indent=15 * " ", break_long_words=False)
     return "\n".join([*lines, *(["(--verbose names every subject)"] if shortened else [])])
 
 

@@ -77,8 +77,8 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
         for earlier_mark, later_mark in pairwise(marks)
         if later_mark[0] > earlier_mark[0]
     ]
-    made = max((record["step"] for record in records), default=0)  # the last validation's may be later than any loss
-    return int(made), statistics.median(paces) if paces else None
+    step = max((record["step"] for record in records), default=0)  # the last validation's may be later than any loss
+    return int(step), statistics.median(paces) if paces else None
 
 
 def step_pace(
@@ -103,8 +103,8 @@ def step_pace(
             engine = build()
             images = torch.rand(batches, images_per_step, *batch[1:], device=engine.device) * 2 - 1
             paces: list[float] = []
-            began = time.perf_counter()
-            while len(paces) < 2 or time.perf_counter() - began < ENOUGH_SECONDS:
+            first_start = time.perf_counter()
+            while len(paces) < 2 or time.perf_counter() - first_start < ENOUGH_SECONDS:
                 started = time.perf_counter()
                 for _ in range(engine.critic_steps):
                     losses = engine.step(*images)
@@ -151,7 +151,7 @@ def cpu_work_text(
     training_pairs = len(pairs([case for side in split.train.values() for case in side], contrasts))
     test_pairs = pairs(split.test, contrasts)
     held_out = [*pairs(split.validation, contrasts), *test_pairs]
-    tested = len(test_pairs) or len(split.test)
+    test_subjects = len(test_pairs) or len(split.test)
     million = estimates.prepared_voxels([*split.test, *split.validation]) / 1e6
     is_registered = register and held_out and not estimates.pictures and not _on_one_grid(held_out, estimates)
     fitted = training_pairs if paired else min(LOOKUP_PAIRS, training_pairs)
@@ -159,13 +159,13 @@ def cpu_work_text(
 
     # Multiply by the measured seconds, and divide among the processes.
     workers = processes or os.cpu_count() or 1
-    scored = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in protocols)) + DRAW_S + READ_S
+    scan_seconds = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in protocols)) + DRAW_S + READ_S
     scans = 2 * len(test_pairs) or len(split.test)
     registration_seconds = registrations * (REGISTER_S + 2 * READ_S) * million / min(workers, max(1, registrations))
-    evaluation_seconds = scans * scored * million / min(workers, max(1, scans))
+    evaluation_seconds = scans * scan_seconds * million / min(workers, max(1, scans))
     return (
         f"CPU work   {_minutes(registration_seconds)} to register {registrations:,} pairs and "
-        f"{_minutes(evaluation_seconds)} to evaluate {tested:,} test subjects, in {workers} processes, "
+        f"{_minutes(evaluation_seconds)} to evaluate {test_subjects:,} test subjects, in {workers} processes, "
         "besides the networks (estimate)"
     )
 

@@ -47,7 +47,7 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
     canvas = FigureCanvasAgg(figure)
     for number, (title, lines) in enumerate(groups.items()):
         axes = figure.add_subplot(rows, _COLUMNS, number + 1)
-        _draw(axes, _plain(title), {_plain(label): series[name] for label, name in lines.items()}, steps_per_epoch)
+        _draw(axes, _escaped(title), {_escaped(label): series[name] for label, name in lines.items()}, steps_per_epoch)
     atomic_write(picture_path, lambda stream: canvas.print_png(stream))
 
 
@@ -95,11 +95,11 @@ def grouped(names: Iterable[str]) -> dict[str, dict[str, str]]:
 def smoothed(values: np.ndarray, width: float) -> np.ndarray:
     """Return the exponential moving average over about `width` values, unbiased at its start (Adam's correction)."""
     keep = 1 - 1 / max(1.0, width)
-    weighted = lfilter([1 - keep], [1, -keep], values)
-    return weighted / (1 - keep ** np.arange(1, len(values) + 1))
+    filtered = lfilter([1 - keep], [1, -keep], values)
+    return filtered / (1 - keep ** np.arange(1, len(values) + 1))
 
 
-def _plain(label: str) -> str:
+def _escaped(label: str) -> str:
     """Escape dollar signs, between which matplotlib would read a formula."""
     return label.replace("$", r"\$")
 
@@ -108,7 +108,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
     """Draw lines into axes; losses are smoothed, with their raw values behind."""
     # Draw each line.
     is_loss = title.endswith(" loss")
-    tops = []
+    heights = []
     for number, (label, (steps, values)) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         steps, values = _at_most(_MOST_POINTS, steps, values)
@@ -117,14 +117,14 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
             smooth = smoothed(values, len(values) / 40)
             axes.plot(positions, values, color=colour, alpha=0.22, linewidth=0.7)
             axes.plot(positions, smooth, color=colour, linewidth=1.7, label=label)
-            tops.append(max(smooth.max(), np.percentile(values, 98)))
+            heights.append(max(smooth.max(), np.percentile(values, 98)))
         else:
             marker = "o" if len(values) <= 60 and title.startswith("validation") else None
             axes.plot(positions, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
 
     # Format the axes.
     if is_loss:
-        axes.set_ylim(0, max(tops) * 1.08 or 1)
+        axes.set_ylim(0, max(heights) * 1.08 or 1)
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
     axes.set_xlabel("epoch" if steps_per_epoch else "step", fontsize=10.5, color="#555555")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -195,7 +195,7 @@ def _draw_curve(axes: Axes, reliability: Reliability) -> None:
     axes.errorbar(expected, observed, yerr=spread, color=_COLOURS[0], marker="o", markersize=4, linewidth=1.5)
     axes.set(xlim=(0, top), ylim=(0, None), xlabel="expected |error|", ylabel="observed |error|")
     axes.set_title(
-        _plain(f"{reliability.direction}, n = {len(reliability.curves)}"), fontsize=11, loc="left", fontweight="bold"
+        _escaped(f"{reliability.direction}, n = {len(reliability.curves)}"), fontsize=11, loc="left", fontweight="bold"
     )
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -204,7 +204,7 @@ def _draw_example(figure: Figure, axes: Sequence[Axes], example: Example) -> Non
     top = max(float(np.percentile(example.observed, 99)), float(example.expected.max()), 1e-6)
     height, width = example.spacing_mm
     panels = (
-        (_plain(example.title), example.source, ("gray", -1, 1)),
+        (_escaped(example.title), example.source, ("gray", -1, 1)),
         ("translated", example.translated, ("gray", -1, 1)),
         ("real", example.real, ("gray", -1, 1)),
         ("observed |error|", example.observed, ("inferno", 0, top)),

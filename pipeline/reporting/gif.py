@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 from pipeline.reporting.tiles import error_tile, fitted_text, font
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write
+from transforms.slices import evenly_spread
 
 FIRST_MS, FRAME_MS, LAST_MS = 1000, 150, 3000  # durations
 MAX_FRAMES = 120
@@ -33,38 +34,33 @@ def save_gif(frames: Mapping[int, Path], path: Path) -> None:
         UserError: A frame cannot be read, or differs in size from the last one.
     """
     epochs = list(frames)
-    chosen = [(epochs[index], frames[epochs[index]]) for index in thinned(len(epochs), MAX_FRAMES)]
-    width, height = _read(chosen[-1][1]).size
-    durations = [FRAME_MS] * len(chosen)
+    selection = [(epochs[index], frames[epochs[index]]) for index in evenly_spread(len(epochs), MAX_FRAMES)]
+    width, height = _read(selection[-1][1]).size
+    durations = [FRAME_MS] * len(selection)
     durations[0], durations[-1] = FIRST_MS, LAST_MS
     scale = min(1.0, MAX_WIDTH / width)
-    sample_frames = [chosen[index] for index in thinned(len(chosen), 6)]
-    for trial_frames in (sample_frames, chosen):  # a few frames first, to find the approximate scale quickly
+    sample_frames = [selection[index] for index in evenly_spread(len(selection), 6)]
+    for trial_frames in (sample_frames, selection):  # a few frames first, to find the approximate scale quickly
         while True:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             encoded = _encode(trial_frames, (width, height), size, durations[: len(trial_frames)])
-            expected_bytes = len(encoded) * len(chosen) / len(trial_frames)
+            expected_bytes = len(encoded) * len(selection) / len(trial_frames)
             if expected_bytes <= MAX_BYTES or size[0] <= MIN_WIDTH:
                 break
             scale = max(MIN_WIDTH / width, scale * min(0.9, sqrt(MAX_BYTES / expected_bytes)))
     atomic_write(path, lambda stream: stream.write(encoded))
 
 
-def thinned(count: int, most: int) -> list[int]:
-    """Return at most `most` (2 or more) evenly spaced indices from 0 … count - 1, including the first and the last."""
-    if count <= most:
-        return list(range(count))
-    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
-
-
 def _encode(
-    chosen: Sequence[tuple[int, Path]], expected: tuple[int, int], size: tuple[int, int], durations: Sequence[int]
+    selection: Sequence[tuple[int, Path]], expected: tuple[int, int], size: tuple[int, int], durations: Sequence[int]
 ) -> bytes:
     """Return the bytes of the GIF; all frames share a palette, which avoids flicker and keeps static parts small."""
     palette = _palette()
     pictures = (
-        _titled(epoch, path, expected, size, number / len(chosen)).quantize(palette=palette, dither=Image.Dither.NONE)
-        for number, (epoch, path) in enumerate(chosen, 1)
+        _with_title(epoch, path, expected, size, number / len(selection)).quantize(
+            palette=palette, dither=Image.Dither.NONE
+        )
+        for number, (epoch, path) in enumerate(selection, 1)
     )
     stream = BytesIO()
     next(pictures).save(
@@ -83,7 +79,7 @@ def _palette() -> Image.Image:
     return picture
 
 
-def _titled(
+def _with_title(
     epoch: int, path: Path, expected: tuple[int, int], size: tuple[int, int], fraction_done: float
 ) -> Image.Image:
     """Return a frame at `size` below a strip with its epoch and a progress line for `fraction_done`."""
@@ -93,14 +89,14 @@ def _titled(
             f"{path}: {picture.width}x{picture.height} pixels where the last frame has {expected[0]}x{expected[1]}; "
             "remove the frames of another configuration"
         )
-    titled = Image.new("RGB", (size[0], size[1] + _STRIP), _PAPER)
-    titled.paste(picture.resize(size, Image.Resampling.HAMMING), (0, _STRIP))
-    draw = ImageDraw.Draw(titled)
+    picture_with_title = Image.new("RGB", (size[0], size[1] + _STRIP), _PAPER)
+    picture_with_title.paste(picture.resize(size, Image.Resampling.HAMMING), (0, _STRIP))
+    draw = ImageDraw.Draw(picture_with_title)
     title = fitted_text(f"epoch {epoch}" if epoch else "untrained", size[0] - 8, 18)
     draw.text((size[0] // 2, 24), title, fill=_INK, font=font(18), anchor="ms")
     draw.rectangle((0, _STRIP - 3, size[0], _STRIP - 2), fill=_TRACK)
     draw.rectangle((0, _STRIP - 3, round(size[0] * fraction_done), _STRIP - 2), fill=_DONE)
-    return titled
+    return picture_with_title
 
 
 def _read(path: Path) -> Image.Image:

@@ -97,8 +97,8 @@ class ScoreTable:
         """Return "better" or "worse" for the model's figure beside the best baseline without pairs; "" for others."""
         means = {name: scores.get(metric, _MISSING)[0] for name, scores in self.rows.items()}
         baselines = means.keys() - {MODEL, LOOKUP}  # the lookup was fitted on pairs
-        rivals = [badness(metric, means[name]) for name in baselines if not isnan(means[name])]
-        difference = badness(metric, means[system]) - min(rivals, default=float("nan"))
+        baseline_values = [badness(metric, means[name]) for name in baselines if not isnan(means[name])]
+        difference = badness(metric, means[system]) - min(baseline_values, default=float("nan"))
         if system != MODEL or isnan(difference) or difference == 0:
             return ""
         return "better" if difference < 0 else "worse"

@@ -111,26 +111,31 @@ def sheet(
     title's is a little larger, the footer's smaller.
     """
     # Compute the size of the sheet, and the corners of its cells.
-    large, small = round(text_size * 1.2), round(text_size * 0.87)
+    title_size, footer_size = round(text_size * 1.2), round(text_size * 0.87)
     widths = [max([tile.shape[1] for tile in column if tile is not None] or [0]) for column in zip(*rows, strict=True)]
     heights = [max([tile.shape[0] for tile in row if tile is not None] or [0]) for row in rows]
     left_margin = _MARGIN + (
         max(round(font(text_size).getlength(label)) for label in row_labels) + 12 if row_labels else 0
     )
-    top = _MARGIN + (2 * large if title else 0) + text_size + 10
+    top = _MARGIN + (2 * title_size if title else 0) + text_size + 10
     lefts = left_margin + np.cumsum([0, *(width + _GAP for width in widths)])
     tops = top + np.cumsum([0, *(height + _GAP for height in heights)])
     width = int(lefts[-1]) - _GAP + _MARGIN
     bottom = int(tops[-1]) - _GAP
-    picture = Image.new("RGB", (width, bottom + (small + 14 if footer else 0) + _MARGIN), _PAPER)
+    picture = Image.new("RGB", (width, bottom + (footer_size + 14 if footer else 0) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(picture)
 
     # Write title, footer and labels.
     if title:
-        draw.text((_MARGIN, _MARGIN), fitted_text(title, width - 2 * _MARGIN, large), fill=_INK, font=font(large))
+        draw.text(
+            (_MARGIN, _MARGIN), fitted_text(title, width - 2 * _MARGIN, title_size), fill=_INK, font=font(title_size)
+        )
     if footer:
         draw.text(
-            (_MARGIN, bottom + 10), fitted_text(footer, width - 2 * _MARGIN, small), fill=_FAINT, font=font(small)
+            (_MARGIN, bottom + 10),
+            fitted_text(footer, width - 2 * _MARGIN, footer_size),
+            fill=_FAINT,
+            font=font(footer_size),
         )
     for label, x, cell in zip(column_labels, lefts, widths, strict=False):
         draw.text(

@@ -12,10 +12,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.affines import from_matvec, voxel_sizes
-from scipy.ndimage import find_objects
 from skimage.transform import resize
 
 from transforms.label_maps import UNCOUNTED, LabelMap
+from transforms.mask_regions import bounding_box
 from transforms.spatial import affine_at_shape, shape_at_spacing
 
 FOLDER = Path(__file__).parent / "viewer"
@@ -115,12 +115,12 @@ def viewed_subject(
     All, and the label maps of `regions`, are (X, Y, Z), RAS, on one grid; `affine` (4, 4) takes the uncropped grid's
     voxels to millimetres. Values beyond the range are clipped.
     """
-    box = _bounding_box(foreground)
-    origin = affine @ [*(along.start for along in box), 1]
+    box = bounding_box(foreground, AIR_VOXELS)
+    origin = affine @ [*(bounds.start for bounds in box), 1]
     return ViewedSubject(
         label, source_name, target_name, from_matvec(affine[:3, :3], origin[:3]),
         _quantised(source[box]), _quantised(translated[box]), None if real is None else _quantised(real[box]), units,
-        {name: _counted(label_map, box) for name, label_map in (regions or {}).items()},
+        {name: _without_uncounted(label_map, box) for name, label_map in (regions or {}).items()},
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> d
         volume, and those of its labels that the volume shows, as [name such as "tissue/4", number in the volume].
         `colours`: red, green and blue of each such name, the same for all subjects.
     """
-    finest = min(min(voxel_sizes(subject.affine)) for subject in subjects)
+    smallest_mm = min(min(voxel_sizes(subject.affine)) for subject in subjects)
     longest = max(max(voxel_sizes(subject.affine) * subject.source.shape) for subject in subjects)
     limit_mm = 0.0
     while True:
@@ -146,7 +146,7 @@ def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> d
         if size <= most_bytes or limit_mm > longest:
             encoded = [b64encode(file).decode() for file in files]
             return {"volumes": encoded, "subjects": entries, "colours": _region_colours(entries)}
-        limit_mm = max(limit_mm, finest) * max(1.05, (size / most_bytes) ** (1 / 3))
+        limit_mm = max(limit_mm, smallest_mm) * max(1.05, (size / most_bytes) ** (1 / 3))
 
 
 def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tuple[list[bytes], list[dict]]:
@@ -210,7 +210,7 @@ def _compressed(volume: np.ndarray, affine: np.ndarray, *, slope: float, interce
     return gzip.compress(image.to_bytes(), 6, mtime=0)
 
 
-def _counted(label_map: LabelMap, box: tuple[slice, ...]) -> LabelMap:
+def _without_uncounted(label_map: LabelMap, box: tuple[slice, ...]) -> LabelMap:
     """Return a label map within a box, without the labels that are not counted."""
     indices = label_map.indices[box]
     return LabelMap(np.where(indices == UNCOUNTED, 0, indices).astype(np.uint8), label_map.labels)
@@ -227,30 +227,19 @@ def _region_colours(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[int]
     names = {name for entry in entries for region in entry["regions"] for name, _ in region["labels"]}
     in_order = sorted(names, key=lambda name: (name.rpartition("/")[0], int(name.rpartition("/")[2])))
     colours = [hsv_to_rgb(index * HUE_STEP % 1, 0.8, 1.0) for index in range(len(names))]
-    return {name: [round(255 * part) for part in colour] for name, colour in zip(in_order, colours, strict=True)}
+    return {name: [round(255 * share) for share in colour] for name, colour in zip(in_order, colours, strict=True)}
 
 
 def _quantised(volume: np.ndarray) -> np.ndarray:
     return np.rint((np.clip(np.nan_to_num(volume, nan=-1), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def _bounding_box(foreground: np.ndarray) -> tuple[slice, ...]:
-    """Return the bounding box of a mask with a margin of `AIR_VOXELS`; the whole grid for an empty mask."""
-    if not foreground.any():
-        return tuple(slice(0, length) for length in foreground.shape)
-    (box,) = find_objects(foreground.astype(np.uint8))
-    return tuple(
-        slice(max(0, along.start - AIR_VOXELS), min(length, along.stop + AIR_VOXELS))
-        for along, length in zip(box, foreground.shape, strict=True)
-    )
-
-
 def _licences(folder: Path) -> str:
     """Return the licences of NiiVue (stored here, since its package lacks it) and of the packages built into it."""
     modules = folder / "node_modules"
-    within = sorted(path for path in modules.rglob("*") if path.stem.lower() in ("license", "licence", "notice"))
+    licences = sorted(path for path in modules.rglob("*") if path.stem.lower() in ("license", "licence", "notice"))
     texts = [("@niivue/niivue", folder / "LICENSE-niivue.txt")]
-    texts += [(path.parent.relative_to(modules).as_posix(), path) for path in within if path.is_file()]
+    texts += [(path.parent.relative_to(modules).as_posix(), path) for path in licences if path.is_file()]
     return (
         "\n\n".join(f"{name}\n\n{path.read_text(encoding='utf-8', errors='replace').strip()}" for name, path in texts)
         + "\n"

@@ -52,22 +52,22 @@ class CheckpointFolder:
         """
         state = {"format": FORMAT, **state}
         with writing_to(self.latest):
-            for left_by_a_kill in self.folder.glob(".tmp-*"):
-                left_by_a_kill.unlink()
+            for leftover in self.folder.glob(".tmp-*"):
+                leftover.unlink()
             if self.latest.exists():
                 _link(self.latest, self.previous)
             # The best first: a run that is killed in between makes it again.
             is_best = bool(best) or (bool(start) and not self.best.exists())
-            kept = self._kept_translators(state, best, start) if is_best else {}
+            earlier = self._earlier_translators(state, best, start) if is_best else {}
             if is_best:
-                best_state = {**state, "translators": {**state["translators"], **kept}} if kept else state
+                best_state = {**state, "translators": {**state["translators"], **earlier}} if earlier else state
                 atomic_write(self.best, lambda stream: _save(best_state, stream))
-            if is_best and not kept:
+            if is_best and not earlier:
                 _link(self.best, self.latest)
             else:
                 atomic_write(self.latest, lambda stream: _save(state, stream))
 
-    def _kept_translators(
+    def _earlier_translators(
         self, state: Mapping[str, Any], best: Collection[str], start: TranslatorStates | None
     ) -> TranslatorStates:
         """Return the best translators so far that stay when those of the targets `best` are replaced by newer ones."""
@@ -87,17 +87,17 @@ class CheckpointFolder:
         Raises:
             UserError: There are checkpoints, but none can be read.
         """
-        existing = [path for path in (self.latest, self.previous) if path.exists()]
-        for path in existing:
+        paths = [path for path in (self.latest, self.previous) if path.exists()]
+        for path in paths:
             try:
                 state = load_checkpoint(path)
             except UserError as error:
                 logger.warning(error)
                 continue
-            if path != existing[0]:  # or the next save would replace this one by the damaged file
-                existing[0].replace(existing[0].with_suffix(".damaged"))
+            if path != paths[0]:  # or the next save would replace this one by the damaged file
+                paths[0].replace(paths[0].with_suffix(".damaged"))
             return state
-        if existing:
+        if paths:
             raise UserError(f"{self.folder}: no checkpoint there can be read; move the run's folder away to start anew")
         return None
 
@@ -114,8 +114,8 @@ def load_checkpoint(path: Path) -> dict:
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
     try:
         with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"{damaged}: checksum error")
+            if (member := archive.testzip()) is not None:
+                raise ValueError(f"{member}: checksum error")
         if printable(str(path)) == str(path):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:  # torch maps no file whose name is not UTF-8
@@ -172,5 +172,5 @@ def _link(source: Path, target: Path) -> None:
         temporary.hardlink_to(source)
         temporary.replace(target)
     except OSError:  # a file system without hard links
-        with source.open("rb") as original:
-            atomic_write(target, lambda stream: shutil.copyfileobj(original, stream))
+        with source.open("rb") as content:
+            atomic_write(target, lambda stream: shutil.copyfileobj(content, stream))

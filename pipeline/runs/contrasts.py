@@ -39,10 +39,10 @@ def choose_coverage(
     """
     if saved is not None and setting != "all":
         return _read_coverage(saved, axis)
-    typical = typical_lengths(lengths_mm)
-    if setting == "shared" and typical:
-        return Coverage(axis, shared_length(typical), typical)
-    return Coverage(axis, None if setting == "all" else float(setting), typical)
+    typical_mm = typical_lengths(lengths_mm)
+    if setting == "shared" and typical_mm:
+        return Coverage(axis, shared_length(typical_mm), typical_mm)
+    return Coverage(axis, None if setting == "all" else float(setting), typical_mm)
 
 
 def shown_mm(entry: StoredCase) -> float:
@@ -110,12 +110,12 @@ def pairs_within_coverage(
     cut_pairs = []
     for pair in stored_pairs:
         grid = statistics[pair.first.case]
-        first, second = (half.cut(coverage, grid.head_slices, grid.slice_mm) for half in (pair.first, pair.second))
+        first, second = (slices.cut(coverage, grid.head_slices, grid.slice_mm) for slices in (pair.first, pair.second))
         cut_pairs.append(StoredPair(first, second, pair.rigid_transform))
-    empty = {pair.cases: _empty_range_message(coverage) for pair in cut_pairs if not pair.first.count}
-    for (first_case, second_case), reason in empty.items():
+    failures = {pair.cases: _empty_range_message(coverage) for pair in cut_pairs if not pair.first.count}
+    for (first_case, second_case), reason in failures.items():
         logger.warning(f"{first_case.path} and {second_case.path}: {reason}; left out")
-    return [pair for pair in cut_pairs if pair.first.count], empty
+    return [pair for pair in cut_pairs if pair.first.count], failures
 
 
 def _empty_range_message(coverage: Coverage) -> str:
@@ -180,6 +180,6 @@ def warn_of_headers(
 
 def warn_of_voxels(voxels_mm: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Warn if the typical voxel sizes of the contrasts differ."""
-    typical = {contrast: np.median(sizes, axis=0).tolist() for contrast, sizes in voxels_mm.items() if len(sizes)}
-    if text := voxel_text(typical):
+    typical_mm = {contrast: np.median(sizes, axis=0).tolist() for contrast, sizes in voxels_mm.items() if len(sizes)}
+    if text := voxel_text(typical_mm):
         logger.warning(text)

@@ -83,7 +83,7 @@ class RunFolder:
         if fcntl is None:
             yield
             return
-        fresh = not self.path.exists()
+        is_new = not self.path.exists()
         make_folder(self.path)
         with writing_to(self.path):
             lock = (self.path / ".lock").open("w")
@@ -98,7 +98,7 @@ class RunFolder:
                 yield
             finally:
                 with suppress(OSError):
-                    if fresh and [entry.name for entry in self.path.iterdir()] == [".lock"]:  # refused before it began
+                    if is_new and [entry.name for entry in self.path.iterdir()] == [".lock"]:  # refused before it began
                         (self.path / ".lock").unlink()
                         self.path.rmdir()
 

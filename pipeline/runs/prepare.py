@@ -141,8 +141,8 @@ def prepare(
     uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in split.train}
     lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
     coverage = choose_coverage(coverage_mm, chain.axis, lengths, saved_coverage)
-    by_contrast, beyond = within_coverage(uncut, coverage, on_bad_volume=cache.on_bad_volume)
-    left_out |= beyond
+    by_contrast, out_of_range = within_coverage(uncut, coverage, on_bad_volume=cache.on_bad_volume)
+    left_out |= out_of_range
 
     # Refuse a contrast without images; warn of what was left out, and of how the contrasts differ.
     for contrast, entries in by_contrast.items():
@@ -161,11 +161,11 @@ def prepare(
 def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOptions) -> PreparedData:
     """Return prepared data with the registered pairs of its usable training images."""
     # Register the pairs whose two images can be used.
-    usable = {entry.case for entries in prepared.stored.values() for entry in entries}
+    usable_cases = {entry.case for entries in prepared.stored.values() for entry in entries}
     split, (contrast, partner_contrast) = prepared.split, prepared.split.train
     training_cases = split.pairs or [case for side in split.train.values() for case in side]
     training_pairs = pairs(training_cases, (contrast, partner_contrast))
-    usable_pairs = [pair for pair in training_pairs if usable.issuperset(pair)]
+    usable_pairs = [pair for pair in training_pairs if usable_cases.issuperset(pair)]
     if not usable_pairs:
         raise UserError(
             f"paired training needs a subject with both {contrast} and {partner_contrast}: of "
@@ -173,12 +173,12 @@ def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOpti
             "that could be used; the reasons are above"
         )
     stored, failures = build_pair_cache(usable_pairs, cache, settings, registrations(cache.store))
-    stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
+    stored, out_of_range = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
         raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")
 
     # Warn of pairs that were left out, and say why of each image.
-    failures |= beyond
+    failures |= out_of_range
     if len(stored) < len(training_pairs):
         logger.warning(f"{len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
     if split.pairs:  # each image of a pair that was left out is still one of its contrast's
@@ -186,7 +186,7 @@ def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOpti
     left_out = {case: reason for pair, reason in failures.items() for case in pair}
     for pair in training_pairs:
         for case, partner in (pair, pair[::-1]):
-            if partner not in usable:
+            if partner not in usable_cases:
                 left_out[case] = f"its partner {partner.path} could not be used"
     return replace(prepared, pairs=tuple(stored), left_out=left_out | prepared.left_out)
 

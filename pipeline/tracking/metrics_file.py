@@ -45,8 +45,8 @@ def _number(stored: float | str | None) -> float:
 
 
 def _line(record: Mapping[str, float]) -> str:
-    plain = {name: json_number(value) for name, value in record.items()}
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n"
+    values = {name: json_number(value) for name, value in record.items()}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class MetricsFile:
@@ -77,13 +77,13 @@ class MetricsFile:
             UserError: The disk is full or gone.
         """
         logged = self._at_start if step == self._start else {}
-        new = {
+        new_values = {
             name: float(value)
             for name, value in values.items()
             if name not in logged or (name.startswith(SUPERSEDING) and logged[name] != json_number(float(value)))
         }
-        if new:
-            line = _line({"step": step, "time": round(time.time(), 3), **new})
+        if new_values:
+            line = _line({"step": step, "time": round(time.time(), 3), **new_values})
             append_whole(self._stream, self.path, line.encode())
 
     def close(self) -> None:

@@ -207,7 +207,7 @@ def _refuse_incomplete(uri: str) -> None:
     names = {model.name for model in models if model.status == "READY"}
     if name not in names:
         problem = "the run has no such model" if name else "names a run, not a model"
-        choice = " or ".join(f"runs:/{run_id}/{known}" for known in sorted(names))
+        choice = " or ".join(f"runs:/{run_id}/{model_name}" for model_name in sorted(names))
         raise UserError(f"{uri}: {problem}; choose {choice or 'a run with models: it has none'}")
 
 

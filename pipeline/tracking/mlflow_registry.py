@@ -40,8 +40,8 @@ def register_version(
 
 def _describe(run: MlflowRun, name: str, description: str) -> None:
     """Describe a registered model by the version that gets the alias, unless somebody wrote it another text."""
-    shown = run.client.get_registered_model(name).description or ""
-    if description and shown in ("", _description_of_best(run, name)):
+    text = run.client.get_registered_model(name).description or ""
+    if description and text in ("", _description_of_best(run, name)):
         run.client.update_registered_model(name, description)
 
 
@@ -60,15 +60,15 @@ def _outscored(run: MlflowRun, name: str, score: float, score_name: str) -> bool
     from mlflow.exceptions import MlflowException
 
     try:
-        holder = run.client.get_model_version_by_alias(name, ALIAS)
-        holder_score = float(holder.tags[SCORE_TAG])
+        best_version = run.client.get_model_version_by_alias(name, ALIAS)
+        best_score = float(best_version.tags[SCORE_TAG])
     except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
         return False
-    holder_name = holder.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
-    if holder_name != score_name:
+    best_name = best_version.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
+    if best_name != score_name:
         logger.info(
-            f"models:/{name}@{ALIAS} moves from version {holder.version} to the new one, for their scores do not "
-            f"compare ({holder_name}; {score_name}); set the alias back if the earlier model is better"
+            f"models:/{name}@{ALIAS} moves from version {best_version.version} to the new one, for their scores do not "
+            f"compare ({best_name}; {score_name}); set the alias back if the earlier model is better"
         )
         return False
-    return holder_score > score
+    return best_score > score

@@ -164,6 +164,6 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
         recorded: An absolute path, `…/mlruns/<experiment>/…`. It is returned unchanged, unless the store's folder has
             an `mlruns` with files of that experiment: then its end from `mlruns` on is looked for there.
     """
-    _, root, below = str(recorded).rpartition(f"/{ARTIFACT_ROOT}/")
-    beside = store.parent.resolve() / ARTIFACT_ROOT
-    return beside / below if root and (beside / Path(below).parts[0]).is_dir() else recorded
+    _, root, path = str(recorded).rpartition(f"/{ARTIFACT_ROOT}/")
+    folder = store.parent.resolve() / ARTIFACT_ROOT
+    return folder / path if root and (folder / Path(path).parts[0]).is_dir() else recorded

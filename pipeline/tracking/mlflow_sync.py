@@ -99,25 +99,25 @@ class MlflowSync:
         logger.warning(f"{self.folder}: {title} is not sent ({reason})")
 
     def _open(self) -> MlflowRun:
-        first, *later = self._starts
+        first, *restarts = self._starts
         run = MlflowRun(run_info(first), read_run_id(self.folder), started_ms=_milliseconds(first))
         write_run_id(self.folder, run)
-        for start in later:
+        for start in restarts:
             run.log_params(run_info(start).params)
         return run
 
     def _send_entries(self) -> None:
-        lost = 0  # pictures
+        lost_count = 0  # pictures
         for entry in self._entries:
             if entry["kind"] == "image" and not picture(self.folder, entry).exists():
-                lost += not self.run.has_image(entry["key"], entry["step"])
+                lost_count += not self.run.has_image(entry["key"], entry["step"])
             elif reason := self._refusal(entry):
                 self.refuse(title(entry), reason)
             else:
                 action = partial(replay, entry=entry, folder=self.folder)
                 self.call(title(entry), action, size_bytes(entry, self.folder))
-        if lost:
-            logger.warning(f"{self.folder}: {lost} pictures are only in the store that got them first")
+        if lost_count:
+            logger.warning(f"{self.folder}: {lost_count} pictures are only in the store that got them first")
 
     def _refusal(self, entry: Entry) -> str:
         """Return why a file must not be sent, "" if it may: a log from elsewhere could name any path.
@@ -126,14 +126,14 @@ class MlflowSync:
         """
         if entry["kind"] not in ("artifact", "image"):
             return ""
-        home = self.folder.resolve()
-        stem = "compare" if home.name == SWEEP_RECORD else home.name.removesuffix("_record")
-        of_comparison = [f"{stem}{ending}" for ending in BESIDE_RECORD] if stem not in ("", home.name) else []
+        folder = self.folder.resolve()
+        stem = "compare" if folder.name == SWEEP_RECORD else folder.name.removesuffix("_record")
+        of_comparison = [f"{stem}{ending}" for ending in BESIDE_RECORD] if stem not in ("", folder.name) else []
         try:
             path = self.folder / entry["path"] if entry["kind"] == "artifact" else picture(self.folder, entry)
             target = path.resolve()
-            is_inside = all(file.resolve().is_relative_to(home) for file in (target, *target.rglob("*")))
-            if is_inside or (target.parent == home.parent and target.name in of_comparison):
+            is_inside = all(file.resolve().is_relative_to(folder) for file in (target, *target.rglob("*")))
+            if is_inside or (target.parent == folder.parent and target.name in of_comparison):
                 return "" if target.exists() else "it is not there any more"
         except (OSError, ValueError, RuntimeError):  # an impossible file name, or a link to itself
             return "it cannot be read"

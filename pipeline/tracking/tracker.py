@@ -21,7 +21,7 @@ from pipeline.tracking.mlflow_settings import without_password
 from pipeline.tracking.mlflow_worker import Job, MlflowWorker
 from pipeline.utils.errors import Stopped
 
-ASK = "?workflowType=machine_learning"  # for MLflow's pages of training, not of prompts
+QUERY = "?workflowType=machine_learning"  # for MLflow's pages of training, not of prompts
 
 
 class Tracker:
@@ -161,15 +161,18 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
-        self.close("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
+        is_stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
+        self.close("KILLED" if is_stopped else "FINISHED" if kind is None else "FAILED")
 
     def open_instructions(self) -> str:
         """Return a line with the place of the record and the way to open it."""
         worker = self._worker
         if worker is None or worker.uri is None or worker.experiment_id is None:
             return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
-        uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}{ASK}"
+        uri, page = (
+            without_password(worker.uri),
+            f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}{QUERY}",
+        )
         if uri.startswith("http"):
             return f"{uri.rstrip('/')}{page}"
         choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""

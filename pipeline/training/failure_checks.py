@@ -234,8 +234,8 @@ def check_shifts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckRe
     shifts = history[max(history)]
     results = []
     if len(shifts) == 2:
-        (outward, first), (_, second) = shifts.items()
-        cycle, opposed = f"{outward}_to_{outward.partition('_to_')[0]}", opposed_shift(first, second)
+        (direction, first), (_, second) = shifts.items()
+        cycle, opposed = f"{direction}_to_{direction.partition('_to_')[0]}", opposed_shift(first, second)
         triggered, threshold = FAILURE_CHECKS["opposed_shifts"].exceeded(opposed)
         results.append(CheckResult("opposed_shifts", cycle, opposed, threshold, triggered, components_text(shifts)))
     for direction, shift in shifts.items():
@@ -243,7 +243,7 @@ def check_shifts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckRe
         extrapolated = growing_shift(shifts_by_epoch, last_epoch)
         if len(shifts_by_epoch) >= TREND:
             length = float(np.hypot(*shift)) if extrapolated is None else extrapolated
-            threshold, grows = FAILURE_CHECKS["growing_shift"].threshold, extrapolated is not None
-            is_bad, now = grows and length > threshold, components_text({"now": shift})
-            results.append(CheckResult("growing_shift", direction, length, threshold, is_bad, now))
+            threshold, is_growing = FAILURE_CHECKS["growing_shift"].threshold, extrapolated is not None
+            is_bad, details = is_growing and length > threshold, components_text({"now": shift})
+            results.append(CheckResult("growing_shift", direction, length, threshold, is_bad, details))
     return results

@@ -62,13 +62,13 @@ class TrainingWarning:
         first: The first result that triggered it.
         epoch: The epoch after which that was.
         last: The latest result.
-        cleared: The epoch since which results are good again; None while the warning stands.
+        cleared_epoch: The epoch since which results are good again; None while the warning stands.
     """
 
     first: CheckResult
     epoch: int
     last: CheckResult
-    cleared: int | None = None
+    cleared_epoch: int | None = None
 
     @property
     def title(self) -> str:
@@ -84,8 +84,8 @@ class TrainingWarning:
         text = (
             f"{first.value:.2f}{check.unit}{details} after epoch {self.epoch}, {side} {first.threshold:g}{check.unit}"
         )
-        cleared = f"; {self.last.value:.2f}{check.unit}, cleared after epoch {self.cleared}"
-        return text if self.cleared is None else text + cleared
+        ending = f"; {self.last.value:.2f}{check.unit}, cleared after epoch {self.cleared_epoch}"
+        return text if self.cleared_epoch is None else text + ending
 
     def __str__(self) -> str:
         return f"{self.title}: {self.observation}"
@@ -130,7 +130,7 @@ class FailureMonitor:
             self.record_losses(record)
             if "epoch" in record:
                 self._update_warnings(record, int(record["epoch"]))
-        self._reported = {(key, warning.cleared is None) for key, warning in self.warnings.items()}
+        self._reported = {(key, warning.cleared_epoch is None) for key, warning in self.warnings.items()}
 
     def record_losses(self, metrics: Mapping[str, float]) -> None:
         """Take note of logged metrics of the training."""
@@ -147,19 +147,19 @@ class FailureMonitor:
         changed_keys, changed = self._update_warnings(metrics, epoch), []
         for key in changed_keys:
             warning = self.warnings[key]
-            notice = (key, warning.cleared is None)
+            notice = (key, warning.cleared_epoch is None)
             if notice not in self._reported:
                 self._reported.add(notice)
                 changed.append(warning)
         if changed_keys:
             self.tag({"warnings": "; ".join(map(str, self.warnings.values()))})
         # Report them, both directions of a check together.
-        for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared is None):
-            raised = [warning for warning in changed if warning.first.name == name and warning.cleared is None]
-            text = "; ".join(str(warning) for warning in raised)
-            check = raised[0].first.check
+        for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared_epoch is None):
+            group = [warning for warning in changed if warning.first.name == name and warning.cleared_epoch is None]
+            text = "; ".join(str(warning) for warning in group)
+            check = group[0].first.check
             logger.warning(f"{text}: the translation {check.meaning}; {check.advice}")
-        if cleared := [str(warning) for warning in changed if warning.cleared is not None]:
+        if cleared := [str(warning) for warning in changed if warning.cleared_epoch is not None]:
             logger.info("; ".join(cleared))
 
     def _update_warnings(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
@@ -177,12 +177,12 @@ class FailureMonitor:
         for result in results + check_discriminators(metrics, gaining_directions(self._scores)):
             key = (result.name, result.direction)
             previous = self.warnings.get(key)
-            was_standing = previous is not None and previous.cleared is None
+            was_active = previous is not None and previous.cleared_epoch is None
             if previous is None and result.triggered:
                 self.warnings[key] = TrainingWarning(result, epoch, result)
             elif previous is not None:
-                cleared = None if result.triggered else previous.cleared or epoch
-                self.warnings[key] = replace(previous, last=result, cleared=cleared)
-            if was_standing != result.triggered:
+                cleared = None if result.triggered else previous.cleared_epoch or epoch
+                self.warnings[key] = replace(previous, last=result, cleared_epoch=cleared)
+            if was_active != result.triggered:
                 changed.append(key)
         return changed

@@ -74,13 +74,13 @@ def detector_input(fixed: FixedSlices, translation: np.ndarray) -> Translated:
 
 
 def cycled_with_noise(
-    scans: Sequence[tuple[FixedSlices, np.ndarray]], back: Callable[[np.ndarray], np.ndarray]
+    scans: Sequence[tuple[FixedSlices, np.ndarray]], inverse: Callable[[np.ndarray], np.ndarray]
 ) -> list[Cycled]:
     """Translate `CYCLED_SLICES` evenly spread slices back, as they are and with noise of SD `NOISE_SD`.
 
     Args:
         scans: Fixed slices and their padded translations (K, H, W).
-        back: Translates padded slices (K, H, W) into their source's contrast.
+        inverse: Translates padded slices (K, H, W) into their source's contrast.
     """
     random = np.random.default_rng(NOISE_SEED)
     chosen = spread_evenly([len(translation) for _, translation in scans], CYCLED_SLICES)
@@ -91,6 +91,6 @@ def cycled_with_noise(
             continue
         slices = translation[index]
         noisy = np.clip(slices + random.normal(0, NOISE_SD, slices.shape), -1, 1).astype(np.float32)
-        source, clean, from_noisy = (fixed.unpadded(each) for each in (fixed.source[index], back(slices), back(noisy)))
+        source, clean, from_noisy = map(fixed.unpadded, (fixed.source[index], inverse(slices), inverse(noisy)))
         cycled.append(Cycled(source, clean, from_noisy, fixed.head[index]))
     return cycled

@@ -162,7 +162,7 @@ def _require_networks(
     """Refuse weights that do not fit the networks to train, by name and shape."""
     problems = [*_misfits(weights, engine)]
     if problems:
-        different = [
+        differences = [
             f"{key}: {other_value!r} there, {value!r} here"
             for key, other_value, value in _network_settings(source, settings)
         ]
@@ -171,7 +171,7 @@ def _require_networks(
             "settings, or start from another run",
             *problems,
             "settings that differ:",
-            *(different or ["none, so the checkpoint is of another version"]),
+            *(differences or ["none, so the checkpoint is of another version"]),
         ]
         raise UserError("\n  ".join(lines))
 
@@ -208,12 +208,12 @@ def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, ver
     """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
     # Keys that an older checkpoint lacks had no other value yet.
     source_values, own_values = source["preprocess"], settings["preprocess"]
-    different = [
+    differences = [
         f"preprocess.{key} {source_values[key]!r} there, {own_values[key]!r} here"
         for key in PREPROCESS_KEYS
         if key in source_values and source_values[key] != own_values[key]
     ]
     if version != CHAIN_VERSION:
-        different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")
-    if different:
-        logger.warning(f"training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")
+        differences.append(f"the chain's version {version} there, {CHAIN_VERSION} here")
+    if differences:
+        logger.warning(f"training.start_from: {path} was trained on slices made otherwise: {'; '.join(differences)}")

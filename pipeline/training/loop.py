@@ -187,12 +187,12 @@ class LossMonitor:
 
     def __init__(self, position: TrainerState, limit: int):
         self.position, self.limit = position, limit
-        self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []  # step, names, values (K,) on the device
+        self._pending: list[tuple[int, tuple[str, ...], Tensor]] = []  # step, names, values (K,) on the device
 
     def record(self, losses: Mapping[str, Tensor]) -> None:
         """Record the losses of the latest step, without waiting for a GPU."""
         values = torch.stack([loss.detach().float() for loss in losses.values()])
-        self._unread.append((self.position.step, tuple(losses), values))
+        self._pending.append((self.position.step, tuple(losses), values))
 
     def flush(self) -> None:
         """Read the recorded losses into the trainer state; warn of steps that the engine skipped.
@@ -200,24 +200,24 @@ class LossMonitor:
         Raises:
             NotFinite: too many in a row were skipped.
         """
-        if self._unread:
-            unread, self._unread = self._unread, []
-            values = iter(torch.cat([values for _, _, values in unread]).tolist())  # one synchronisation for all
-            for step, names, _ in unread:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            values = iter(torch.cat([values for _, _, values in pending]).tolist())  # one synchronisation for all
+            for step, names, _ in pending:
                 self._enter(step, {name: next(values) for name in names})
 
     def _enter(self, step: int, losses: Mapping[str, float]) -> None:
         self.position.losses.update(losses)
-        bad = ", ".join(name for name, loss in losses.items() if not math.isfinite(loss))
-        if not bad:
+        names = ", ".join(name for name, loss in losses.items() if not math.isfinite(loss))
+        if not names:
             self.position.bad_in_a_row = 0
             return
         self.position.bad_steps += 1
         self.position.bad_in_a_row += 1
         count = self.position.bad_steps
         if count <= NAMED or count in POWERS:
-            more = {NAMED: "; of further ones, the 10th, 100th, … are named"}.get(count, "")
-            total = f"; {count:,} so far" if count > NAMED else more
-            logger.warning(f"step {step}: {bad} not finite; the step was skipped{total}")
+            further = {NAMED: "; of further ones, the 10th, 100th, … are named"}.get(count, "")
+            note = f"; {count:,} so far" if count > NAMED else further
+            logger.warning(f"step {step}: {names} not finite; the step was skipped{note}")
         if self.position.bad_in_a_row >= self.limit:
-            raise NotFinite(f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad})")
+            raise NotFinite(f"training stopped at step {step}: {self.limit} losses in a row were not finite ({names})")

@@ -113,15 +113,15 @@ def _require_epochs(state: Mapping[str, Any], epochs: Sequence[int], folder: Pat
     """Refuse a schedule that is shorter than what is trained, or that changes only epochs that are trained."""
     trained, old_epochs = state["position"]["epochs"], _epochs_of(state)
     setting = f"training.epochs = {epochs[0]} and training.decay_epochs = {epochs[1]}"
-    go_on = f"set {trained + 1} or more in all to train on, or another output"
+    remedy = f"set {trained + 1} or more in all to train on, or another output"
     if sum(epochs) < trained:
         raise UserError(
-            f"{folder}: {trained} epochs are trained already, and {setting} are {sum(epochs)} in all; {go_on}"
+            f"{folder}: {trained} epochs are trained already, and {setting} are {sum(epochs)} in all; {remedy}"
         )
     if old_epochs != [*epochs] and sum(epochs) == sum(old_epochs) == trained:
         raise UserError(
             f"{folder}: all {trained} epochs are trained already, with training.epochs = {old_epochs[0]} and "
-            f"training.decay_epochs = {old_epochs[1]}, and {setting} are as many; {go_on}"
+            f"training.decay_epochs = {old_epochs[1]}, and {setting} are as many; {remedy}"
         )
 
 

@@ -68,11 +68,13 @@ def warn_of_lost_rate(schedule: Schedule) -> None:
             "steps, so its generators never move; lower it, or raise training.epochs"
         )
     # The first step with so low a rate, which never rises again.
-    low = bisect_left(range(schedule.steps), True, key=lambda step: schedule.learning_rate_factor(step) < LEAST_RATE)
-    idle = schedule.steps - low
+    first_step = bisect_left(
+        range(schedule.steps), True, key=lambda step: schedule.learning_rate_factor(step) < LEAST_RATE
+    )
+    idle = schedule.steps - first_step
     if idle > LEAST_SHARE * schedule.steps:
         logger.warning(
-            f"the learning rate falls below a thousandth of what it begins with after step {low:,} of "
+            f"the learning rate falls below a thousandth of what it begins with after step {first_step:,} of "
             f"{schedule.steps:,}; the other {idle / schedule.steps:.0%} would change next to nothing; raise "
             f"training.halve_every ({schedule.halve_every}), or train fewer steps (training.steps_per_epoch)"
         )

@@ -56,8 +56,8 @@ def growing_shift(shifts_by_epoch: Mapping[int, np.ndarray], last_epoch: int) ->
         return None
     shifts = np.array([shifts_by_epoch[epoch] for epoch in epochs.tolist()])
     slope, start = np.polyfit(epochs, shifts, 1)  # (2,) each
-    now, span = start + slope * epochs[-1], epochs[-1] - epochs[0]
-    growth = float(np.dot(slope, now) / max(np.hypot(*now), 1e-9)) * span  # along the present shift
+    present_shift, span = start + slope * epochs[-1], epochs[-1] - epochs[0]
+    growth = float(np.dot(slope, present_shift) / max(np.hypot(*present_shift), 1e-9)) * span  # along the present shift
     scatter = np.sqrt(np.mean(np.sum((shifts - (start + np.outer(epochs, slope))) ** 2, axis=1)))
     if growth < max(LEAST_GROWTH_PX, STEADY * scatter):
         return None

@@ -133,8 +133,8 @@ class Validation:
                 pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
                 detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
                 values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
-                back = partial(self._translate, network=translators[self._other(target)])
-                values |= hidden_information(cycled_with_noise(pairs_of_slices, back))
+                inverse = partial(self._translate, network=translators[self._other(target)])
+                values |= hidden_information(cycled_with_noise(pairs_of_slices, inverse))
                 detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
 
         # Average over subjects, and make one score of both directions.

@@ -21,7 +21,7 @@ LINES = 10  # of one progress bar without a terminal, at most
 APART_S = 60.0  # between two such lines, at least
 LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
 logger = logging.getLogger(__name__)
-_shown: set[str] | None = None  # the warnings that the present command has printed
+_printed_warnings: set[str] | None = None  # the warnings that the present command has printed
 
 
 class Main(Protocol):
@@ -64,21 +64,21 @@ def echo(text: str = "") -> None:
 
 def warn(text: str) -> None:
     """Print a line on standard error. Within a command, a repeated warning is printed once."""
-    if _shown is not None and text.strip().startswith("warning: "):
-        if text.strip() in _shown:
+    if _printed_warnings is not None and text.strip().startswith("warning: "):
+        if text.strip() in _printed_warnings:
             return
-        _shown.add(text.strip())
+        _printed_warnings.add(text.strip())
     _print(text, sys.stderr)
 
 
 @contextmanager
 def _warning_once() -> Iterator[None]:
-    global _shown  # one terminal, one record
-    outer, _shown = _shown, set()
+    global _printed_warnings  # one terminal, one record
+    outer, _printed_warnings = _printed_warnings, set()
     try:
         yield
     finally:
-        _shown = outer
+        _printed_warnings = outer
 
 
 class ConsoleHandler(logging.Handler):
@@ -145,13 +145,13 @@ def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """Log the block's Python warnings, each once and on one line; for a single thread."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always", UserWarning)
         try:
             yield
         finally:
             for text in dict.fromkeys(
-                str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+                str(warning.message) for warning in records if issubclass(warning.category, UserWarning)
             ):
                 logger.warning(one_line(" ".join(text.split())))
 
@@ -168,7 +168,7 @@ def _lines(text: str) -> str:
 
 def shortlist(names: Sequence[str], limit: int = 5) -> str:
     """Return the first few names, and the number of the others."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -208,8 +208,8 @@ class ProgressLines(ProgressBar):
 
     def __init__(self, items: Iterable[Any] | None = None, **options: Any):
         total = options.get("total") or getattr(items, "__len__", lambda: 0)()
-        rare = {"mininterval": APART_S, "maxinterval": math.inf, "miniters": max(1, math.ceil(total / LINES))}
-        super().__init__(items, **options | rare | {"bar_format": LINE_FORMAT})
+        intervals = {"mininterval": APART_S, "maxinterval": math.inf, "miniters": max(1, math.ceil(total / LINES))}
+        super().__init__(items, **options | intervals | {"bar_format": LINE_FORMAT})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Write a line, unless no item is done yet."""

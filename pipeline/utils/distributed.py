@@ -198,7 +198,7 @@ def world_from_env() -> World:
     Raises:
         UserError: RANK and WORLD_SIZE are set and are no valid numbers.
     """
-    texts = {name: os.environ.get(name, usual) for name, usual in ENVIRONMENT.items()}
+    texts = {name: os.environ.get(name, default) for name, default in ENVIRONMENT.items()}
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return SINGLE_PROCESS
     rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in texts.values())
@@ -224,11 +224,11 @@ def init_distributed() -> Iterator[World]:
     import torch
     import torch.distributed as communication
 
-    with ExitStack() as quietly:
+    with ExitStack() as stack:
         if not world.is_main:  # its errors are still printed, once they have left this block
-            nowhere = quietly.enter_context(Path(os.devnull).open("w"))
-            quietly.enter_context(redirect_stdout(nowhere))
-            quietly.enter_context(redirect_stderr(nowhere))
+            null_stream = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(null_stream))
+            stack.enter_context(redirect_stderr(null_stream))
         with _naming_lost_processes():
             try:
                 store, rank, size = next(communication.rendezvous("env://", timeout=TIMEOUT))

@@ -142,10 +142,10 @@ def append_whole(stream: io.FileIO, path: Path, content: bytes) -> None:
         end, remaining = os.fstat(stream.fileno()).st_size, content
         try:
             while remaining:
-                written = stream.write(remaining)
-                if not written:
+                count = stream.write(remaining)
+                if not count:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                remaining = remaining[written:]
+                remaining = remaining[count:]
         except BaseException:
             stream.truncate(end)  # half a line would swallow the next one
             raise
@@ -171,8 +171,8 @@ def require_writable(*paths: Path) -> None:
         if is_folder(path):
             raise UserError(f"{path}: is a folder, and a file is to be written there; move it, or choose another place")
         with writing_to(path):
-            nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-            with tempfile.TemporaryFile(dir=nearest):
+            folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+            with tempfile.TemporaryFile(dir=folder):
                 pass
 
 

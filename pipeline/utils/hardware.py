@@ -21,10 +21,10 @@ def choose_device(name: str) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return _own_device(next(kind for kind, present in available.items() if present))
+        return _own_device(next(kind for kind, is_present in available.items() if is_present))
     if not available[name]:
-        present = ", ".join(kind for kind, is_present in available.items() if is_present)
-        raise UserError(f"device {name}: not available on this machine; use one of: auto, {present}")
+        devices = ", ".join(kind for kind, is_present in available.items() if is_present)
+        raise UserError(f"device {name}: not available on this machine; use one of: auto, {devices}")
     return _own_device(name)
 
 

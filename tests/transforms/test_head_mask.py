@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from transforms.head_mask import bounding_box, find_head, without_empty_planes
+from transforms.head_mask import find_head, without_empty_planes
+from transforms.mask_regions import bounding_box
 
 
 def ball(shape, radius):

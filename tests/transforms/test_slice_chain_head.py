@@ -8,8 +8,9 @@ import pytest
 from head_scans import scan
 from nibabel.affines import from_matvec, voxel_sizes
 
-from transforms.head_mask import bounding_box, find_head
+from transforms.head_mask import find_head
 from transforms.intensity import scale_from_unit
+from transforms.mask_regions import bounding_box
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain
 
 SETTINGS = PreprocessSettings(

@@ -219,15 +219,15 @@ def _partner(path: Path, suffix: str) -> Path:
 @contextmanager
 def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Yield the stream, unpacked whatever its name says, and the largest number of bytes it can hold."""
-    with path.open("rb") as raw:
+    with path.open("rb") as file:
         size = path.stat().st_size
-        is_zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
+        is_zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
         if is_zipped:
-            with igzip.open(raw) as stream:  # a GzipFile, three times as fast as the standard library's
+            with igzip.open(file) as stream:  # a GzipFile, three times as fast as the standard library's
                 yield stream, size * DEFLATE_LARGEST_RATIO
         else:
-            yield raw, size
+            yield file, size
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -122,26 +122,26 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
 # ── memory ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def free_memory(wanted: int = 0) -> int:
-    """Return the bytes that can still be allocated; below `wanted`, glibc gives back what it keeps of freed memory."""
+def free_memory(wanted_bytes: int = 0) -> int:
+    """Return the bytes that can still be allocated; below `wanted_bytes`, glibc returns what it keeps of freed ones."""
     import psutil
 
-    free = psutil.virtual_memory().available
+    free_bytes = psutil.virtual_memory().available
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # musl has none
-    if free < wanted and trim is not None and trim(0):
-        free = psutil.virtual_memory().available
-    return int(free)
+    if free_bytes < wanted_bytes and trim is not None and trim(0):
+        free_bytes = psutil.virtual_memory().available
+    return int(free_bytes)
 
 
-def require_memory(header: SpatialHeader, held: int, path: Path) -> None:
-    """Raise TooLargeError unless `held` bytes of the file and the float32 voxels fit into free memory."""
+def require_memory(header: SpatialHeader, file_bytes: int, path: Path) -> None:
+    """Raise TooLargeError unless `file_bytes` bytes of the file and the float32 voxels fit into free memory."""
     shape = shape_of(header)
-    needed = held + 4 * math.prod(shape)
-    free = free_memory(needed)
-    if needed > free:
+    needed_bytes = file_bytes + 4 * math.prod(shape)
+    free_bytes = free_memory(needed_bytes)
+    if needed_bytes > free_bytes:
         raise TooLargeError(
-            f"{path}: does not fit into memory, its {sizes_text(shape)} voxels need {needed / 1e9:.3g} GB and "
-            f"{free / 1e9:.3g} GB are free; crop it or use a larger machine"
+            f"{path}: does not fit into memory, its {sizes_text(shape)} voxels need {needed_bytes / 1e9:.3g} GB and "
+            f"{free_bytes / 1e9:.3g} GB are free; crop it or use a larger machine"
         )
 
 

@@ -118,11 +118,11 @@ def volumes_below(folder: Path) -> list[str]:
 
 def matching_scans(key: str, pattern: str, files: Sequence[str]) -> list[Scan]:
     """Return the volumes that a pattern matches; of a volume with two suffixes the one that the pattern spells."""
-    matcher, spelled = _matcher(key, pattern), _SUFFIX.search(pattern)
-    suffix = spelled[0] if spelled else ""
+    matcher, suffix_match = _matcher(key, pattern), _SUFFIX.search(pattern)
+    suffix = suffix_match[0] if suffix_match else ""
     scans = [scan for relative in files if (scan := _scan(matcher, relative))]
-    exact = {_stem(scan.relative) for scan in scans if suffix and scan.relative.endswith(suffix)}
-    return [scan for scan in scans if _stem(scan.relative) not in exact or scan.relative.endswith(suffix)]
+    exact_stems = {_stem(scan.relative) for scan in scans if suffix and scan.relative.endswith(suffix)}
+    return [scan for scan in scans if _stem(scan.relative) not in exact_stems or scan.relative.endswith(suffix)]
 
 
 def _stem(relative: str) -> str:
@@ -170,15 +170,15 @@ def _matcher(key: str, pattern: str) -> re.Pattern[str]:
     A volume's suffix at its end matches each of them, in lower and upper case.
     """
     # Check the use of {subject} and braces.
-    where = f"{key}: '{pattern}'"
+    location = f"{key}: '{pattern}'"
     if "{subject}" not in pattern:
         raise UserError(
-            f"{where} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz"
+            f"{location} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz"
         )
     if set("{}") & set(pattern.replace("{subject}", "")):
-        raise UserError(f"{where} has a brace that is not {{subject}}; use * for what varies otherwise")
+        raise UserError(f"{location} has a brace that is not {{subject}}; use * for what varies otherwise")
     if re.search(r"\{subject\}\*|\*\{subject\}", pattern):
-        raise UserError(f"{where} leaves open where the subject's name ends; put / or a letter between it and the *")
+        raise UserError(f"{location} leaves open where the subject's name ends; put / or a letter between it and the *")
 
     # Translate the pattern piece by piece.
     name = pattern.removeprefix("./")
@@ -223,15 +223,15 @@ def check_matches(folder: Path, key: str, pattern: str, scans: Sequence[Scan], f
                 f"{folder / scan.relative}: {{subject}} in {key} '{pattern}' matched '{scan.subject}', which holds a "
                 f"BIDS '{entity[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
             )
-        twin = by_stem.setdefault(_stem(scan.relative), scan.relative)
-        if twin != scan.relative:
-            raise UserError(f"{folder / twin} and {folder / scan.relative}: the same volume twice; move one away")
+        first_path = by_stem.setdefault(_stem(scan.relative), scan.relative)
+        if first_path != scan.relative:
+            raise UserError(f"{folder / first_path} and {folder / scan.relative}: the same volume twice; move one away")
 
 
-def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[str]:
+def _files_below(folder: Path, parents: frozenset[Path]) -> Iterator[str]:
     """Yield the files below `folder` as relative paths, sorted; follows links, but not in circles."""
     real = folder.resolve()
-    if real in above:
+    if real in parents:
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -241,6 +241,6 @@ def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from (f"{entry.name}/{below}" for below in _files_below(Path(entry.path), above | {real}))
+            yield from (f"{entry.name}/{path}" for path in _files_below(Path(entry.path), parents | {real}))
         else:
             yield entry.name

@@ -152,9 +152,9 @@ def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
         + 1.1 * smooth_field(rng, spacing_mm, 16)
         for row in range(3)
     ]
-    away = [axis - middle for axis, middle in zip(position, VENTRICLES_MM, strict=True)]
-    near = np.exp(-sum(axis**2 for axis in away) / (2 * 22.0**2))
-    return [axis - widening * near * offset for axis, offset in zip(position, away, strict=True)]
+    offsets = [axis - middle for axis, middle in zip(position, VENTRICLES_MM, strict=True)]
+    falloff = np.exp(-sum(axis**2 for axis in offsets) / (2 * 22.0**2))
+    return [axis - widening * falloff * offset for axis, offset in zip(position, offsets, strict=True)]
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
@@ -241,8 +241,8 @@ def load_atlas() -> Atlas:
 
 
 def closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
-    grown = COARSE_STEP * ndimage.distance_transform_edt(~mask) <= radius_mm
-    return COARSE_STEP * ndimage.distance_transform_edt(grown) > radius_mm
+    dilated = COARSE_STEP * ndimage.distance_transform_edt(~mask) <= radius_mm
+    return COARSE_STEP * ndimage.distance_transform_edt(dilated) > radius_mm
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:

@@ -207,24 +207,24 @@ def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them(numbered):
 
 def test_neighbours_stay_within_their_volume(tmp_path):
     stored = store_volumes(tmp_path / "a", [3, 1, 4])
-    assert SliceBank(stored, Neighbours(1)).places([0, 1, 2, 3, 4, 7]).tolist() == [
+    assert SliceBank(stored, Neighbours(1)).slice_numbers([0, 1, 2, 3, 4, 7]).tolist() == [
         [0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 5], [6, 7, 7],
     ]  # fmt: skip
-    assert SliceBank(stored, Neighbours(2)).places([5, 2]).tolist() == [[4, 4, 5, 6, 7], [0, 1, 2, 2, 2]]
-    assert SliceBank(stored).places([5, 2]).tolist() == [[5], [2]]
+    assert SliceBank(stored, Neighbours(2)).slice_numbers([5, 2]).tolist() == [[4, 4, 5, 6, 7], [0, 1, 2, 2, 2]]
+    assert SliceBank(stored).slice_numbers([5, 2]).tolist() == [[5], [2]]
 
 
 def test_neighbours_at_a_distance_are_counted_by_each_volumes_own_slices(tmp_path):
     thin, thick = store_volumes(tmp_path / "a", [9, 5])
     bank = SliceBank([replace(thin, slice_mm=1.0), replace(thick, slice_mm=2.5)], Neighbours(1, (3.2, 4.9)))
-    assert bank.places([4, 11]).tolist() == [[0, 1, 3, 4, 5, 7, 8], [9, 10, 10, 11, 12, 12, 13]]
+    assert bank.slice_numbers([4, 11]).tolist() == [[0, 1, 3, 4, 5, 7, 8], [9, 10, 10, 11, 12, 12, 13]]
 
 
 def test_neighbours_lie_in_the_file_beyond_the_slices_used_and_are_air_beyond_the_head(tmp_path):
     (stored,) = store_volumes(tmp_path / "a", [8])
     used = replace(stored, positions=range(2, 5), first=2, stored=8, air_beyond=(True, False))
     bank = SliceBank([used, *store_volumes(tmp_path / "b", [2])], Neighbours(distances_mm=(1.0, 3.0)))
-    assert bank.places([0, 2, 3]).tolist() == [[AIR, 1, 2, 3, 5], [1, 3, 4, 5, 7], [8, 8, 8, 9, 9]]
+    assert bank.slice_numbers([0, 2, 3]).tolist() == [[AIR, 1, 2, 3, 5], [1, 3, 4, 5, 7], [8, 8, 8, 9, 9]]
     stacks, whole = bank.gather([0]), SliceBank([stored]).gather(range(8))[:, 0]
     assert torch.equal(stacks[0, 0], torch.full((8, 8), -1.0))
     assert torch.equal(stacks[0, 1:], whole[[1, 2, 3, 5]])
@@ -236,14 +236,14 @@ def test_a_slice_comes_with_its_neighbours_and_all_are_changed_alike(tmp_path):
     indices = [0, 2, 3, 5, 7]
     stacks = bank.gather(indices)
     assert stacks.shape == (5, 3, 8, 8)
-    for channel, neighbours in enumerate(bank.places(indices).T.tolist()):
+    for channel, neighbours in enumerate(bank.slice_numbers(indices).T.tolist()):
         assert torch.equal(stacks[:, channel], single.gather(neighbours)[:, 0])
 
     geometry = Augmentation(horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5)
     for augmentation in (geometry, replace(geometry, jitter=1.0)):  # which flips while it reads
         changes = [augmentation.draw(np.random.default_rng(index)) for index in indices]
         augmented = bank.augmented(augmentation, indices, changes)
-        for channel, neighbours in enumerate(bank.places(indices).T.tolist()):
+        for channel, neighbours in enumerate(bank.slice_numbers(indices).T.tolist()):
             expected = single.augmented(augmentation, neighbours, changes)[:, 0]
             torch.testing.assert_close(augmented[:, channel], expected, rtol=0, atol=1e-6)
 

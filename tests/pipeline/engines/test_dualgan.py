@@ -114,7 +114,7 @@ def test_losses_and_weights_are_those_of_the_paper_written_out(method, critic_st
 def test_the_gradient_penalty_is_by_hand(function, slope):
     engine = engine_of(**PENALISED, dtype=torch.float64)
     engine.discriminators["D_A"] = Score(function)
-    losses = engine._critic_losses("A", *batch(0, dtype=torch.float64))
+    losses = engine.discriminator_losses("A", *batch(0, dtype=torch.float64))
     assert losses["gradient_penalty_A"].item() == pytest.approx(0.5 * 10.0 * (slope - 1) ** 2)
 
 

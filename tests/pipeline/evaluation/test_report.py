@@ -109,8 +109,8 @@ def test_the_page_has_the_figures_the_split_the_costs_and_what_was_left_out(tmp_
 def test_the_tissues_have_a_table_of_their_own_and_slices_are_best_at_one(tmp_path):
     run_scores = scores()
     for score in run_scores.subjects:
-        score.measured["volume/foreground/slice_ratio"] = np.array([1.5])
-        score.measured["volume/interior/dice_middle"] = np.array([0.75])
+        score.measurements["volume/foreground/slice_ratio"] = np.array([1.5])
+        score.measurements["volume/interior/dice_middle"] = np.array([0.75])
     text = page(tmp_path, run_scores)
     assert "T1 → T2 · per volume, inside the head" in text and "<th>slice ratio → 1</th>" in text
     tissues = text.split("T1 → T2 · per volume, tissues deep inside the head")[1].split("</table>")[0]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from pipeline.reporting import gif
-from pipeline.reporting.gif import save_gif, thinned
+from pipeline.reporting.gif import save_gif
 from pipeline.reporting.tiles import save_png
 from pipeline.utils.errors import UserError
 
@@ -60,14 +60,6 @@ def test_long_trainings_are_thinned_evenly_with_first_and_last_kept(written, mon
     monkeypatch.setattr(gif, "MAX_FRAMES", 7)
     levels, _ = read(written([plain(5 * number) for number in range(40)]))
     assert levels == pytest.approx(np.linspace(0, 195, 7).tolist(), abs=6)
-
-
-@pytest.mark.parametrize(
-    ("count", "most", "kept"),
-    [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (9, 5, [0, 2, 4, 6, 8]), (1, 2, [0]), (7, 2, [0, 6])],
-)
-def test_thinning_keeps_first_and_last(count, most, kept):
-    assert thinned(count, most) == kept
 
 
 def test_the_file_stays_below_its_limit_by_smaller_frames(written, monkeypatch):

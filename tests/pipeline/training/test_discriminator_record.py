@@ -87,9 +87,9 @@ def test_a_resumed_run_knows_when_its_translation_last_gained(tmp_path):
     monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0)
     key, stands = ("blind_discriminator", "b_to_a"), []
     for epoch in (3, 4):  # after an earlier checkpoint they are validated again
-        stands.append(monitor.warnings[key].cleared is None)
+        stands.append(monitor.warnings[key].cleared_epoch is None)
         monitor(metrics[epoch], epoch)
-    stands.append(monitor.warnings[key].cleared is None)
+    stands.append(monitor.warnings[key].cleared_epoch is None)
     assert stands == [True, False, True]
 
 

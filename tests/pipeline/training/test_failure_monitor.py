@@ -77,7 +77,7 @@ def test_a_detector_that_cannot_judge_changes_nothing(tmp_path):
     monitor = watch(tmp_path)
     monitor(BAD, 2)
     monitor({}, 3)
-    assert monitor.warnings[KEY].cleared is None
+    assert monitor.warnings[KEY].cleared_epoch is None
 
 
 # ── which validations count ─────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +108,7 @@ def test_what_is_on_record_has_been_warned_of_and_is_told_when_it_clears(tmp_pat
     record(tmp_path, (1, BAD), (2, GOOD), (3, BAD))
     monitor = watch(tmp_path)
     assert capsys.readouterr().err == ""
-    assert (monitor.warnings[KEY].epoch, monitor.warnings[KEY].cleared) == (3, None)
+    assert (monitor.warnings[KEY].epoch, monitor.warnings[KEY].cleared_epoch) == (3, None)
     monitor(BAD, 4)
     assert capsys.readouterr().err == ""
     monitor(GOOD, 5)
@@ -148,7 +148,7 @@ def test_shifts_that_undo_each_other_warn_though_neither_is_half_a_pixel(tmp_pat
     )  # fmt: skip
     assert "the translation is shifted one way and the way back the other, in sum" in capsys.readouterr().err
     monitor(shifted((0.1, 0.0), (0.0, 0.0)), 5)
-    assert monitor.warnings["opposed_shifts", "a_to_b_to_a"].cleared == 5
+    assert monitor.warnings["opposed_shifts", "a_to_b_to_a"].cleared_epoch == 5
 
 
 def test_a_shift_that_grows_warns_before_it_is_half_a_pixel_and_a_resumed_run_knows_its_course(tmp_path):
