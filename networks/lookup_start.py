@@ -15,36 +15,42 @@ from networks.unet import UNet
 LARGEST = 0.97  # of what a start gives before the network has learnt: at 1, tanh has no slope
 DEFAULT_SHARE = 0.25  # of the correction in an evaluated translation, where no validation has chosen it
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
-BOX_MM = 2.0  # pixels that the model in the box was trained with
+BOX_MM, BOX_SIDE = 2.0, 112  # pixels that the model in the box was trained with, and how many along a side
 DEFAULT_BOX_SHARE = 0.5  # of the model in the box in a start, where no validation has chosen it
 
 
 class BoxTranslation(nn.Module):
     """The model in the box, which is not trained further, for slices of any pixel size.
 
-    Slices of small pixels are averaged to about `BOX_MM`, translated, and interpolated back. Since the model has never
-    seen a scan of the cohort, a lookup of its own, fitted to the cohort without pairs, corrects its intensities; the
-    result is the mean of the model's translation and the corrected one.
+    Slices of small pixels are averaged to about `BOX_MM`, translated, and interpolated back; small slices are put into
+    air, for the model's norms depend on how much of it there is. Since the model has never seen a scan of the cohort, a
+    lookup of its own, fitted to the cohort without pairs, corrects its intensities; the result is the mean of the
+    model's translation and the corrected one.
 
     Attributes:
         network: U-Net (N, 1, H, W) -> (N, 1, H, W), with the weights of the box.
         lookup: Context lookup within slices, from the network's translation to the contrast's intensities.
         averaged: (), number of pixels along a side that make one of the network's.
+        margin: (), number of pixels of air on each side.
     """
 
     averaged: Tensor
+    margin: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.network = UNet(depth=4, width=16, dropout=0.0).requires_grad_(False)
         self.lookup = ContextLookup()
         self.register_buffer("averaged", torch.tensor(1))
-        self._averaged = 1
+        self.register_buffer("margin", torch.tensor(0))
+        self._averaged, self._margin = 1, 0
 
-    def set_pixel_mm(self, pixel_mm: float) -> None:
-        """Choose how many pixels are averaged for slices of this pixel size."""
+    def fit_to_slices(self, pixel_mm: float, side: int) -> None:
+        """Choose how slices become those of the model's training: of pixels of a size in mm, so many along a side."""
         self._averaged = max(1, round(BOX_MM / pixel_mm))
+        self._margin = max(0, BOX_SIDE * self._averaged - side) // 2
         self.averaged.fill_(self._averaged)
+        self.margin.fill_(self._margin)
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate (N, 1, H, W) in [-1, 1] to that shape and range."""
@@ -54,18 +60,21 @@ class BoxTranslation(nn.Module):
     def translate(self, image: Tensor) -> Tensor:
         """Translate (N, 1, H, W) in [-1, 1] to that shape and range by the network alone."""
         height, width = image.shape[-2:]
-        multiple = self.network.stride * self._averaged
-        padded = pad(image, (0, -width % multiple, 0, -height % multiple), value=-1.0)
+        multiple, margin = self.network.stride * self._averaged, self._margin
+        right, bottom = (margin + -(length + 2 * margin) % multiple for length in (width, height))
+        padded = pad(image, (margin, right, margin, bottom), value=-1.0)
         if self._averaged == 1:
-            return self.network(padded)[..., :height, :width]
-        translation = self.network(avg_pool2d(padded, self._averaged))
-        enlarged = interpolate(translation, scale_factor=float(self._averaged), mode="bilinear", align_corners=False)
-        return enlarged[..., :height, :width]
+            translation = self.network(padded)
+        else:
+            coarse = self.network(avg_pool2d(padded, self._averaged))
+            factor = float(self._averaged)
+            translation = interpolate(coarse, scale_factor=factor, mode="bilinear", align_corners=False)
+        return translation[..., margin : margin + height, margin : margin + width]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """Load a state, of which the pixels that are averaged are a plain number, too: sizes depend on it."""
+        """Load a state, of which the numbers of pixels are plain numbers, too: sizes depend on them."""
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-        self._averaged = int(state_dict.get(f"{prefix}averaged", self._averaged))
+        self._averaged, self._margin = int(self.averaged), int(self.margin)
 
 
 class LookupStart(nn.Module):

@@ -113,7 +113,7 @@ def set_starts(
         for buffer in chain(*(lookup.buffers() for lookup in lookups), shares):
             buffer.copy_(world.all_gather(buffer[None])[0])
     for contrast, box in boxes:
-        box.set_pixel_mm(BLUR_MM[0] / float(starts[contrast][0].lookup.blur_pixels[0]))
+        box.fit_to_slices(BLUR_MM[0] / float(starts[contrast][0].lookup.blur_pixels[0]), config.preprocess.size)
 
 
 def _fit_starts(
@@ -132,7 +132,7 @@ def _fit_starts(
             start.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
         if fit is not None:
             first, (source,) = boxes[contrast][0], stacks.keys() - {contrast}
-            first.set_pixel_mm(BLUR_MM[0] / table.blur_pixels[0])
+            first.fit_to_slices(BLUR_MM[0] / table.blur_pixels[0], settings.size)
             table = fit.translated_table(contrast, [_translated(stack, first) for stack in stacks[source]])
             for box in boxes[contrast]:
                 box.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)

@@ -20,7 +20,7 @@ def lookup_start(network, neighbour_mm=(), **options):
     for lookup in [start.lookup] if start.box is None else [start.lookup, start.box.lookup]:
         lookup.set_table(torch.rand(lookup.table.shape) * 2 - 1, (1.3, 2.7))
     if start.box is not None:
-        start.box.set_pixel_mm(1.0)
+        start.box.fit_to_slices(1.0, 208)
     start.correction_share.fill_(0.7)
     return start
 

@@ -16,12 +16,12 @@ def with_tables(*lookups):
         lookup.set_table(torch.from_numpy(values), (1.5, 4.0))
 
 
-def random_box(pixel_mm):
+def random_box(pixel_mm, side=1000):
     torch.manual_seed(0)
     box = BoxTranslation()
     for weight in box.network.parameters():
         torch.nn.init.normal_(weight, 0, 0.1)
-    box.set_pixel_mm(pixel_mm)
+    box.fit_to_slices(pixel_mm, side)
     with_tables(box.lookup)
     return box
 
@@ -42,6 +42,17 @@ def test_small_pixels_are_averaged_to_those_of_its_training(pixel_mm, averaged):
     other = BoxTranslation()
     other.load_state_dict(box.state_dict())  # and a checkpoint knows it
     torch.testing.assert_close(other.translate(image), expected)
+
+
+def test_small_slices_are_surrounded_by_air():
+    box, image = random_box(1.0, side=96), random_image(1, 1, 96, 96)
+    surrounded = torch.full((1, 1, 224, 224), -1.0)
+    surrounded[..., 64:160, 64:160] = image
+    wide = random_box(1.0)
+    torch.testing.assert_close(box.translate(image), wide.translate(surrounded)[..., 64:160, 64:160])
+    other = BoxTranslation()
+    other.load_state_dict(box.state_dict())
+    torch.testing.assert_close(other.translate(image), box.translate(image))
 
 
 def test_slices_of_any_size_are_extended_by_air():
