@@ -1,6 +1,7 @@
-"""A loaded model whose network another runtime computes: exported in memory, not to a file."""
+"""A loaded model whose network another runtime computes, exported in memory, and which of them is the quickest."""
 
 import logging
+import time
 from dataclasses import replace
 
 import torch
@@ -19,11 +20,13 @@ from pipeline.inference.runtimes import (
     required_package,
     short_reason,
 )
+from pipeline.inference.slice_translator import neighbours_of
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LEAST_VOLUMES = 25  # a thread: a U-Net-256's export costs as much as OpenVINO gains with 21 (benchmarks/README.md)
+LEAST_VOLUMES = 25  # a thread: with fewer, an export costs more than a runtime was ever measured to gain
+TIMED_SLICES, ROUNDS = 4, 3  # in a batch, and how often each way translates it
 
 
 def in_backend(model: TranslationModel, to: str, backend: str) -> TranslationModel:
@@ -46,29 +49,44 @@ def in_backend(model: TranslationModel, to: str, backend: str) -> TranslationMod
 
 
 def automatic(model: TranslationModel, to: str, volumes: int) -> TranslationModel:
-    """Return a model that makes `to`, computed by what translates so many volumes soonest (`quickest`).
+    """Return a model that makes `to`, computed by what translates so many volumes soonest.
 
-    Where that cannot compute the network, or computes something else, a warning says so, and torch stays.
+    OpenVINO, where it may gain (`may_gain`), translates a batch beside torch, and the quicker of the two is taken.
+    Where it cannot compute the network, or computes something else, a warning says so, and torch stays.
     """
-    backend = quickest(model, to, volumes)
-    try:
-        return in_backend(model, to, backend)
-    except Exception as error:  # exporters and runtimes have classes of their own
-        name = RUNTIMES[backend].name
-        logger.warning(f"{name} cannot compute the network ({short_reason(error)}); torch does, more slowly")
+    if not may_gain(model, to, volumes):
         return model
+    try:
+        other = in_backend(model, to, "openvino")
+    except Exception as error:  # exporters and runtimes have classes of their own
+        name = RUNTIMES["openvino"].name
+        logger.warning(f"{name} cannot compute the network ({short_reason(error)}); torch does")
+        return model
+    return min(model, other, key=lambda each: _seconds(each, to, neighbours_of(model.translators[to]).channels))
 
 
-def quickest(model: TranslationModel, to: str, volumes: int) -> str:
-    """Return what translates so many volumes soonest, its export counted: "torch" or "openvino", where it is installed.
+def may_gain(model: TranslationModel, to: str, volumes: int) -> bool:
+    """Return whether OpenVINO is installed and may translate so many volumes sooner, its export counted.
 
-    That is OpenVINO for a large U-Net in float32 on a CPU and `LEAST_VOLUMES` for each thread, since threads divide a
-    volume's time but not an export's. Torch computes whatever was not measured to gain, ONNX Runtime gained nowhere.
+    That is so for a large U-Net in float32 on a CPU and `LEAST_VOLUMES` for each thread, since threads divide a
+    volume's time but not an export's. For all else torch was measured to be quicker, and than ONNX Runtime everywhere.
     """
     network = model.translators[to]
     if backend_of(network) != TORCH or model.device.type != "cpu" or model.precision != "float32":
-        return backend_of(network)
-    is_unet = any(isinstance(module, UNet) for module in network.modules())
-    if volumes < LEAST_VOLUMES * torch.get_num_threads() or not is_unet or not RUNTIMES["openvino"].is_installed:
-        return TORCH
-    return "openvino" if is_large(network, model.settings.size, model.stride) else TORCH
+        return False
+    if volumes < LEAST_VOLUMES * torch.get_num_threads() or not RUNTIMES["openvino"].is_installed:
+        return False
+    is_unet = any(isinstance(part, UNet) for part in network.modules())
+    return is_unet and is_large(network, model.settings.size, model.stride)
+
+
+def _seconds(model: TranslationModel, to: str, channels: int) -> float:
+    """Return the shortest time that a model took for a batch of noise, after a first one."""
+    side = -(-model.settings.size // model.stride) * model.stride
+    batch, network, seconds = torch.rand(TIMED_SLICES, channels, side, side) * 2 - 1, model.translators[to], []
+    with torch.inference_mode():
+        for _ in range(1 + ROUNDS):
+            started = time.perf_counter()
+            network(batch)
+            seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])

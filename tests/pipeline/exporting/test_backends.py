@@ -7,10 +7,11 @@ import torch
 from exported_models import small_model
 from network_probes import random_image
 
-from pipeline.exporting.backends import LEAST_VOLUMES, in_backend, quickest
+from pipeline.exporting import backends as backends_module
+from pipeline.exporting.backends import LEAST_VOLUMES, _seconds, automatic, in_backend, may_gain
 from pipeline.exporting.onnx import onnx_model
 from pipeline.inference import model as model_module
-from pipeline.inference.runtimes import RUNTIMES, computed_by, open_openvino
+from pipeline.inference.runtimes import RUNTIMES, backend_of, computed_by, open_openvino
 
 
 @pytest.fixture
@@ -37,29 +38,45 @@ def test_on_one_thread_openvino_is_given_fixed_sizes_alone(one_thread):
     assert not any(graph.input(0).partial_shape.is_dynamic for _, graph in compiled.values())
 
 
-def test_openvino_is_the_quickest_of_many_volumes_by_a_large_unet_in_float32_alone(one_thread, monkeypatch):
+def test_openvino_may_gain_for_many_volumes_by_a_large_unet_in_float32_alone(one_thread, monkeypatch):
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e4)
     unet = small_model("unet")
-    assert quickest(unet, "T2", LEAST_VOLUMES) == "openvino"
-    assert quickest(small_model("lookup, neighbours"), "T2", 1000) == "torch"  # a network of another kind
-    assert quickest(small_model("lookup, in the volume"), "T2", 1000) == "openvino"  # a U-Net that starts from a lookup
-    assert quickest(unet, "T2", LEAST_VOLUMES - 1) == "torch"
-    assert quickest(unet.in_precision("bf16"), "T2", 1000) == "torch"
-    assert quickest(replace(unet, device=torch.device("cuda")), "T2", 1000) == "torch"
+    assert may_gain(unet, "T2", LEAST_VOLUMES)
+    assert not may_gain(small_model("lookup, neighbours"), "T2", 1000)  # a network of another kind
+    assert may_gain(small_model("lookup, in the volume"), "T2", 1000)  # a U-Net that starts from a lookup
+    assert not may_gain(unet, "T2", LEAST_VOLUMES - 1)
+    assert not may_gain(unet.in_precision("bf16"), "T2", 1000)
+    assert not may_gain(replace(unet, device=torch.device("cuda")), "T2", 1000)
     torch.set_num_threads(2)
-    assert quickest(unet, "T2", 2 * LEAST_VOLUMES - 1) == "torch"
-    assert quickest(unet, "T2", 2 * LEAST_VOLUMES) == "openvino"
+    assert not may_gain(unet, "T2", 2 * LEAST_VOLUMES - 1)
+    assert may_gain(unet, "T2", 2 * LEAST_VOLUMES)
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e12)
-    assert quickest(unet, "T2", 1000) == "torch"
+    assert not may_gain(unet, "T2", 1000)
+
+
+@pytest.mark.parametrize("quicker", ["torch", "openvino"])
+def test_the_quicker_of_two_translates(one_thread, monkeypatch, quicker):
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e4)
+    model = small_model("lookup, in the volume")
+    monkeypatch.setattr(backends_module, "_seconds", lambda timed, *_: (timed is model) == (quicker == "openvino"))
+    chosen = automatic(model, "T2", LEAST_VOLUMES)
+    assert (chosen is model) == (quicker == "torch") and backend_of(chosen.translators["T2"]) == quicker
+    assert automatic(model, "T2", LEAST_VOLUMES - 1) is model
+
+
+def test_both_are_timed_by_what_they_take():
+    model = small_model("lookup, in the volume")
+    for timed in (model, in_backend(model, "T2", "openvino")):
+        assert 0 < _seconds(timed, "T2", 5) < 10
 
 
 def test_only_an_installed_runtime_is_chosen_and_none_is_changed(monkeypatch):
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e4)
     exported = in_backend(small_model("unet"), "T2", "onnxruntime")
-    assert quickest(exported, "T2", 1000) == "onnxruntime"
+    assert not may_gain(exported, "T2", 1000)
     assert computed_by(exported.translators["T2"]).startswith("ONNX Runtime 1.")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert not RUNTIMES["openvino"].is_installed and quickest(small_model("unet"), "T2", 1000) == "torch"
+    assert not RUNTIMES["openvino"].is_installed and not may_gain(small_model("unet"), "T2", 1000)
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
