@@ -1,6 +1,6 @@
 """Unpaired translation of brain MRI between contrasts: from NIfTI volumes to NIfTI volumes.
 
-From Python: `from pipeline import load_model, train, translate` (docs/reference/python.md).
+From Python: `from pipeline import box, load_model, train, translate` (docs/reference/python.md).
 """
 
 import os
@@ -24,10 +24,10 @@ _IS_COMMAND = sys.argv[:1] == ["-m"] and any(
 
 def __getattr__(name: str) -> object:
     """Import the Python functions when they are first used, for they bring torch and MLflow."""
-    if name in ("load_model", "train"):
+    if name in ("box", "load_model", "train"):
         import_module("pipeline.tracking.mlflow_settings").configure_mlflow()  # before anything imports MLflow
-    if name == "load_model":
-        return import_module("pipeline.inference.model").load_model
+    if name in ("box", "load_model"):
+        return getattr(import_module("pipeline.inference.model"), name)
     if name in ("train", "translate"):
         return import_module(f"pipeline.{name}")  # a module that can be called
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

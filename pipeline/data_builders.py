@@ -34,7 +34,7 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
 
             return phantom_cases(
                 data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
-                processes=config.preprocess.processes, quiet=quiet,
+                variety=data.variety, processes=config.preprocess.processes, quiet=quiet,
             )  # fmt: skip
         case IxiData():
             from pipeline.data.sources.nifti_folder import ixi_cases
@@ -60,7 +60,7 @@ def find_regions(config: Config, cases: Sequence[Case]) -> RegionFiles:
     """
     data = config.data
     match data:
-        case PhantomData():
+        case PhantomData() if data.variety == "standard":
             from pipeline.data.sources.phantom import phantom_tissues
 
             return phantom_tissues(cases, data.spacing_mm, data.seed, processes=config.preprocess.processes)
@@ -79,8 +79,9 @@ def planned_cases(config: Config) -> list[Case]:
 
     data = config.data
     planned = planned_phantom(
-        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
-    )
+        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
+        variety=data.variety,
+    )  # fmt: skip
     return [case for subject_cases in planned.values() for case in subject_cases]
 
 

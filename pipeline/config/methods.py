@@ -213,6 +213,7 @@ class Pix2Pix(Method):
     adversarial: Adversarial = "bce"
     adversarial_weight: Weight = 1.0  # 0: plain regression, without discriminators
     l1_weight: PositiveFloat = 100.0
+    ssim_weight: Weight = 0.0  # of 1 - SSIM beside it, which keeps detail that an L1 distance alone blurs
 
 
 class Cut(UnpairedMethod):

@@ -37,6 +37,7 @@ class PhantomData(Section):
     subjects: Annotated[Whole, Field(ge=1, le=10_000)] = 20
     spacing_mm: Annotated[Number, Field(ge=1, le=8)] = 2.0
     seed: Annotated[Whole, Field(ge=0)] = 0
+    variety: Literal["standard", "randomised"] = "standard"  # one cohort at one scanner; or everything drawn anew
 
 
 class IxiData(Section):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from networks.neighbours import middle_slice
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
-from pipeline.engines.losses import mean_absolute
+from pipeline.engines.losses import mean_absolute, structural_dissimilarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Pix2PixOptions(MethodOptions):
     adversarial: str = "bce"
     adversarial_weight: float = 1.0  # weight of the adversarial loss; 0: there are no discriminators
     l1_weight: float = 100.0  # weight λ of the L1 distance (equation 4)
+    ssim_weight: float = 0.0  # weight of 1 - SSIM beside it
 
 
 class Pix2Pix(Engine):
@@ -36,6 +37,8 @@ class Pix2Pix(Engine):
             fake = self.generators[name](source)
             source, target = middle_slice(source), middle_slice(target)
             generators[f"l1_{name}"] = self.options.l1_weight * mean_absolute(fake, target)
+            if self.options.ssim_weight:
+                generators[f"ssim_{name}"] = self.options.ssim_weight * structural_dissimilarity(fake, target)
             if self.options.adversarial_weight:
                 real_pair, fake_pair = (torch.cat([source, image], dim=1) for image in (target, fake))  # (N, 2, H, W)
                 adversarial = self.generator_adversarial_loss(discriminator, fake_pair)

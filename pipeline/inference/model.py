@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
+from pipeline.inference.model_address import BOX, MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
 from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported
 from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
@@ -148,8 +148,9 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        address: A run's folder, a checkpoint file, MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS` (see
-            `pipeline.inference.model_address.checkpoint_at`), or an exported `.onnx` or `.xml`, for the CPU alone.
+        address: A run's folder, a checkpoint file, "box" (the model that comes with the package), MLflow's
+            `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS` (see `pipeline.inference.model_address.checkpoint_at`), or an
+            exported `.onnx` or `.xml`, for the CPU alone.
         device: "auto", "cpu", "cuda" or "mps". On a GPU, torch's use of TF32 is set for the whole process as the run
             had it.
 
@@ -179,6 +180,17 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
             f"{torch_device}: cannot hold the model ({reason}); use --device cpu, or free the device"
         ) from error
     return replace(model, folder=run_that_evaluates(path))
+
+
+def box(device: str = "auto") -> TranslationModel:
+    """Return the model that comes with the package, T1 to T2 and back; trained on synthetic heads alone.
+
+    >>> image = translate("scan_t1.nii.gz", box(), to="T2")
+
+    Raises:
+        UserError: the device is not available.
+    """
+    return load_model(BOX, device)
 
 
 def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> TranslationModel:

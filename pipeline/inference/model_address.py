@@ -20,7 +20,7 @@ def checkpoint_at(path: Path) -> Path:
     """Return the checkpoint that a path names.
 
     A file is the checkpoint itself. Of a run's folder or its `checkpoints` it is the best one, or the latest where the
-    run's configuration has that evaluated.
+    run's configuration has that evaluated. `BOX` is the model that comes with the package, where no path has that name.
 
     Raises:
         UserError: the path does not exist, or is a folder without a checkpoint.
@@ -28,8 +28,10 @@ def checkpoint_at(path: Path) -> Path:
     if is_file(path):
         return path
     if not is_folder(path):
+        if str(path) == BOX:
+            return BOX_FILE
         raise UserError(
-            f"{path}: no such model{cwd_hint(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}"
+            f"{path}: no such model{cwd_hint(path)}; give a run's folder, a checkpoint, {BOX}, {ADDRESSES_OF_MLFLOW}"
         )
     for run, folder in ((path, path / CHECKPOINTS), (path.parent, path)):
         names = [name for name in BY_PREFERENCE if is_file(folder / name)]

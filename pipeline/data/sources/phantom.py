@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.data.case import Case
 from pipeline.data.sources.phantom_anatomy import TISSUES, grid, head_fractions, smooth_field
+from pipeline.data.sources.phantom_variety import VARIED_CONTRASTS, make_varied_subject
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_path, make_folder
@@ -22,7 +23,8 @@ from pipeline.utils.workers import run_jobs
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 1  # part of the folder's name: raise it whenever the volumes change
+STANDARD, RANDOMISED = "standard", "randomised"  # varieties: one cohort at one scanner, or everything drawn anew
+RECIPES = {STANDARD: 1, RANDOMISED: 1}  # by variety, part of the folder's name: raise it when volumes change
 TISSUE_REGION = "tissue"  # name of the label maps, in files and figures
 HEADER_BYTES = 352
 MAX_PROCESSES = 8  # each holds 0.6 GB at 2 mm and 2 GB at 1 mm
@@ -75,18 +77,21 @@ def phantom_cases(
     subjects: int,
     spacing_mm: float,
     seed: int,
+    variety: str = STANDARD,
     processes: int | None = None,
     quiet: bool = False,
 ) -> list[Case]:
     """Make a cohort of synthetic heads as NIfTI volumes, one per subject and contrast; complete volumes are kept.
 
-    The folder is `<folder>/recipe<R>-<spacing>mm-seed<S>/`. A subject depends on the seed and its number alone, so a
-    cohort can be extended. Missing and damaged files are made anew.
+    The folder is `<folder>/recipe<R>-<spacing>mm-seed<S>/`, or `<folder>/randomised<R>-…`. A subject depends on the
+    seed and its number alone, so a cohort can be extended. Missing and damaged files are made anew.
 
     Raises:
         UserError: the phantom cannot make a contrast, or the folder cannot be written.
     """
-    cases_by_number = planned_phantom(folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed)
+    cases_by_number = planned_phantom(
+        folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed, variety=variety
+    )
     if Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"{folder}: is not a folder; give the phantom another one")
     all_cases = [case for group in cases_by_number.values() for case in group]
@@ -94,11 +99,11 @@ def phantom_cases(
     # Find the volumes that are complete already, and make the others, subject by subject.
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decompression releases the interpreter's lock
         flags = pool.map(lambda case: is_whole(case.path, spacing_mm), all_cases)
-        complete = {case for case, is_complete in zip(all_cases, flags, strict=True) if is_complete}
+        missing = {case for case, is_complete in zip(all_cases, flags, strict=True) if not is_complete}
     jobs = {
-        number: (seed, number, spacing_mm, {case.contrast: case.path for case in group if case not in complete})
+        number: (seed, number, spacing_mm, variety, {case.contrast: case.path for case in group if case in missing})
         for number, group in cases_by_number.items()
-        if not complete.issuperset(group)
+        if not missing.isdisjoint(group)
     }
     make_folder(all_cases[0].path.parent)
     count = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
@@ -142,32 +147,41 @@ def write_tissues(seed: int, number: int, spacing_mm: float, path: Path) -> None
         fractions = head_fractions(_generator(seed, number, 0), spacing_mm)
     tissues = np.stack([fractions[name] for name in TISSUES])
     labels = np.where(tissues.max(axis=0) > 1 - tissues.sum(axis=0), tissues.argmax(axis=0) + 1, 0)
-    _save(labels.astype(np.int16), spacing_mm, f"tissues, phantom {RECIPE}", path)
+    _save(labels.astype(np.int16), spacing_mm, f"tissues, phantom {RECIPES[STANDARD]}", path)
 
 
 def planned_phantom(
-    folder: Path, contrasts: Sequence[str], *, subjects: int, spacing_mm: float, seed: int
+    folder: Path,
+    contrasts: Sequence[str],
+    *,
+    subjects: int,
+    spacing_mm: float,
+    seed: int,
+    variety: str = STANDARD,
 ) -> dict[int, list[Case]]:
     """Return the cases of a cohort by the subject's number, without making or reading files.
 
     Raises:
         UserError: the phantom cannot make a contrast.
     """
-    if unknown := [contrast for contrast in contrasts if contrast not in SEQUENCES]:
-        raise UserError(f"phantom: no contrast {', '.join(unknown)}; it can make {', '.join(SEQUENCES)}")
-    cohort_folder = Path(folder) / f"recipe{RECIPE}-{spacing_mm:g}mm-seed{seed}"
+    known = SEQUENCES if variety == STANDARD else VARIED_CONTRASTS
+    if unknown := [contrast for contrast in contrasts if contrast not in known]:
+        raise UserError(f"phantom: no contrast {', '.join(unknown)}; it can make {', '.join(known)}")
+    recipe = f"{'recipe' if variety == STANDARD else variety}{RECIPES[variety]}"
+    cohort_folder = Path(folder) / f"{recipe}-{spacing_mm:g}mm-seed{seed}"
     return {
         number: [Case(name, "", contrast, cohort_folder / f"{name}_{contrast}.nii.gz") for contrast in contrasts]
         for number, name in ((number, f"phantom-{number:04d}") for number in range(1, subjects + 1))
     }
 
 
-def write_subject(seed: int, number: int, spacing_mm: float, paths: Mapping[str, Path]) -> None:
+def write_subject(seed: int, number: int, spacing_mm: float, variety: str, paths: Mapping[str, Path]) -> None:
     """Write one subject's volumes, contrast -> path, as int16 NIfTI in scanner space, each complete or not at all."""
     with threadpool_limits(1):  # the workers fill the cores
-        volumes = make_subject(seed, number, spacing_mm, list(paths))
+        make = make_subject if variety == STANDARD else make_varied_subject
+        volumes = make(seed, number, spacing_mm, list(paths))
     for contrast, path in paths.items():
-        _save(volumes[contrast], spacing_mm, f"synthetic {contrast}, phantom {RECIPE}", path)
+        _save(volumes[contrast], spacing_mm, f"synthetic {contrast}, phantom {RECIPES[variety]}", path)
 
 
 def _save(volume: np.ndarray, spacing_mm: float, description: str, path: Path) -> None:

@@ -29,6 +29,24 @@ SINUSES = (((9, 62, -44), (8, 16, 16)), ((26, 50, -68), (13, 14, 13)))
 FACE = ((0, 6, -82), (70, 90, 70))
 
 
+@dataclass(frozen=True)
+class Variety:
+    """How far heads may differ from the atlas's, by default as those of one healthy adult cohort do."""
+
+    rotation_degrees: float = 2.5  # SD about each axis, at most 2.4 SD
+    size: float = 1.0  # mean scale of a head
+    scale: float = 0.03  # SD of the scale along each axis, at most 2 SD
+    widening: float = 1.0  # factor of how far ventricles are widened or narrowed
+    displacement_mm: tuple[float, float] = (2.5, 1.1)  # SD of the smooth displacements over 45 and 16 mm
+    folds: float = 0.45  # SD of the logarithm of tissue probabilities
+    sharpness: float = 1.8  # power that makes tissue probabilities one subject's
+    lesions: float = 3.0  # expected number
+    lesion_mm: tuple[float, float] = (1.5, 4.0)  # radii
+
+
+ONE_COHORT = Variety()
+
+
 def grid(spacing_mm: float) -> tuple[tuple[int, int, int], np.ndarray]:
     """Return the shape (X, Y, Z) and the RAS affine (4, 4) of the field of view at an isotropic spacing."""
     width, depth, height = (round((high - low) / spacing_mm) for low, high in FIELD_OF_VIEW_MM)
@@ -40,22 +58,22 @@ def grid(spacing_mm: float) -> tuple[tuple[int, int, int], np.ndarray]:
     return shape, affine
 
 
-def head_fractions(rng: np.random.Generator, spacing_mm: float) -> dict[str, np.ndarray]:
+def head_fractions(rng: np.random.Generator, spacing_mm: float, variety: Variety = ONE_COHORT) -> dict[str, np.ndarray]:
     """Draw one subject's head: a map (X, Y, Z) in [0, 1] per name in `TISSUES`; what they lack of 1 is air.
 
     Apart from sampling, the head does not depend on the spacing.
     """
     atlas = load_atlas()
-    position_mm = deform(rng, spacing_mm)
+    position_mm = deform(rng, spacing_mm, variety)
     fine = [axis - origin for axis, origin in zip(position_mm, atlas.fine_origin_mm, strict=True)]
     coarse = [(axis - origin) / COARSE_STEP for axis, origin in zip(position_mm, atlas.coarse_origin_mm, strict=True)]
     grey, white = (sample(map_, fine) for map_ in brain_maps(max(1, round(spacing_mm))))
-    grey, white = individual_folds(rng, grey, white, spacing_mm)
+    grey, white = individual_folds(rng, grey, white, spacing_mm, variety)
     beyond_brain, below_skin, deep, eye, sinus = (
         sample(map_, coarse)
         for map_ in (atlas.beyond_brain_mm, atlas.below_skin_mm, atlas.deep, atlas.eye, atlas.sinus)
     )
-    lesion = white * lesions(rng, spacing_mm)
+    lesion = white * lesions(rng, spacing_mm, variety)
     brain = {"grey": grey * (1 - deep), "deep_grey": grey * deep, "white": white - lesion, "lesion": lesion}
     shell = shell_fractions(rng, beyond_brain, below_skin, eye, sinus, spacing_mm)
     not_brain = 1 - grey - white
@@ -99,26 +117,27 @@ def shell_fractions(
 
 
 def individual_folds(
-    rng: np.random.Generator, grey: np.ndarray, white: np.ndarray, spacing_mm: float
+    rng: np.random.Generator, grey: np.ndarray, white: np.ndarray, spacing_mm: float, variety: Variety
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make the population's tissue probabilities one subject's: sharper, with randomly shifted borders."""
     weights = []
     for probability in (1 - grey - white, grey, white):
-        weight = np.clip(probability, 0, 1) * np.exp(0.45 * smooth_field(rng, spacing_mm, 6))
-        weights.append(weight**1.8)
+        weight = np.clip(probability, 0, 1) * np.exp(variety.folds * smooth_field(rng, spacing_mm, 6))
+        weights.append(weight**variety.sharpness)
     total = np.maximum(sum(weights), 1e-6)
     return weights[1] / total, weights[2] / total
 
 
-def lesions(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
-    """Return the soft membership (X, Y, Z) of a few lesions of 1.5 to 4 mm radius in the upper white matter."""
+def lesions(rng: np.random.Generator, spacing_mm: float, variety: Variety = ONE_COHORT) -> np.ndarray:
+    """Return the soft membership (X, Y, Z) of a few lesions in the upper white matter."""
     shape, affine = grid(spacing_mm)
     membership = np.zeros(shape, np.float32)
-    for _ in range(rng.poisson(3)):
+    reach_mm = variety.lesion_mm[1] + 2
+    for _ in range(rng.poisson(variety.lesions)):
         centre_mm = np.array([rng.uniform(12, 40) * rng.choice([-1, 1]), rng.uniform(-60, 40), rng.uniform(12, 45)])
-        radius_mm = rng.uniform(1.5, 4)
-        first = np.floor((centre_mm - 6 - affine[:3, 3]) / spacing_mm).astype(int)
-        last = np.ceil((centre_mm + 6 - affine[:3, 3]) / spacing_mm).astype(int) + 1
+        radius_mm = rng.uniform(*variety.lesion_mm)
+        first = np.floor((centre_mm - reach_mm - affine[:3, 3]) / spacing_mm).astype(int)
+        last = np.ceil((centre_mm + reach_mm - affine[:3, 3]) / spacing_mm).astype(int) + 1
         box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
         axes = np.ogrid[box]
         squared = sum(
@@ -129,14 +148,16 @@ def lesions(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
     return membership
 
 
-def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
+def deform(rng: np.random.Generator, spacing_mm: float, variety: Variety = ONE_COHORT) -> list[np.ndarray]:
     """Return the template coordinates of each voxel of a subject: three (X, Y, Z) maps in mm."""
     # Draw the affine part of the deformation: rotation (degrees), anisotropic scale and shift (mm).
     shape, affine = grid(spacing_mm)
-    angles = np.deg2rad(np.clip(rng.normal(0, 2.5, 3), -6, 6))
-    matrix = rotation(angles) @ np.diag(1 / np.clip(rng.normal(1, 0.03, 3), 0.94, 1.06))
+    most = 2.4 * variety.rotation_degrees
+    angles = np.deg2rad(np.clip(rng.normal(0, variety.rotation_degrees, 3), -most, most))
+    scales = np.clip(rng.normal(1, variety.scale, 3), 1 - 2 * variety.scale, 1 + 2 * variety.scale)
+    matrix = rotation(angles) @ np.diag(1 / (variety.size * scales))
     shift_mm = np.clip(rng.normal(0, 2, 3), -4, 4)
-    widening = np.clip(rng.normal(0.05, 0.15), -0.2, 0.35)
+    widening = variety.widening * np.clip(rng.normal(0.05, 0.15), -0.2, 0.35)
     axes = [
         (np.arange(count) * spacing_mm + origin - centre - shift).reshape([-1 if a == axis else 1 for a in range(3)])
         for axis, (count, origin, centre, shift) in enumerate(
@@ -144,12 +165,13 @@ def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
         )
     ]
 
+    coarse_mm, fine_mm = variety.displacement_mm
     # Add smooth displacements over 45 and 16 mm, then widen or narrow around the ventricles.
     position = [
         sum(matrix[row, column] * axes[column] for column in range(3))
         + HEAD_CENTRE_MM[row]
-        + 2.5 * smooth_field(rng, spacing_mm, 45)
-        + 1.1 * smooth_field(rng, spacing_mm, 16)
+        + coarse_mm * smooth_field(rng, spacing_mm, 45)
+        + fine_mm * smooth_field(rng, spacing_mm, 16)
         for row in range(3)
     ]
     offsets = [axis - middle for axis, middle in zip(position, VENTRICLES_MM, strict=True)]

@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from pipeline.engines.losses import (
     ADVERSARIAL,
@@ -9,6 +11,7 @@ from pipeline.engines.losses import (
     divergence_from_normal,
     finite,
     least_squares,
+    structural_dissimilarity,
     wasserstein,
 )
 
@@ -68,3 +71,13 @@ def test_the_divergence_from_the_normal_distribution_is_half_the_mean_square():
     half = divergence_from_normal(torch.full((4000,), 0.1, dtype=torch.bfloat16))
     assert half.dtype == torch.float32 and half.item() == pytest.approx(0.005, rel=0.01)
     assert divergence_from_normal(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_the_dissimilarity_is_one_less_scikit_images_ssim_of_uniform_windows():
+    images = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (2, 3, 1, 24, 20)))
+    prediction, target = images[0], 0.6 * images[0] + 0.4 * images[1]
+    options = {"win_size": 7, "data_range": 2.0, "use_sample_covariance": False}  # its mean leaves margins out, too
+    slices = zip(prediction[:, 0].numpy(), target[:, 0].numpy(), strict=True)
+    of_slices = [structural_similarity(p, t, **options) for p, t in slices]
+    assert structural_dissimilarity(prediction, target).item() == pytest.approx(1 - np.mean(of_slices), abs=1e-9)
+    assert structural_dissimilarity(target, target).item() == pytest.approx(0, abs=1e-9)

@@ -6,15 +6,16 @@ import torch
 from small_engine import Plain, adversarial_loss, assert_equal_steps, batch, engine_of
 
 from pipeline.config.methods import PAIRED, AnyMethod
+from pipeline.engines.losses import structural_dissimilarity
 
 
 class PlainPix2Pix(Plain):
     """The step of Isola et al. 2017 written out, in each direction by itself."""
 
-    def __init__(self, engine, adversarial, l1_weight, adversarial_weight, scale, **keys):
+    def __init__(self, engine, adversarial, l1_weight, ssim_weight, adversarial_weight, scale, **keys):
         super().__init__(engine, **keys)
         self.adversarial, self.scale = adversarial, scale
-        self.l1_weight, self.adversarial_weight = l1_weight, adversarial_weight
+        self.l1_weight, self.ssim_weight, self.adversarial_weight = l1_weight, ssim_weight, adversarial_weight
 
     def gan(self, logits, real):
         return adversarial_loss(self.adversarial, logits, real)
@@ -23,15 +24,19 @@ class PlainPix2Pix(Plain):
         losses = {}
         for name, side, source, target in (("G", "B", a, b), ("F", "A", b, a)):
             generator, discriminator = self.networks[name], self.networks.get(f"D_{side}")
-            losses[f"l1_{name}"] = self.l1_weight * (generator(source) - target).abs().mean()
-            if discriminator is None:
-                self.update(losses[f"l1_{name}"], name)
-                continue
             fake = generator(source)
+            losses[f"l1_{name}"] = self.l1_weight * (fake - target).abs().mean()
+            distance = losses[f"l1_{name}"]
+            if self.ssim_weight:
+                losses[f"ssim_{name}"] = self.ssim_weight * structural_dissimilarity(fake, target)
+                distance = distance + losses[f"ssim_{name}"]
+            if discriminator is None:
+                self.update(distance, name)
+                continue
             before = fake.detach()
             generator_logits = self.gan(discriminator(torch.cat([source, fake], dim=1)), True)
             losses[f"adversarial_{name}"] = self.adversarial_weight * generator_logits
-            self.update(losses[f"l1_{name}"] + losses[f"adversarial_{name}"], name)
+            self.update(distance + losses[f"adversarial_{name}"], name)
             real_pair, fake_pair = torch.cat([source, target], dim=1), torch.cat([source, before], dim=1)
             losses[f"discriminator_{side}"] = self.scale * (
                 self.gan(discriminator(real_pair), True) + self.gan(discriminator(fake_pair), False)
@@ -41,9 +46,9 @@ class PlainPix2Pix(Plain):
 
 
 @pytest.mark.parametrize("adversarial", ["bce", "least_squares"])
-@pytest.mark.parametrize("adversarial_weight", [1.5, 0.0])
-def test_losses_and_weights_are_those_of_the_paper_written_out(adversarial, adversarial_weight):
-    weights = {"l1_weight": 30.0, "adversarial_weight": adversarial_weight}
+@pytest.mark.parametrize(("adversarial_weight", "ssim_weight"), [(1.5, 0.0), (1.5, 20.0), (0.0, 0.0)])
+def test_losses_and_weights_are_those_of_the_paper_written_out(adversarial, adversarial_weight, ssim_weight):
+    weights = {"l1_weight": 30.0, "ssim_weight": ssim_weight, "adversarial_weight": adversarial_weight}
     engine = engine_of(
         type="pix2pix", dtype=torch.float64, adversarial=adversarial, discriminator_scale=0.4, learning_rate=1e-3,
         discriminator_learning_rate=3e-3, **weights,
