@@ -33,7 +33,7 @@ def opened(path: Path, *flags: str, width: int = 900, dark: bool = False) -> Ite
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path, args=[*FLAGS, *flags])
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
-        page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: _is_outside(request.url, path) and complaints.append(request.url))
         page.set_default_timeout(120_000)  # milliseconds: software WebGL on a busy machine

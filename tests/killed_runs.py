@@ -97,8 +97,8 @@ def digest(engine: dict, randomness: dict, position: dict) -> str:
     found = hashlib.sha256()
     for place, leaf in sorted(leaves({"engine": engine, "random": randomness, "position": position}).items()):
         content = leaf.detach().contiguous().numpy().tobytes() if isinstance(leaf, torch.Tensor) else b""
-        about = (leaf.dtype, tuple(leaf.shape)) if isinstance(leaf, torch.Tensor) else leaf
-        found.update(f"{place} {about!r} ".encode() + content)
+        metadata = (leaf.dtype, tuple(leaf.shape)) if isinstance(leaf, torch.Tensor) else leaf
+        found.update(f"{place} {metadata!r} ".encode() + content)
     return found.hexdigest()[:20]
 
 
@@ -131,7 +131,7 @@ def attempt(
         code = 1
         try:
             os.close(reading)
-            _tell(writing, whole)
+            _report_events(writing, whole)
             prepare()
             code = command([*_arguments(method, folder, steps), *overrides])
         except BaseException:
@@ -160,82 +160,82 @@ def _arguments(method: str, folder: Path, steps: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _tell(pipe: int, whole: bool) -> None:
+def _report_events(pipe: int, whole: bool) -> None:
     """Have this process tell of its run through a pipe."""
-    made = 0
+    steps_made = 0
 
-    def tell(name: str, state: str = "") -> None:
-        os.write(pipe, f"{name} {made} {state} {time.monotonic()}\n".encode())
+    def report(name: str, state: str = "") -> None:
+        os.write(pipe, f"{name} {steps_made} {state} {time.monotonic()}\n".encode())
 
     train, finish, step, save = (pipeline.train.train, pipeline.train.finish, Engine.step, CheckpointFolder.save)
 
-    def told_train(engine, slices, schedule, position, *arguments, **options):
-        nonlocal made
-        made = position.step
-        tell("begin", digest(engine.state_dict(), random_state(), vars(position)))
+    def recorded_train(engine, slices, schedule, position, *arguments, **options):
+        nonlocal steps_made
+        steps_made = position.step
+        report("begin", digest(engine.state_dict(), random_state(), vars(position)))
         train(engine, slices, schedule, position, *arguments, **options)
 
-    def told_step(engine, *batch):
-        nonlocal made
-        made += 1
-        tell("step")
+    def recorded_step(engine, *batch):
+        nonlocal steps_made
+        steps_made += 1
+        report("step")
         return step(engine, *batch)
 
-    def told_save(folder, state, *, best=(), start=None):
-        tell("save", digest(state["engine"], state["random"], state["position"]))
+    def recorded_save(folder, state, *, best=(), start=None):
+        report("save", digest(state["engine"], state["random"], state["position"]))
         save(folder, state, best=best, start=start)
-        tell("saved")
+        report("saved")
 
-    def told_finish(*arguments):
-        tell("finish")
+    def recorded_finish(*arguments):
+        report("finish")
         if whole:
             finish(*arguments)
 
     if not whole:
         pipeline.train.closing_lines = lambda *_: "trained"
-    pipeline.train.train, pipeline.train.finish = told_train, told_finish
-    Engine.step, CheckpointFolder.save = told_step, told_save
-    tell("start")
+    pipeline.train.train, pipeline.train.finish = recorded_train, recorded_finish
+    Engine.step, CheckpointFolder.save = recorded_step, recorded_save
+    report("start")
 
 
-def strayed(undisturbed: Attempt, attempts: Iterable[Attempt]) -> list[tuple[str, int]]:
+def deviations(uninterrupted: Attempt, attempts: Iterable[Attempt]) -> list[tuple[str, int]]:
     """Where, in (event, step), the state of a run was none that the undisturbed one was in after as many steps."""
-    known = {(event.step, event.state) for event in undisturbed.states}
-    states = [event for one in attempts for event in one.states]
-    return [(event.name, event.step) for event in states if (event.step, event.state) not in known]
+    known_states = {(event.step, event.state) for event in uninterrupted.states}
+    states = [event for item in attempts for event in item.states]
+    return [(event.name, event.step) for event in states if (event.step, event.state) not in known_states]
 
 
 @dataclass
-class Victim:
+class KilledRun:
     """One run that takes many kills."""
 
     method: str
     folder: Path
-    undisturbed: Attempt
+    uninterrupted: Attempt
     steps: int
     whole: bool = False
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def kills(self) -> list[Attempt]:
-        return [one for one in self.attempts if one.killed]
+        return [item for item in self.attempts if item.killed]
 
     @property
     def in_a_write(self) -> int:
         """How many of the kills came between the beginning and the end of the saving of a checkpoint."""
-        return sum(one.events[-1].name == "save" for one in self.kills)
+        return sum(item.events[-1].name == "save" for item in self.kills)
 
     @property
     def resumed(self) -> int:
         """How many of the attempts after a kill came to training, or found it done, and had no error."""
-        after = [two for one, two in pairwise(self.attempts) if one.killed]
-        return sum(two.code in (0, -signal.SIGKILL) for two in after)
+        after = [later for item, later in pairwise(self.attempts) if item.killed]
+        return sum(later.code in (0, -signal.SIGKILL) for later in after)
 
     def go_on(self, kill: Moment | None = None, **options) -> Attempt:
         """Let the run go on, until it ends or is killed."""
-        one = attempt(self.method, self.folder, kill=kill, steps=self.steps, whole=self.whole, **options)
-        self.attempts.append(one)
-        return one
+        item = attempt(self.method, self.folder, kill=kill, steps=self.steps, whole=self.whole, **options)
+        self.attempts.append(item)
+        return item
 
     def take(self, kills: int, seed: int) -> None:
         """Be killed so many times at least, or somewhat less often where nothing follows training, and be left to end.
@@ -244,25 +244,27 @@ class Victim:
         the writing of a checkpoint, at a byte drawn at random; as many come at a random time within a step, and the
         rest at a random time after a save has begun.
         """
-        draw, aimed = random.Random(seed), kills - 2 * (kills // 10)
+        generator, target_count = random.Random(seed), kills - 2 * (kills // 10)
         write, step = (self._seconds(*pair) for pair in (("save", "saved"), ("step", "save")))
-        for number, place in enumerate(sorted(draw.uniform(0, 3 * self.steps) for _ in range(aimed))):
+        for number, place in enumerate(sorted(generator.uniform(0, 3 * self.steps) for _ in range(target_count))):
             event = ("step", "byte", "save", "byte", "step")[number % 5]
             if event == "byte":
-                one = self.go_on(prepare=partial(die_at_byte, 1 + int(place), draw.random()))
+                item = self.go_on(prepare=partial(die_at_byte, 1 + int(place), generator.random()))
             else:
-                one = self.go_on(Moment(event, 1 + int(place), draw.uniform(0, write if event == "save" else step)))
+                item = self.go_on(
+                    Moment(event, 1 + int(place), generator.uniform(0, write if event == "save" else step))
+                )
             if number % 8 == 4:
-                self.go_on(Moment("start", 0, draw.uniform(0, self._seconds("start", "begin"))))
-            if not one.killed:  # trained to the end
+                self.go_on(Moment("start", 0, generator.uniform(0, self._seconds("start", "begin"))))
+            if not item.killed:  # trained to the end
                 break
         for _ in range(kills if self.whole else 0):
             if len(self.kills) >= kills:
                 break
-            self.go_on(Moment("finish", 0, draw.uniform(0, 0.5)))
+            self.go_on(Moment("finish", 0, generator.uniform(0, 0.5)))
         self.go_on()
 
     def _seconds(self, first: str, second: str) -> float:
         """How long it usually takes from one event to the other: in this run or, at first, the undisturbed."""
-        pairs = [pair for one in self.attempts or [self.undisturbed] for pair in pairwise(one.events)]
-        return median(two.time - one.time for one, two in pairs if (one.name, two.name) == (first, second))
+        pairs = [pair for item in self.attempts or [self.uninterrupted] for pair in pairwise(item.events)]
+        return median(later.time - item.time for item, later in pairs if (item.name, later.name) == (first, second))

@@ -82,9 +82,9 @@ class Server:
         if self.mode != "ok":
             start_response("500 INTERNAL SERVER ERROR", [("Content-Type", "text/plain")])
             return [b"broken"]
-        answer = self._app(environ, start_response)
+        result = self._app(environ, start_response)
         self.after(environ["PATH_INFO"])
-        return answer
+        return result
 
     def stop(self) -> None:
         """Close the port."""

@@ -27,9 +27,9 @@ class Recorder(TorchDispatchMode):
         """Do it all again; what an operation made anew goes where it first went."""
         for function, given, returned in self.calls:
             args, kwargs = _aliases(given)
-            for first, again in zip(tree_leaves(returned), tree_leaves(function(*args, **kwargs)), strict=True):
-                if isinstance(first, torch.Tensor) and first.data_ptr() != again.data_ptr():
-                    first.copy_(again)
+            for first, repeated in zip(tree_leaves(returned), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(first, torch.Tensor) and first.data_ptr() != repeated.data_ptr():
+                    first.copy_(repeated)
 
 
 def _aliases(tensors):

@@ -166,9 +166,9 @@ def differences(first, second):
     """The places where two states are not the same, to the bit."""
     first, second = leaves(first), leaves(second)
 
-    def same(one, other):
-        both_tensors = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
-        return torch.equal(one, other) if both_tensors else one is other or one == other
+    def same(item, other):
+        both_tensors = isinstance(item, torch.Tensor) and isinstance(other, torch.Tensor)
+        return torch.equal(item, other) if both_tensors else item is other or item == other
 
     return {place for place in first.keys() | second.keys() if not same(first.get(place), second.get(place))}
 

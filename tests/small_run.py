@@ -118,8 +118,8 @@ def empty_models() -> Iterator[None]:
 
     export = mlflow_models.export_translator
 
-    def export_nothing(_, *where, **how):
-        export(nn.Identity(), *where, **how)
+    def export_nothing(_, *where, **options):
+        export(nn.Identity(), *where, **options)
 
     with patch.object(mlflow_models, "export_translator", export_nothing):
         yield

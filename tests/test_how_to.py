@@ -37,7 +37,7 @@ SMALL_IXI = (*NETWORKS, *SHORT, *COARSE, "tracking.mlflow=false")
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """The folder in which commands are typed, with the checkout's configurations."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(CONFIGS)
@@ -78,7 +78,7 @@ def ixi_archives(folder: Path) -> dict[str, bytes]:
     return archives
 
 
-def test_from_ixis_archives_to_a_table(place, tmp_path_factory, monkeypatch):
+def test_from_ixis_archives_to_a_table(workspace, tmp_path_factory, monkeypatch):
     archives = ixi_archives(tmp_path_factory.mktemp("archives"))
     for contrast, content in archives.items():
         monkeypatch.setitem(download.IXI_MD5, contrast, hashlib.md5(content).hexdigest())
@@ -93,14 +93,14 @@ def test_from_ixis_archives_to_a_table(place, tmp_path_factory, monkeypatch):
                 "pipeline.run": SMALL_IXI,
             },
         )
-    assert {"table.html", "table.csv", "table.json"} <= {path.name for path in place.iterdir()}
+    assert {"table.html", "table.csv", "table.json"} <= {path.name for path in workspace.iterdir()}
     for name in ("ixi", "ixi_tutorial"):
-        rows = list(csv.DictReader((place / "runs" / name / "scores.csv").open()))
+        rows = list(csv.DictReader((workspace / "runs" / name / "scores.csv").open()))
         assert list(rows[0]) == [
             "source", "target", "system", "protocol", "unit", "region", "metric", "mean", "sd", "n",
         ]  # fmt: skip
         assert {"own", "syndiff", "selfrdb", "reggan"} == {row["protocol"] for row in rows}
-    assert (place / "explore/ixi/explore.html").is_file()
+    assert (workspace / "explore/ixi/explore.html").is_file()
 
 
 def test_the_steps_and_hours_of_ixi_are_what_the_page_computes():
@@ -118,16 +118,16 @@ def validate(words: list[str]) -> None:
         subprocess.run([program, *words[1:]], check=True, capture_output=True, timeout=120)
 
 
-def test_a_bids_data_set_becomes_a_derivative(place):
+def test_a_bids_data_set_becomes_a_derivative(workspace):
     scans = [f"sub-0{n}/anat/sub-0{n}_{suffix}.nii.gz" for n in range(1, 6) for suffix in ("T1w", "T2w")]
-    bids_set.data_set(place / "my_bids", *scans, *[scan.replace("sub-01", "sub-06") for scan in scans[:1]])
+    bids_set.data_set(workspace / "my_bids", *scans, *[scan.replace("sub-01", "sub-06") for scan in scans[:1]])
     small = (*NETWORKS, *SHORT, *COARSE, *QUICK, "generator.type=unet", "generator.start=lookup")
     run_commands(
         shown_commands(text_of("your-own-data.md", "A BIDS data set, from nothing to derivatives")),
         appended={"pipeline.explore": small, "pipeline.run": [*small, "evaluation.translate=false"]},
         instead={"bids-validator-deno": validate},
     )
-    made = [name for name in files_in(place / "my_bids/derivatives/synth") if name.endswith(".nii.gz")]
+    made = [name for name in files_in(workspace / "my_bids/derivatives/synth") if name.endswith(".nii.gz")]
     assert made == [f"sub-0{number}/anat/sub-0{number}_desc-synth_T2w.nii.gz" for number in range(1, 7)]
 
 
@@ -140,17 +140,17 @@ def test_another_suffix_is_another_pattern():
 # ── DICOM ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_hospitals_series_become_volumes_without_its_metadata(place, model):
+def test_a_hospitals_series_become_volumes_without_its_metadata(workspace, model):
     for patient in ("4711", "4712"):
-        dicom_series.write_dicom(place / "hospital" / patient / "t1_mprage", dicom_series.head())
+        dicom_series.write_dicom(workspace / "hospital" / patient / "t1_mprage", dicom_series.head())
     kind = {"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
-    dicom_series.write_dicom(place / "hospital" / "4712" / "mprage_scout", dicom_series.head(), **kind)
+    dicom_series.write_dicom(workspace / "hospital" / "4712" / "mprage_scout", dicom_series.head(), **kind)
     commands = shown_commands(text_of("dicom.md"))
     run_commands(commands, codes={commands[-1]: 3})
-    out = place / "synthetic_t2"
+    out = workspace / "synthetic_t2"
     assert files_in(out) == ["4711/t1_mprage.nii.gz", "4712/t1_mprage.nii.gz"]
     image = nib.load(out / "4711/t1_mprage.nii.gz")
-    series = read_series(place / "hospital/4711/t1_mprage")
+    series = read_series(workspace / "hospital/4711/t1_mprage")
     assert image.shape == series.shape
     np.testing.assert_allclose(image.affine, series.affine, atol=1e-4)
     header = image.header.binaryblock + b"".join(extension.get_content() for extension in image.header.extensions)
@@ -190,8 +190,8 @@ def run_small_on_the_cpu(words: list[str]) -> None:
     assert main([*words[3:], *small, *common]) == 0
 
 
-def test_the_commands_for_a_gpu_are_understood_and_do_the_same_on_a_cpu(place):
-    ixi_scans(place / "data/ixi")
+def test_the_commands_for_a_gpu_are_understood_and_do_the_same_on_a_cpu(workspace):
+    ixi_scans(workspace / "data/ixi")
     run_commands(
         shown_commands(text_of("gpu.md")),
         instead={
@@ -200,7 +200,7 @@ def test_the_commands_for_a_gpu_are_understood_and_do_the_same_on_a_cpu(place):
             **{f"benchmarks.{name}": read_options for name in ("cuda", "data", "inference", "step")},
         },
     )
-    assert (place / "compared.html").is_file()
+    assert (workspace / "compared.html").is_file()
 
 
 def test_the_steps_of_a_day_are_what_the_page_computes():

@@ -44,9 +44,9 @@ def post(words: list[str], uri: str) -> None:
     model = mlflow.pyfunc.load_model(uri)
     kind = words[words.index("-H") + 1].removeprefix("Content-Type: ")
     body = Path(words[words.index("-d") + 1].removeprefix("@")).read_text()
-    answer = invocations(body, kind, model, model.metadata.get_input_schema())
-    assert answer.status == 200
-    Path(words[words.index("-o") + 1]).write_text(answer.response)
+    result = invocations(body, kind, model, model.metadata.get_input_schema())
+    assert result.status == 200
+    Path(words[words.index("-o") + 1]).write_text(result.response)
 
 
 def test_a_run_goes_to_a_registry_and_its_model_answers_a_request(tmp_path, monkeypatch):
@@ -54,10 +54,10 @@ def test_a_run_goes_to_a_registry_and_its_model_answers_a_request(tmp_path, monk
     (tmp_path / "configs").symlink_to(CONFIGS)
     volume_at(tmp_path / "my_t1s" / "a.nii.gz")
     volume_at(tmp_path / "scan_t1.nii.gz")
-    told: dict[str, list[str]] = {}
+    options: dict[str, list[str]] = {}
 
     def export(words):
-        host, port = (told["server"][told["server"].index(option) + 1] for option in ("--host", "--port"))
+        host, port = (options["server"][options["server"].index(name) + 1] for name in ("--host", "--port"))
         assert words[1] == f"MLFLOW_TRACKING_URI=http://{host}:{port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path))
 
@@ -72,7 +72,7 @@ def test_a_run_goes_to_a_registry_and_its_model_answers_a_request(tmp_path, monk
             shown_commands(text_of(PAGE, "A server and its registry")),
             appended={"pipeline.run": [*SMALL, *shared]},
             instead={
-                "mlflow": lambda words: told.update(server=read_options(words)),
+                "mlflow": lambda words: options.update(server=read_options(words)),
                 "export": export,
                 "pipeline.sync": send,
             },
@@ -88,8 +88,8 @@ def test_a_run_goes_to_a_registry_and_its_model_answers_a_request(tmp_path, monk
     runpy.run_path("prepare.py")
     run_commands([request], instead={"curl": lambda words: post(words, uri)})
     slices = torch.tensor(json.loads(Path("slice.json").read_text())["inputs"])
-    answer = np.array(json.loads(Path("translated.json").read_text())["predictions"])
+    result = np.array(json.loads(Path("translated.json").read_text())["predictions"])
     with torch.inference_mode():
         expected = load_model(uri).translators["T2"](slices)
-    assert answer.shape == (1, 1, *slices.shape[2:]) and answer.std() > 0
-    np.testing.assert_allclose(answer, expected, atol=1e-6)
+    assert result.shape == (1, 1, *slices.shape[2:]) and result.std() > 0
+    np.testing.assert_allclose(result, expected, atol=1e-6)

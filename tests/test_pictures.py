@@ -69,8 +69,8 @@ def test_every_page_is_opened_and_kept_as_a_small_picture(pictures, run, monkeyp
         json.dumps({"runs": [{"mlflow_run_id": name, "folder": str(run)} for name in "ab"]})
     )
     with web_server() as server:
-        answer = json.dumps({"run": {"info": {"experiment_id": "7"}}}).encode()
-        server.answers.append(lambda handler: handler.reply(200, answer))
+        result = json.dumps({"run": {"info": {"experiment_id": "7"}}}).encode()
+        server.answers.append(lambda handler: handler.reply(200, result))
         (run / "mlflow.json").write_text(json.dumps({"run_id": "a", "uri": server.url}))
         assert pictures.main([str(run), "-o", ".", "--browser", sys.executable]) == 0
     opened = [address.replace(server.url, "").split("?")[0] for address in page.opened]

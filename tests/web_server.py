@@ -1,4 +1,4 @@
-"""A web server on the loopback that misbehaves as told."""
+"""A web server on the loopback that misbehaves by a script."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        told: Server = self.server.told
-        told.ranges.append(self.headers.get("Range"))
-        answers = told.answers
+        script: Server = self.server.script
+        script.ranges.append(self.headers.get("Range"))
+        answers = script.answers
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
     def log_message(self, *_):
@@ -47,11 +47,11 @@ def web_server() -> Iterator[Server]:
     """Serve on a free port of the loopback."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.told = Server(f"http://127.0.0.1:{server.server_port}")
+    server.script = Server(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield server.told
+        yield server.script
     finally:
         server.shutdown()
         thread.join()
@@ -62,12 +62,12 @@ def serve(content: bytes, *, cut_after: int | None = None, etag: str = '"1"', ig
     """Answer as a good server does, honouring Range and If-Range; cut the connection after `cut_after` bytes."""
 
     def answer(handler: Handler) -> None:
-        asked = handler.headers.get("Range")
+        byte_range = handler.headers.get("Range")
         unchanged = handler.headers.get("If-Range", etag) == etag
-        if asked is None or ignore_range or not unchanged:
+        if byte_range is None or ignore_range or not unchanged:
             handler.reply(200, content[:cut_after], len(content), ETag=etag)
             return
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
             handler.reply(416, Content_Range=f"bytes */{len(content)}")
             return

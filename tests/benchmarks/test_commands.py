@@ -76,9 +76,9 @@ def test_inference(small_model, monkeypatch, capsys):
 
 def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch, tmp_path, capsys):
     """In turns, in this process: a table in Markdown for each precision, and the first way's result as yardstick."""
-    asked = []
+    requests = []
     monkeypatch.setattr(
-        "pipeline.exporting.backends.in_backend", lambda model, to, backend: asked.append(backend) or model
+        "pipeline.exporting.backends.in_backend", lambda model, to, backend: requests.append(backend) or model
     )
     monkeypatch.setattr(
         "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
@@ -87,7 +87,7 @@ def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch,
     (tmp_path / "configs" / "small.yaml").write_text(SMALL)
     monkeypatch.setattr(backends, "ROOT", tmp_path)
     assert inference.main(["--backends", "small", "--rounds", "1", "--slices", "3"]) == 0
-    assert {"torch", "onnxruntime", "openvino"} == set(asked)
+    assert {"torch", "onnxruntime", "openvino"} == set(requests)
     lines = capsys.readouterr().out.splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     for precision, ways in backends.WAYS.items():

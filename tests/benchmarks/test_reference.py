@@ -52,7 +52,7 @@ def test_losses_gradients_and_weights_of_steps_are_the_engines(options, ways):
     engine, count = engine_of(dtype=torch.float64, **options), 2 if options.get("pool_size") is None else 4
     config = config_of(**options)
     plain = PLAIN[config.method.type](config, engine.networks())
-    parts = {type(part) for one in plain.networks.values() for part in one.modules()}
+    parts = {type(part) for item in plain.networks.values() for part in item.modules()}
     sped_up = {Convolution, UpsampleConvolution, TransposedConvolution}
     assert nn.InstanceNorm2d in parts and not parts & sped_up
     if config.method.type == "cyclegan":

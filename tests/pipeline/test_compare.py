@@ -144,15 +144,15 @@ def test_runs_that_must_not_be_compared_leave_no_page(workspace, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "no run to compare"),
         (["a", "-o", "out.pdf"], "out.pdf: the comparison is a page; give -o a name that ends in .html"),
     ],
 )
-def test_bad_input_is_one_clear_message(workspace, capsys, arguments, said):
+def test_bad_input_is_one_clear_message(workspace, capsys, arguments, message):
     assert main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("door", ["compare", "sweep"])

@@ -31,11 +31,11 @@ def made_up_sums(monkeypatch):
 
 @pytest.fixture
 def server():
-    with web_server() as told:
-        told.answers = [
+    with web_server() as server:
+        server.answers = [
             lambda handler: serve(ARCHIVES[handler.path.removeprefix("/IXI/IXI-").removesuffix(".tar")])(handler)
         ]
-        yield told
+        yield server
 
 
 def run(folder, server, *more, contrasts=("T1", "T2")):

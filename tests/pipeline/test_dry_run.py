@@ -258,7 +258,7 @@ def test_the_memory_is_that_of_the_step_in_which_the_generators_move_too(capsys)
 
 
 def test_slices_that_are_to_lie_in_the_devices_memory_are_counted(capsys):
-    plain, held = (printed(capsys, config(training={"slices_on_device": one, "epochs": 1})) for one in (False, True))
+    plain, held = (printed(capsys, config(training={"slices_on_device": item, "epochs": 1})) for item in (False, True))
     slices = [int(row[4].replace(",", "")) for row in rows(held) if row[0] == "train"]
     assert len(slices) == 2 and "of slices while" not in plain
     output = re.search(r"memory +.*, and (.*) of slices while training", held)[1]

@@ -84,10 +84,10 @@ def test_what_was_exported_translates_volumes_as_the_checkpoint_does(name, check
     original, model = load_model(checkpoint, "cpu"), load_model(exported[name])
     assert model.info("T2") == original.info("T2") and model.metadata("T2") == original.metadata("T2")
     # The same weights made both, so that a command with either finds its work done.
-    again = translate(
+    repeated = translate(
         ["-i", str(tmp_path / "in.nii.gz"), "-o", str(tmp_path / "torch.nii.gz"), "--model", str(exported[name])]
     )
-    assert again == 0 and np.array_equal(nib.load(tmp_path / "torch.nii.gz").get_fdata(), expected)
+    assert repeated == 0 and np.array_equal(nib.load(tmp_path / "torch.nii.gz").get_fdata(), expected)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

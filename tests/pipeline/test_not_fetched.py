@@ -36,16 +36,16 @@ def test_nothing_is_here(tmp_path, capsys, command):
     flags += ["-o", str(tmp_path / "page")] if door == "explore" else []
     main = {"run": run.main, "explore": explore.main}[door]
     assert main([str(CONFIGS / "nifti.yaml"), *options, *flags]) == 2
-    said = capsys.readouterr().err
-    assert said == f"error: none of 8 images is here; {words(data / 's0_T1.nii.gz')}, and so for the others\n"
+    message = capsys.readouterr().err
+    assert message == f"error: none of 8 images is here; {words(data / 's0_T1.nii.gz')}, and so for the others\n"
 
 
 def test_some_are_here(tmp_path, capsys):
     data = scans(tmp_path / "bids", 5, 4)
     options = [f"data.folder={data}", *LAYOUT, f"output={tmp_path / 'run'}", f"preprocess.store={tmp_path / 'store'}"]
     assert explore.main([str(CONFIGS / "nifti.yaml"), *options, "-o", str(tmp_path / "page"), "--quiet"]) == 0
-    said = capsys.readouterr().err
-    assert said.startswith(
+    message = capsys.readouterr().err
+    assert message.startswith(
         f"warning: 2 of 10 images are not here; {words(data / 's4_T1.nii.gz')}, and so for the others\n"
     )
 

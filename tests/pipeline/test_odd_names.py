@@ -33,8 +33,8 @@ def odd_folder(tmp_path_factory):
 def test_a_run_ends_whole(odd_folder):
     assert (odd_folder / "run" / "report.html").is_file() and (odd_folder / "run" / "run.json").is_file()
     assert "caf\\udce9" in (odd_folder / "run" / "report.html").read_text(encoding="utf-8")
-    said = yaml.safe_load((odd_folder / "run" / "config.yaml").read_text(encoding="utf-8"))
-    assert said["data"]["folder"] == str(odd_folder / "data")
+    config = yaml.safe_load((odd_folder / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["folder"] == str(odd_folder / "data")
 
 
 def test_its_record_for_mlflow_is_whole(odd_folder):

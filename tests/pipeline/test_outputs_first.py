@@ -52,7 +52,8 @@ def test_a_place_that_cannot_be_written(door, line, in_the_way, tmp_path, capsys
     names = {"out": in_the_way, "volume": tmp_path / "a.nii", "folder": tmp_path}
     arguments = [part.format(**names) for part in line if part != "x"]
     assert door.main(arguments) == 2
-    assert "cannot be" in (said := capsys.readouterr().err) and said.count("\n") == 1 and str(in_the_way) in said
+    message = capsys.readouterr().err
+    assert "cannot be" in message and message.count("\n") == 1 and str(in_the_way) in message
 
 
 def test_a_folder_where_the_page_is_to_be(tmp_path, capsys):

@@ -27,7 +27,7 @@ class RunContext:
 
         self.code, self.printed, self.errors = code, printed, errors
         self.client = MlflowClient(store)
-        (experiment,) = [one for one in self.client.search_experiments() if one.name == "contrast-translation"]
+        (experiment,) = [item for item in self.client.search_experiments() if item.name == "contrast-translation"]
         self.runs = self.client.search_runs([experiment.experiment_id])
         self.run = self.runs[0]
         self.points = {
@@ -49,7 +49,7 @@ class RunContext:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def workspace(tmp_path_factory):
     """The folder where the command is typed, with an MLflow store of its own."""
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
@@ -58,27 +58,27 @@ def place(tmp_path_factory):
         yield folder
 
 
-def sit(place, *overrides):
+def sit(workspace, *overrides):
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
         code = phantom_run(Path("runs/tiny"), *overrides, quiet=False)
-    store = f"sqlite:///{place / 'mlflow.db'}"
-    return RunContext(place / "runs" / "tiny", code, printed.getvalue(), errors.getvalue(), store)
+    store = f"sqlite:///{workspace / 'mlflow.db'}"
+    return RunContext(workspace / "runs" / "tiny", code, printed.getvalue(), errors.getvalue(), store)
 
 
 @pytest.fixture(scope="module")
-def first(place):
-    return sit(place)
+def first(workspace):
+    return sit(workspace)
 
 
 @pytest.fixture(scope="module")
-def second(place, first):
+def second(workspace, first):
     with without_pictures():
-        return sit(place)
+        return sit(workspace)
 
 
 @pytest.fixture
-def folder(place, first):
-    return place / "runs" / "tiny"
+def folder(workspace, first):
+    return workspace / "runs" / "tiny"
 
 
 # ── the files ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,7 +116,7 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
     plain = {(unit, region, name) for unit in ("slice", "volume") for region in regions for name in metrics}
     structure = {("volume", "foreground", metric) for metric in ("nmi", "slice_ratio", "calibrated_psnr")}
     tissues = {("volume", "interior", metric) for metric in ("dice", "dice_dark", "dice_middle", "dice_bright")}
-    labels = {place for place in own if place[1].startswith("tissue/")}  # the phantom's own
+    labels = {figure for figure in own if figure[1].startswith("tissue/")}  # the phantom's own
     assert {("volume", f"tissue/{label}", "psnr") for label in ("2", "4", "outside")} <= labels
     assert own - labels == plain | structure | tissues
     whole = json.loads((folder / "scores.json").read_text())
@@ -236,7 +236,7 @@ def test_mlflow_has_the_pictures_of_every_epoch_from_the_untrained_network_on(fi
 
 
 def test_mlflow_has_the_data_and_the_artifacts(first):
-    inputs = {(one.dataset.name, one.tags[0].value) for one in first.run.inputs.dataset_inputs}
+    inputs = {(item.dataset.name, item.tags[0].value) for item in first.run.inputs.dataset_inputs}
     assert inputs == {("T1", "train"), ("T2", "train"), ("validation", "validation"), ("test", "test")}
     assert {
         "config.yaml", "split.json", "report.html", "scores.csv", "scores.json", "curves.png", "mosaics",
@@ -282,10 +282,10 @@ def test_running_it_again_logs_nothing_twice(first, second):
     assert len(second.run.outputs.model_outputs) == 2
 
 
-def test_a_name_given_later_registers_the_models_without_training(first, second, place):
+def test_a_name_given_later_registers_the_models_without_training(first, second, workspace):
     quick = ("evaluation.protocols=[]", "evaluation.uncertainty=false", "evaluation.translate=false")
     with without_pictures(), empty_models():
-        third = sit(place, "tracking.register_as=again", *quick)
+        third = sit(workspace, "tracking.register_as=again", *quick)
     assert third.weights == first.weights
     assert third.versions.keys() - first.versions.keys() == {"again-T1-to-T2", "again-T2-to-T1"}
 

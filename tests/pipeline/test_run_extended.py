@@ -17,7 +17,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.errors import UserError
 
-KEPT = ("engine", "translators", "random", "facts", "split")
+STATE_KEYS = ("engine", "translators", "random", "facts", "split")
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false")
 
 
@@ -42,21 +42,21 @@ def folder(ended, tmp_path):
 
 def assert_same_networks(first, second):
     assert sum(isinstance(leaf, torch.Tensor) for leaf in leaves(first["engine"]).values()) > 100
-    assert differences({key: first[key] for key in KEPT}, {key: second[key] for key in KEPT}) == set()
+    assert differences({key: first[key] for key in STATE_KEYS}, {key: second[key] for key in STATE_KEYS}) == set()
     position = {key: value for key, value in first["position"].items() if key != "seconds"}
     assert position == {key: value for key, value in second["position"].items() if key != "seconds"}
 
 
 def rates(folder):
     records = read_metrics(folder / "metrics.jsonl")[0]
-    return [one["train/learning_rate_generators"] for one in records if "train/learning_rate_generators" in one]
+    return [item["train/learning_rate_generators"] for item in records if "train/learning_rate_generators" in item]
 
 
 def test_more_epochs_at_the_constant_rate_end_bitwise_as_if_they_had_been_asked_for_at_once(folder, tmp_path, capsys):
     assert run(folder, 2, 0) == 0
-    said = capsys.readouterr().out
-    assert "extended from 1 to 2 epochs at step 4: the learning rate was 0.0002 and goes on at 0.0002" in said
-    assert "trained 4 of 8 steps" in said
+    message = capsys.readouterr().out
+    assert "extended from 1 to 2 epochs at step 4: the learning rate was 0.0002 and goes on at 0.0002" in message
+    assert "trained 4 of 8 steps" in message
     assert run(tmp_path / "longer", 2, 0) == 0
     assert_same_networks(latest(folder), latest(tmp_path / "longer"))
 
@@ -65,30 +65,35 @@ def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_pa
     assert run(tmp_path / "run", 1, 1) == 0
     capsys.readouterr()
     assert run(tmp_path / "run", 2, 2) == 0
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     assert (
         "extended from 2 (1 + 1 of decay) to 4 (2 + 2 of decay) epochs at step 8: the learning rate was 5e-05 and goes "
         "on at 0.0002\n"
-    ) in said
+    ) in message
     factors = [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
     assert rates(tmp_path / "run") == pytest.approx([2e-4 * factor for factor in factors])
 
 
 def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, capsys):
-    undisturbed = Path(shutil.copytree(folder, tmp_path / "undisturbed"))
-    assert run(undisturbed, 1, 1) == 0
+    uninterrupted = Path(shutil.copytree(folder, tmp_path / "undisturbed"))
+    assert run(uninterrupted, 1, 1) == 0
     for step in (2, 3):  # before its first checkpoint, and in the third step after that
         with monkeypatch.context() as patch:
             signal_at(patch, signal.SIGKILL, step)
-            often = "training.checkpoint_minutes=0.00001" if step == 3 else "training.checkpoint_minutes=5"
-            assert in_child(lambda often=often: run(folder, 1, 1, often)) == -signal.SIGKILL
+            frequent_checkpoints = (
+                "training.checkpoint_minutes=0.00001" if step == 3 else "training.checkpoint_minutes=5"
+            )
+            assert (
+                in_child(lambda frequent_checkpoints=frequent_checkpoints: run(folder, 1, 1, frequent_checkpoints))
+                == -signal.SIGKILL
+            )
     assert latest(folder)["position"]["step"] == 6
     with pytest.raises(UserError, match=r"not finished, for it trained on since it was scored; run its command again"):
         read_run(folder)
     assert not is_finished(RunFolder(folder), load_config(folder / "config.yaml", ["training.decay_epochs=0"]))
     assert run(folder, 1, 1) == 0
-    assert_same_networks(latest(folder), latest(undisturbed))
-    assert latest(folder)["history"] == latest(undisturbed)["history"]
+    assert_same_networks(latest(folder), latest(uninterrupted))
+    assert latest(folder)["history"] == latest(uninterrupted)["history"]
     assert "at the end" not in capsys.readouterr().err
 
 
@@ -131,8 +136,8 @@ def test_fewer_epochs_than_are_trained_and_as_many_divided_otherwise_are_refused
     before = (folder / "config.yaml").read_bytes()
     capsys.readouterr()
     assert run(folder, epochs, decay) == 2
-    said = capsys.readouterr().err
-    assert reason in said and "set 3 or more in all to train on, or another output" in said
+    message = capsys.readouterr().err
+    assert reason in message and "set 3 or more in all to train on, or another output" in message
     assert (folder / "config.yaml").read_bytes() == before
 
 

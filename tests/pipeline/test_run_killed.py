@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 from crash_points import POINTS
 from full_disk import fill, limit_files
-from killed_runs import METHODS, Moment, Victim, attempt, strayed
+from killed_runs import METHODS, KilledRun, Moment, attempt, deviations
 from small_engine import differences
 from small_run import latest, logged
 
@@ -18,75 +18,75 @@ from pipeline.engines.base import Engine
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.utils.console import table
 
-KEPT = ("engine", "translators", "random", "facts", "split", "data")
+STATE_KEYS = ("engine", "translators", "random", "facts", "split", "data")
 SHORT, LONG = 8, 16  # steps an epoch, of three epochs
 
 
 def unlike(folder, other):
     """Where the last checkpoints of two runs differ, what is logged included."""
     first, second = latest(folder), latest(other)
-    found = differences({key: first[key] for key in KEPT}, {key: second[key] for key in KEPT})
-    return found | ({"/metrics"} if logged(folder) != logged(other) else set())
+    differing_keys = differences({key: first[key] for key in STATE_KEYS}, {key: second[key] for key in STATE_KEYS})
+    return differing_keys | ({"/metrics"} if logged(folder) != logged(other) else set())
 
 
 def left_alone(method, folder, steps, *, whole=False):
-    undisturbed = attempt(method, folder, steps=steps, whole=whole)
-    assert undisturbed.code == 0 and strayed(undisturbed, [undisturbed]) == []
-    assert len({event.state for event in undisturbed.states}) > 3 * steps  # each is told from all others
-    return undisturbed
+    uninterrupted = attempt(method, folder, steps=steps, whole=whole)
+    assert uninterrupted.code == 0 and deviations(uninterrupted, [uninterrupted]) == []
+    assert len({event.state for event in uninterrupted.states}) > 3 * steps  # each is told from all others
+    return uninterrupted
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     return folder, left_alone("cyclegan", folder, SHORT)
 
 
-def strike(victim):
+def strike(killed_run):
     """Kill a run at each of the points, each time in another checkpoint."""
     for name, crash in POINTS.items():
-        one = victim.go_on(prepare=crash().install)
-        assert one.killed, name
-        assert one.events[-1].name == "save", name
+        item = killed_run.go_on(prepare=crash().install)
+        assert item.killed, name
+        assert item.events[-1].name == "save", name
 
 
-def test_a_run_killed_at_random_moments_ends_bitwise_as_if_nothing_had_been(undisturbed, tmp_path):
-    folder, whole = undisturbed
-    victim = Victim("cyclegan", tmp_path / "run", whole, SHORT)
-    victim.take(kills=10, seed=1)
-    assert len(victim.kills) >= 8 and victim.in_a_write >= 3 and victim.resumed == len(victim.kills)
-    assert victim.attempts[-1].code == 0
-    assert strayed(whole, victim.attempts) == []
+def test_a_run_killed_at_random_moments_ends_bitwise_as_if_nothing_had_been(uninterrupted, tmp_path):
+    folder, whole = uninterrupted
+    killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
+    killed_run.take(kills=10, seed=1)
+    assert len(killed_run.kills) >= 8 and killed_run.in_a_write >= 3 and killed_run.resumed == len(killed_run.kills)
+    assert killed_run.attempts[-1].code == 0
+    assert deviations(whole, killed_run.attempts) == []
     assert unlike(tmp_path / "run", folder) == set()
 
 
-def test_a_run_killed_at_each_point_of_a_save_ends_bitwise_as_if_nothing_had_been(undisturbed, tmp_path):
-    folder, whole = undisturbed
-    victim = Victim("cyclegan", tmp_path / "run", whole, SHORT)
-    strike(victim)
-    assert victim.go_on().code == 0
-    assert strayed(whole, victim.attempts) == []
-    assert sum(len(one.states) > 0 for one in victim.attempts) == len(POINTS) + 1
+def test_a_run_killed_at_each_point_of_a_save_ends_bitwise_as_if_nothing_had_been(uninterrupted, tmp_path):
+    folder, whole = uninterrupted
+    killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
+    strike(killed_run)
+    assert killed_run.go_on().code == 0
+    assert deviations(whole, killed_run.attempts) == []
+    assert sum(len(item.states) > 0 for item in killed_run.attempts) == len(POINTS) + 1
     assert unlike(tmp_path / "run", folder) == set()
     left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert left == {"latest.pt", "previous.pt", "best.pt"}
 
 
-def test_a_latest_checkpoint_with_one_bit_flipped_is_named_and_the_one_before_taken(undisturbed, tmp_path, capfd):
-    folder, whole = undisturbed
-    victim = Victim("cyclegan", tmp_path / "run", whole, SHORT)
-    assert victim.go_on(Moment("step", 6, 0)).killed
+def test_a_latest_checkpoint_with_one_bit_flipped_is_named_and_the_one_before_taken(uninterrupted, tmp_path, capfd):
+    folder, whole = uninterrupted
+    killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
+    assert killed_run.go_on(Moment("step", 6, 0)).killed
     checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints")
     content = bytearray(checkpoints.latest.read_bytes())
     before = checkpoints.latest.stat()
     content[len(content) // 2] ^= 1  # within a tensor: most of the file is
     checkpoints.latest.write_bytes(content)
     os.utime(checkpoints.latest, ns=(before.st_atime_ns, before.st_mtime_ns))
-    one = victim.go_on()
-    said = capfd.readouterr().err
-    assert f"warning: {checkpoints.latest}: damaged" in said
-    assert one.code == 0 and one.states[0].step == victim.attempts[0].states[-2].step
-    assert strayed(whole, victim.attempts) == []
+    item = killed_run.go_on()
+    message = capfd.readouterr().err
+    assert f"warning: {checkpoints.latest}: damaged" in message
+    assert item.code == 0 and item.states[0].step == killed_run.attempts[0].states[-2].step
+    assert deviations(whole, killed_run.attempts) == []
     assert unlike(tmp_path / "run", folder) == set()
 
 
@@ -122,16 +122,16 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_cannot_go_on_says_why_and_what_is_saved_goes_on_later(end, undisturbed, tmp_path, capfd):
-    folder, whole = undisturbed
+def test_a_run_that_cannot_go_on_says_why_and_what_is_saved_goes_on_later(end, uninterrupted, tmp_path, capfd):
+    folder, whole = uninterrupted
     prepare, overrides, code, line = ENDS[end]
-    victim = Victim("cyclegan", tmp_path / "run", whole, SHORT)
-    ended = victim.go_on(prepare=prepare, overrides=overrides)
-    said = capfd.readouterr().err
-    assert ended.code == code and line in said and "Traceback" not in said
+    killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
+    ended = killed_run.go_on(prepare=prepare, overrides=overrides)
+    message = capfd.readouterr().err
+    assert ended.code == code and line in message and "Traceback" not in message
     assert not list((tmp_path / "run").rglob(".tmp-*"))
-    assert victim.go_on().code == 0
-    assert strayed(whole, victim.attempts) == []
+    assert killed_run.go_on().code == 0
+    assert deviations(whole, killed_run.attempts) == []
     assert unlike(tmp_path / "run", folder) == set()
 
 
@@ -139,7 +139,7 @@ def test_a_run_that_cannot_go_on_says_why_and_what_is_saved_goes_on_later(end, u
 
 
 @pytest.fixture(scope="module")
-def killed(undisturbed, tmp_path_factory):
+def killed(uninterrupted, tmp_path_factory):
     """A run that is to be resumed, and its first attempt."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     return folder, attempt("cyclegan", folder, kill=Moment("step", 15, 0), steps=SHORT)
@@ -159,19 +159,19 @@ def forget(part):
 
 
 @pytest.mark.parametrize("part", [None, "optimiser_generators", "pool_b", "random"])
-def test_what_a_resume_forgets_is_noticed_at_once_and_in_the_final_weights(part, undisturbed, killed, tmp_path):
-    folder, whole = undisturbed
-    assert killed[1].killed and strayed(whole, [killed[1]]) == []
+def test_what_a_resume_forgets_is_noticed_at_once_and_in_the_final_weights(part, uninterrupted, killed, tmp_path):
+    folder, whole = uninterrupted
+    assert killed[1].killed and deviations(whole, [killed[1]]) == []
     shutil.copytree(killed[0], tmp_path / "run")
-    victim = Victim("cyclegan", tmp_path / "run", whole, SHORT)
-    resumed = victim.go_on(prepare=lambda: part and forget(part))
+    killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
+    resumed = killed_run.go_on(prepare=lambda: part and forget(part))
     assert resumed.code == 0 and resumed.events[1].name == "begin" and 13 <= resumed.events[1].step <= 16
-    wrong, different = strayed(whole, [resumed]), unlike(tmp_path / "run", folder)
+    wrong, different = deviations(whole, [resumed]), unlike(tmp_path / "run", folder)
     if part is None:
         assert (wrong, different) == ([], set())
         return
     assert ("begin", resumed.events[1].step) in wrong
-    assert any(place.startswith("/engine/G/") for place in different)
+    assert any(key.startswith("/engine/G/") for key in different)
     assert "/metrics" in different
 
 
@@ -181,11 +181,11 @@ def test_what_a_resume_forgets_is_noticed_at_once_and_in_the_final_weights(part,
 @pytest.fixture(scope="module")
 def rows(request):
     """The table of the long form, printed when all of it is done."""
-    found = []
-    yield found
+    collected = []
+    yield collected
     header = ("method", "kills", "inside a checkpoint write", "resumed", "bitwise equal", "crash points", "seconds")
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n\n{table(header, found)}")
+        print(f"\n\n{table(header, collected)}")
 
 
 @pytest.mark.faults
@@ -193,20 +193,21 @@ def rows(request):
 def test_fifty_kills_of_every_method(method, rows, tmp_path):
     started = time.monotonic()
     whole = left_alone(method, tmp_path / "whole", LONG, whole=True)
-    victim = Victim(method, tmp_path / "run", whole, LONG, whole=True)
-    victim.take(kills=50, seed=list(METHODS).index(method))
-    crashed = Victim(method, tmp_path / "crashed", whole, LONG, whole=True)
+    killed_run = KilledRun(method, tmp_path / "run", whole, LONG, whole=True)
+    killed_run.take(kills=50, seed=list(METHODS).index(method))
+    crashed = KilledRun(method, tmp_path / "crashed", whole, LONG, whole=True)
     strike(crashed)
     assert crashed.go_on().code == 0
-    equal = sum(strayed(whole, [one]) == [] for one in victim.attempts[1:])
+    equal = sum(deviations(whole, [item]) == [] for item in killed_run.attempts[1:])
     ends = [unlike(folder, tmp_path / "whole") for folder in (tmp_path / "run", tmp_path / "crashed")]
     rows.append(
-        (method, len(victim.kills), victim.in_a_write, victim.resumed, f"{equal} of {len(victim.attempts) - 1}"
-         + (", and the end" if not any(ends) else ", not the end"), len(crashed.kills),
+        (method, len(killed_run.kills), killed_run.in_a_write, killed_run.resumed,
+         f"{equal} of {len(killed_run.attempts) - 1}" + (", and the end" if not any(ends) else ", not the end"),
+         len(crashed.kills),
          round(time.monotonic() - started))
     )  # fmt: skip
-    assert len(victim.kills) >= 50 and victim.in_a_write >= 15
-    assert victim.resumed == len(victim.kills) and victim.attempts[-1].code == 0
-    assert strayed(whole, [*victim.attempts, *crashed.attempts]) == []
+    assert len(killed_run.kills) >= 50 and killed_run.in_a_write >= 15
+    assert killed_run.resumed == len(killed_run.kills) and killed_run.attempts[-1].code == 0
+    assert deviations(whole, [*killed_run.attempts, *crashed.attempts]) == []
     assert len(crashed.kills) == len(POINTS) and ends == [set(), set()]
-    assert all(one.code in (0, -signal.SIGKILL) for one in victim.attempts)
+    assert all(item.code in (0, -signal.SIGKILL) for item in killed_run.attempts)

@@ -42,8 +42,8 @@ def test_after_a_checkpoint_the_advice_leads_to_a_new_folder_that_begins_from_it
     def spoilt(engine, real_a, real_b):
         calls.append(1)
         made = losses(engine, real_a, real_b)
-        return {player: {name: one * (float("nan") if len(calls) > 5 else 1) for name, one in of.items()}
-                for player, of in made.items()}  # fmt: skip
+        return {player: {name: item * (float("nan") if len(calls) > 5 else 1) for name, item in arguments.items()}
+                for player, arguments in made.items()}  # fmt: skip
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -66,7 +66,7 @@ def test_where_not_one_step_succeeded_no_learning_rate_is_blamed(tmp_path, monke
     losses = CycleGan.losses
     monkeypatch.setattr(
         CycleGan, "losses",
-        lambda *batch: {player: {name: one * float("nan") for name, one in made.items()}
+        lambda *batch: {player: {name: item * float("nan") for name, item in made.items()}
                         for player, made in losses(*batch).items()},
     )  # fmt: skip
     assert train_phantom(tmp_path / "run", *QUICKER, "training.precision=bf16") == 2

@@ -29,7 +29,7 @@ def watched(*, paired):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The folder of a whole run on pairs, and the batches it saw."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     with watched(paired=True) as batches:
@@ -43,8 +43,8 @@ def overlap(first, second):
     return float((first & second).sum() / (first | second).sum())
 
 
-def test_a_method_that_learns_from_pairs_is_shown_pairs(undisturbed):
-    folder, batches = undisturbed
+def test_a_method_that_learns_from_pairs_is_shown_pairs(uninterrupted):
+    folder, batches = uninterrupted
     assert len(batches) == 8
     own = [overlap(*pair) for pair in batches]
     foreign = [overlap(first, second) for (first, _), (_, second) in pairwise(batches)]
@@ -61,14 +61,14 @@ def test_another_method_is_not_shown_pairs_by_a_paired_split(monkeypatch, tmp_pa
     assert not any(" and " in name for name in latest(tmp_path / "run")["data"])
 
 
-def test_a_paired_run_that_is_killed_ends_bitwise_as_if_nothing_had_been(undisturbed, monkeypatch, tmp_path):
+def test_a_paired_run_that_is_killed_ends_bitwise_as_if_nothing_had_been(uninterrupted, monkeypatch, tmp_path):
     with watched(paired=True):
         with monkeypatch.context() as patch:
             signal_at(patch, signal.SIGKILL, 7)
             assert in_child(lambda: train_phantom(tmp_path / "run", *PAIRED)) == -signal.SIGKILL
         assert latest(tmp_path / "run")["position"]["step"] == 4
         assert train_phantom(tmp_path / "run", *PAIRED) == 0
-    whole, resumed = latest(undisturbed[0]), latest(tmp_path / "run")
+    whole, resumed = latest(uninterrupted[0]), latest(tmp_path / "run")
     kept = ("engine", "translators", "random", "facts", "split", "data")
     assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
 

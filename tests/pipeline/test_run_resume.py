@@ -23,23 +23,29 @@ from pipeline.inference.model import load_model
 from pipeline.run_config import is_finished
 from pipeline.runs.folder import RunFolder
 
-KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
+STATE_KEYS = (
+    "engine",
+    "translators",
+    "random",
+    "facts",
+    "split",
+)  # what decides on the weights, and what goes with them
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The checkpoint that a run without any disturbance ends with, and its metrics."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert train_phantom(folder, *QUICK) == 0
     return latest(folder), logged(folder)
 
 
-def assert_same_end(folder, undisturbed):
-    state, metrics = undisturbed
-    now = latest(folder)
+def assert_same_end(folder, uninterrupted):
+    state, metrics = uninterrupted
+    current = latest(folder)
     assert sum(isinstance(leaf, torch.Tensor) for leaf in leaves(state["engine"]).values()) > 100
-    assert differences({key: now[key] for key in KEPT}, {key: state[key] for key in KEPT}) == set()
-    assert {key: value for key, value in now["position"].items() if key != "seconds"} == {
+    assert differences({key: current[key] for key in STATE_KEYS}, {key: state[key] for key in STATE_KEYS}) == set()
+    assert {key: value for key, value in current["position"].items() if key != "seconds"} == {
         key: value for key, value in state["position"].items() if key != "seconds"
     }
     assert [record for record in logged(folder) if not any(name.startswith("test/") for name in record)] == metrics
@@ -53,16 +59,16 @@ def killed(monkeypatch, folder, step, *overrides):
 
 
 def test_a_run_with_its_slices_on_the_device_that_is_killed_ends_bitwise_as_if_nothing_had_been(
-    undisturbed, monkeypatch, tmp_path
+    uninterrupted, monkeypatch, tmp_path
 ):
-    often = ("training.checkpoint_minutes=0.00001", "training.slices_on_device=true")
-    killed(monkeypatch, tmp_path / "run", 3, *often)
+    frequent_checkpoints = ("training.checkpoint_minutes=0.00001", "training.slices_on_device=true")
+    killed(monkeypatch, tmp_path / "run", 3, *frequent_checkpoints)
     assert latest(tmp_path / "run")["position"]["step"] == 2
-    assert in_child(lambda: train_phantom(tmp_path / "run", *QUICK, *often)) == 0
-    assert_same_end(tmp_path / "run", undisturbed)
+    assert in_child(lambda: train_phantom(tmp_path / "run", *QUICK, *frequent_checkpoints)) == 0
+    assert_same_end(tmp_path / "run", uninterrupted)
 
 
-def test_a_run_killed_before_and_between_its_checkpoints_repeats_what_was_lost(undisturbed, monkeypatch, tmp_path):
+def test_a_run_killed_before_and_between_its_checkpoints_repeats_what_was_lost(uninterrupted, monkeypatch, tmp_path):
     killed(monkeypatch, tmp_path / "run", 2)
     assert not (tmp_path / "run" / "checkpoints").exists()
     killed(monkeypatch, tmp_path / "run", 7)
@@ -70,12 +76,12 @@ def test_a_run_killed_before_and_between_its_checkpoints_repeats_what_was_lost(u
     pictures = {path: path.read_bytes() for path in (tmp_path / "run" / "samples").rglob("*.png")}
     assert len(pictures) == 4  # two directions, untrained and after the first epoch
     assert train_phantom(tmp_path / "run", *QUICK) == 0
-    assert_same_end(tmp_path / "run", undisturbed)
+    assert_same_end(tmp_path / "run", uninterrupted)
     assert all(path.read_bytes() == content for path, content in pictures.items())
     assert len(list((tmp_path / "run" / "samples").rglob("*.png"))) == 6  # the earlier session's, and the last epoch's
 
 
-def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
+def test_a_run_stopped_while_it_reports_does_only_the_rest(uninterrupted, monkeypatch, tmp_path, capsys):
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
@@ -88,7 +94,7 @@ def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypa
     assert "SIGTERM after training" in capsys.readouterr().err
     with without_pictures():
         assert phantom_run(folder.path, *quicker) == 0
-    assert_same_end(folder.path, undisturbed)
+    assert_same_end(folder.path, uninterrupted)
     config = load_config(folder.config)
     assert is_finished(folder, config)
     with without_pictures(), monkeypatch.context() as patch:  # evaluated anew, in other protocols say, and stopped
@@ -134,15 +140,15 @@ def runs(store):
     return client.search_runs([client.get_experiment_by_name("contrast-translation").experiment_id])
 
 
-def test_a_run_asked_to_end_goes_on_in_its_mlflow_run(undisturbed, store, monkeypatch, capfd):
+def test_a_run_asked_to_end_goes_on_in_its_mlflow_run(uninterrupted, store, monkeypatch, capfd):
     from mlflow import MlflowClient
 
     folder, mlflow_on = Path("runs/tiny"), ("evaluation.protocols=[]", "tracking.register_as=null")
     with monkeypatch.context() as patch:
         signal_at(patch, signal.SIGTERM, 6)
         assert in_child(lambda: train_phantom(folder, *mlflow_on)) == 143
-    said = capfd.readouterr().err
-    assert "stopped: SIGTERM after step 6; saved; the same command goes on from there" in said
+    message = capfd.readouterr().err
+    assert "stopped: SIGTERM after step 6; saved; the same command goes on from there" in message
     assert latest(folder)["position"]["step"] == 6
     (stopped,) = runs(store)
     assert stopped.info.status == "KILLED"
@@ -150,12 +156,12 @@ def test_a_run_asked_to_end_goes_on_in_its_mlflow_run(undisturbed, store, monkey
     assert "continuing runs/tiny after step 6" in capfd.readouterr().out
     (finished,) = runs(store)
     assert (finished.info.run_id, finished.info.status) == (stopped.info.run_id, "FINISHED")
-    assert differences(latest(folder)["engine"], undisturbed[0]["engine"]) == set()
+    assert differences(latest(folder)["engine"], uninterrupted[0]["engine"]) == set()
     losses = MlflowClient(store).get_metric_history(finished.info.run_id, "train/cycle_a")
     assert [point.step for point in losses] == list(range(1, 9))
 
 
-def test_ctrl_c_ends_the_mlflow_run_as_killed_too(undisturbed, store, monkeypatch):
+def test_ctrl_c_ends_the_mlflow_run_as_killed_too(uninterrupted, store, monkeypatch):
     with monkeypatch.context() as patch:
         signal_at(patch, signal.SIGINT, 1)
         assert in_child(lambda: phantom_run(Path("runs/tiny"), "evaluation.protocols=[]")) == 130
@@ -163,7 +169,7 @@ def test_ctrl_c_ends_the_mlflow_run_as_killed_too(undisturbed, store, monkeypatc
     assert [run.info.status for run in runs(store)] == ["KILLED"]
 
 
-def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, store, monkeypatch, capsys):
+def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(uninterrupted, store, monkeypatch, capsys):
     from mlflow import MlflowClient
 
     from pipeline.sync import main
@@ -173,7 +179,7 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         assert phantom_run(folder, "evaluation.protocols=[]") == 0
-    assert_same_end(folder, undisturbed)
+    assert_same_end(folder, uninterrupted)
     assert "warning: MLflow has not got all of this run; `python -m pipeline.sync" in capsys.readouterr().err
     client = MlflowClient(store)
     for _ in range(2):  # again changes nothing
@@ -196,11 +202,11 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
 
 
 def test_a_run_that_began_with_another_version_of_the_chain_goes_on_with_it(monkeypatch, tmp_path):
-    run, often = tmp_path / "run", "training.checkpoint_minutes=0.00001"
+    run, frequent_checkpoints = tmp_path / "run", "training.checkpoint_minutes=0.00001"
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.train, "chain_version", lambda state: 1)
-        killed(patch, run, 3, often)
+        killed(patch, run, 3, frequent_checkpoints)
     assert latest(run)["chain_version"] == 1
-    assert in_child(lambda: train_phantom(run, *QUICK, often)) == 0
+    assert in_child(lambda: train_phantom(run, *QUICK, frequent_checkpoints)) == 0
     assert latest(run)["chain_version"] == 1
     assert load_model(run, "cpu").settings.version == 1

@@ -18,7 +18,7 @@ SHORT = ("training.steps_per_epoch=2", "training.epochs=1", "training.decay_epoc
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -30,9 +30,9 @@ def run(config, *overrides):
 # ── IXI ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_volumes_like_ixis_are_registered_and_come_out_on_their_own_grids(place, monkeypatch):
+def test_volumes_like_ixis_are_registered_and_come_out_on_their_own_grids(workspace, monkeypatch):
     for number in range(1, 5):
-        _, t2 = write_ixi(place / "data/ixi", f"IXI{number:03d}-Guys-0800", scale=8, seed=number)
+        _, t2 = write_ixi(workspace / "data/ixi", f"IXI{number:03d}-Guys-0800", scale=8, seed=number)
         image = nib.load(t2)
         affine = image.affine.copy()
         affine[:3, 3] += (5, -4, 6)  # the patient moved between the scans
@@ -41,14 +41,14 @@ def test_volumes_like_ixis_are_registered_and_come_out_on_their_own_grids(place,
         moved.set_sform(affine, code="scanner")
         nib.save(moved, t2)
     for path in ("IXI-T2/IXI001-Guys-0800-T2", "IXI-T1/IXI002-Guys-0800-T1"):  # half a pair each: fewer registrations
-        (place / f"data/ixi/{path}.nii.gz").unlink()
+        (workspace / f"data/ixi/{path}.nii.gz").unlink()
     monkeypatch.setattr(registration, "GRID_MM", 4.0)
     spacing = "preprocess.spacing_mm={in_plane: 7.5, through_plane: 9}"
     assert run("ixi.yaml", spacing, "preprocess.size=32", "split.validation=1", "split.test=1") == 0
-    folder = place / "runs/ixi"
+    folder = workspace / "runs/ixi"
     (subject,) = json.loads((folder / "split.json").read_text())["test"]
     for source, target in (("T1", "T2"), ("T2", "T1")):
-        original = nib.load(place / f"data/ixi/IXI-{source}/{subject}-{source}.nii.gz")
+        original = nib.load(workspace / f"data/ixi/IXI-{source}/{subject}-{source}.nii.gz")
         made = nib.load(folder / f"translated/{subject}_{source}_to_{target}.nii.gz")
         assert made.shape == original.shape
         np.testing.assert_allclose(made.affine, original.affine, rtol=0, atol=1e-4)
@@ -84,11 +84,11 @@ def pictures(folder, contrast, count):
         picture(folder / f"Image #{number}.png", number, contrast)
 
 
-def test_the_reference_projects_folders_of_pictures_run_to_the_end_without_pairs(place, capsys):
-    pictures(place / "data/images/TrainT1", "T1", 13)
-    pictures(place / "data/images/TrainT2", "T2", 14)
+def test_the_reference_projects_folders_of_pictures_run_to_the_end_without_pairs(workspace, capsys):
+    pictures(workspace / "data/images/TrainT1", "T1", 13)
+    pictures(workspace / "data/images/TrainT2", "T2", 14)
     assert run("images.yaml", "generator.depth=6", "preprocess.size=64") == 0
-    folder, printed = place / "runs/images", capsys.readouterr().out
+    folder, printed = workspace / "runs/images", capsys.readouterr().out
     assert "Test subjects, without pairs" in printed
     assert "no test subject has both contrasts, so there were no pairs to compare with" in printed
     assert printed.splitlines()[-2] == "  translated  runs/images/translated/   (PNG)"
@@ -115,28 +115,28 @@ MUNIT = (
 )  # fmt: skip
 
 
-def test_another_comparisons_method_takes_its_pictures_with_its_augmentation(place):
-    pictures(place / "data/images/TrainT1", "T1", 8)
-    pictures(place / "data/images/TrainT2", "T2", 9)
+def test_another_comparisons_method_takes_its_pictures_with_its_augmentation(workspace):
+    pictures(workspace / "data/images/TrainT1", "T1", 8)
+    pictures(workspace / "data/images/TrainT2", "T2", 9)
     small = [setting for setting in SMALL if not setting.startswith(("generator", "discriminator"))]
     options = (*small, *SHORT, *PUBLISHED_AUGMENTATION, *MUNIT, "split.test=2", "preprocess.size=64")
     assert main([str(CONFIGS / "images.yaml"), *options, "output=out", "--quiet"]) == 0
-    split = json.loads((place / "out/split.json").read_text())
+    split = json.loads((workspace / "out/split.json").read_text())
     assert len(split["test"]) == 4 and len(split["train"]["T1"]) + len(split["train"]["T2"]) > 8
-    translated = list((place / "out/translated").glob("*.png"))
+    translated = list((workspace / "out/translated").glob("*.png"))
     assert len(translated) == 4
     for path in translated:
         with Image.open(path) as made:
             assert made.size == (217, 181) and np.ptp(np.asarray(made)) > 0
 
 
-def test_paired_pictures_with_test_folders_are_compared_slice_by_slice(place, capsys):
+def test_paired_pictures_with_test_folders_are_compared_slice_by_slice(workspace, capsys):
     for part, count in (("Train", 6), ("Test", 2)):
         for contrast in ("T1", "T2"):
-            pictures(place / f"data/images/{part}{contrast}", contrast, count)
+            pictures(workspace / f"data/images/{part}{contrast}", contrast, count)
     sets = ("data.paired=true", "data.test={T1: TestT1, T2: TestT2}", "split.validation=1", "preprocess.size=192")
     assert run("images.yaml", *sets) == 0
-    folder = place / "runs/images"
+    folder = workspace / "runs/images"
     split = json.loads((folder / "split.json").read_text())
     assert split["test"] == ["test-Image #1", "test-Image #2"]
     assert not set(split["train"]["T1"]) & set(split["train"]["T2"])
@@ -152,50 +152,50 @@ def test_paired_pictures_with_test_folders_are_compared_slice_by_slice(place, ca
 
 
 @pytest.fixture
-def cohort(place):
+def cohort(workspace):
     """Eight subjects, of whom a training, a validation and a test subject have a file that is cut short."""
     for number in range(1, 9):
         for seed, contrast in enumerate(("T1", "T2")):
-            write_volume(place / f"data/mri/sub-{number}_{contrast}.nii.gz", seed=10 * number + seed)
+            write_volume(workspace / f"data/mri/sub-{number}_{contrast}.nii.gz", seed=10 * number + seed)
     for name in ("sub-2_T1", "sub-6_T2", "sub-8_T1"):
-        path = place / f"data/mri/{name}.nii.gz"
+        path = workspace / f"data/mri/{name}.nii.gz"
         path.write_bytes(path.read_bytes()[:2000])
     split = {
         "train": {"T1": ["1", "2"], "T2": ["3", "4"]}, "validation": ["5", "6"], "test": ["7", "8"],
     }  # fmt: skip
-    (place / "split.json").write_text(json.dumps(split))
+    (workspace / "split.json").write_text(json.dumps(split))
     return (
         "data.folder=data/mri", "data.patterns={T1: 'sub-{subject}_T1.nii.gz', T2: 'sub-{subject}_T2.nii.gz'}",
         "split.file=split.json", "preprocess.size=32", "preprocess.spacing_mm=null", "output=runs/mine",
     )  # fmt: skip
 
 
-def test_volumes_that_cannot_be_read_are_named_and_left_out(place, cohort, capsys):
+def test_volumes_that_cannot_be_read_are_named_and_left_out(workspace, cohort, capsys):
     assert run("nifti.yaml", *UNET, *cohort) == 0
     printed, warned = capsys.readouterr()
     for name in ("sub-2_T1", "sub-6_T2", "sub-8_T1"):
         assert any("warning" in line and f"data/mri/{name}.nii.gz" in line for line in warned.splitlines())
     assert "1 of 4 training images were left out" in warned
     assert "left out: 8: " in printed
-    page = (place / "runs/mine/report.html").read_text()
+    page = (workspace / "runs/mine/report.html").read_text()
     assert "data/mri/sub-2_T1.nii.gz" in page and "not trained on" in page
     assert "data/mri/sub-8_T1.nii.gz" in page and "not evaluated" in page
-    rows = list(csv.DictReader((place / "runs/mine/scores.csv").open()))
+    rows = list(csv.DictReader((workspace / "runs/mine/scores.csv").open()))
     assert {int(row["n"]) for row in rows if row["unit"] == "volume"} == {1}
-    written = {path.name for path in (place / "runs/mine/translated").iterdir()}
+    written = {path.name for path in (workspace / "runs/mine/translated").iterdir()}
     assert written == {"7_T1_to_T2.nii.gz", "7_T2_to_T1.nii.gz", "8_T2_to_T1.nii.gz"}
 
 
-def test_a_bad_volume_stops_the_run_where_that_is_asked_for(place, cohort, capsys):
+def test_a_bad_volume_stops_the_run_where_that_is_asked_for(workspace, cohort, capsys):
     assert run("nifti.yaml", *UNET, *cohort, "preprocess.on_bad_volume=stop") == 2
     assert "data/mri/sub-2_T1.nii.gz" in capsys.readouterr().err
-    assert not (place / "runs/mine/checkpoints").exists()
+    assert not (workspace / "runs/mine/checkpoints").exists()
 
 
-def test_a_run_without_a_test_subject_is_refused_before_it_trains(place, cohort, capsys):
-    (place / "split.json").write_text(
+def test_a_run_without_a_test_subject_is_refused_before_it_trains(workspace, cohort, capsys):
+    (workspace / "split.json").write_text(
         json.dumps({"train": {"T1": ["1"], "T2": ["3"]}, "validation": ["5"], "test": []})
     )
     assert run("nifti.yaml", *UNET, *cohort) == 2
     assert capsys.readouterr().err == "error: the split has no test subject; name some in split.file, split.json\n"
-    assert not (place / "runs/mine/checkpoints").exists()
+    assert not (workspace / "runs/mine/checkpoints").exists()

@@ -79,12 +79,12 @@ def test_the_weights_are_those_of_the_other_run_and_the_optimisers_are_fresh(sou
 def test_a_run_goes_on_when_the_other_is_gone_and_ends_as_if_nothing_had_been(source, tmp_path, monkeypatch):
     assert begin(tmp_path / "whole", source) == 0
     gone = Path(shutil.copytree(source, tmp_path / "gone"))
-    often = "training.checkpoint_minutes=0.00001"
+    frequent_checkpoints = "training.checkpoint_minutes=0.00001"
     with monkeypatch.context() as patch:
         signal_at(patch, signal.SIGKILL, 3)
-        assert in_child(lambda: begin(tmp_path / "run", gone, often)) == -signal.SIGKILL
+        assert in_child(lambda: begin(tmp_path / "run", gone, frequent_checkpoints)) == -signal.SIGKILL
     shutil.rmtree(gone)
-    assert begin(tmp_path / "run", gone, often) == 0
+    assert begin(tmp_path / "run", gone, frequent_checkpoints) == 0
     ours, whole = latest(tmp_path / "run"), latest(tmp_path / "whole")
     assert differences(ours["engine"], whole["engine"]) == set()
     assert ours["history"]["started_from"]["sha256"] == whole["history"]["started_from"]["sha256"]
@@ -100,9 +100,9 @@ def test_a_run_that_is_not_there_is_refused_before_anything_slow_is_imported(tmp
     )
     command = [sys.executable, "-c", code, str(CONFIGS / "phantom.yaml"), "output=run", "training.start_from=nowhere"]
     paths = {"PYTHONPATH": str(CONFIGS.parent)}
-    answer = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=60)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stderr == (
+    result = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == (
         "error: training.start_from = nowhere: no checkpoint there; give the folder of a run that has trained, or one "
         "of its checkpoints/*.pt\n"
     )
@@ -121,10 +121,10 @@ def test_plan_and_sweep_refuse_it_too(door, tmp_path, monkeypatch, capsys):
 def test_other_networks_are_refused_naming_weights_and_settings_before_data_are_prepared(source, tmp_path, capsys):
     wider = ("generator.width=6", "discriminator.layers=1", f"preprocess.store={tmp_path / 'store'}")
     assert begin(tmp_path / "run", source, *wider) == 2
-    said = capsys.readouterr().err
-    assert f"the networks of {source / 'checkpoints' / 'best.pt'} are not those of this configuration" in said
-    assert "G: size mismatch for " in said and "D_A: " in said
-    assert "generator.width: 4 there, 6 here" in said and "discriminator.layers: 2 there, 1 here" in said
+    message = capsys.readouterr().err
+    assert f"the networks of {source / 'checkpoints' / 'best.pt'} are not those of this configuration" in message
+    assert "G: size mismatch for " in message and "D_A: " in message
+    assert "generator.width: 4 there, 6 here" in message and "discriminator.layers: 2 there, 1 here" in message
     assert not (tmp_path / "store").exists()
 
 
@@ -145,8 +145,8 @@ def test_held_out_subjects_that_the_other_run_trained_with_are_counted_and_warne
     theirs, ours = (json.loads((folder / "split.json").read_text()) for folder in (source, tmp_path / "run"))
     seen = {name for names in theirs["train"].values() for name in names} & {*ours["validation"], *ours["test"]}
     assert seen
-    said = capsys.readouterr().err
-    assert f"source was trained with {len(seen)} of 2 subjects that validate and test here" in said
+    message = capsys.readouterr().err
+    assert f"source was trained with {len(seen)} of 2 subjects that validate and test here" in message
     assert json.loads((tmp_path / "run" / "run.json").read_text())["started_from"]["held_out_seen"] == len(seen)
     text = f"trained with {len(seen)} of this run&#39;s validation and test subjects"
     assert text in (tmp_path / "run" / "report.html").read_text()

@@ -44,9 +44,9 @@ def test_two_processes_stopped_killed_and_restarted_end_as_one_undisturbed(alone
     assert latest(folder)["position"]["step"] == 2
 
     assert pair(folder, log, monkeypatch, number=signal.SIGKILL, step=4) == [2, -signal.SIGKILL]
-    told = capfd.readouterr()
-    assert told.out.count("continuing") == 1 and "Traceback" not in told.err
-    assert "error: another process of this run ended, and this one with it; repeat the command" in told.err
+    output = capfd.readouterr()
+    assert output.out.count("continuing") == 1 and "Traceback" not in output.err
+    assert "error: another process of this run ended, and this one with it; repeat the command" in output.err
     assert latest(folder)["position"]["step"] == 4  # the first epoch's end; step 6 was under way
 
     assert pair(folder, log, monkeypatch) == [0, 0]
@@ -69,9 +69,9 @@ def test_another_number_of_processes_goes_on_with_a_run(alone, monkeypatch, tmp_
 
 def test_what_all_find_wrong_is_said_once(alone, monkeypatch, tmp_path, capfd):
     assert pair(tmp_path / "run", tmp_path / "log", monkeypatch, overrides=("training.batch_size=3",)) == [2, 2]
-    said = capfd.readouterr().err
-    assert said.count("error") == 1
-    assert "error: training.batch_size = 3: cannot be divided among 2 processes" in said
+    message = capfd.readouterr().err
+    assert message.count("error") == 1
+    assert "error: training.batch_size = 3: cannot be divided among 2 processes" in message
     assert not (tmp_path / "run").exists()
 
 

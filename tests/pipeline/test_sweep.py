@@ -71,16 +71,16 @@ def test_all_configurations_are_checked_before_the_first_starts(workspace, capsy
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (lambda: [config("one"), config("one")], "name = one: is that of 2 runs; give each another"),
         (lambda: [config("one", "x"), config("two", "x")], "output = runs/x: is that of 2 runs; give each another"),
         (lambda: ["seed=1"], "no configuration to run"),
     ],
 )
-def test_runs_that_would_meet_are_refused(workspace, capsys, files, said):
+def test_runs_that_would_meet_are_refused(workspace, capsys, files, message):
     assert main(files()) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert did() == []
 
 
@@ -145,11 +145,11 @@ def wait_for(text, count=1):
 def test_where_no_process_can_be_started_those_under_way_are_stopped(workspace, monkeypatch, capsys):
     start = subprocess.Popen
 
-    def popen(command, **how):
+    def popen(command, **options):
         if any("later" in word for word in command):
             wait_for("ready")
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
-        return start(command, **how)
+        return start(command, **options)
 
     monkeypatch.setattr(sweep_jobs.subprocess, "Popen", popen)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -98,11 +98,11 @@ def test_all_that_is_wrong_is_said_before_a_job_is_submitted(slurm, capsys):
     options = ["--cluster", "slurm", "--slurm", "parttition=a", "time=1:00", "nodes=2", "what"]
     assert main([config("one"), "training.epoch=3", *options]) == 2
     output = capsys.readouterr().err
-    for said in (
+    for message in (
         "--slurm parttition=a: unknown key; the nearest is partition", "--slurm time=1:00: must be whole minutes",
         "--slurm nodes=2: a run is one task", "--slurm what: is no key=value", "training.epoch = 3: unknown key",
     ):  # fmt: skip
-        assert said in output
+        assert message in output
     assert not slurm.exists()
 
 

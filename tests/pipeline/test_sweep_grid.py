@@ -49,11 +49,11 @@ def test_lists_and_names_with_quotes_are_values_of_a_list():
 def test_all_that_is_wrong_is_said():
     with pytest.raises(UserError) as raised:
         combinations(["a=1,,2", "b=2..0", "c=0.1..0.5", "d=1,2,1", "seed=0,1", "seed=2"], takes_text)
-    for said in (
+    for message in (
         "a = 1,,2: a value is missing", "b = 2..0: 2..0 runs backwards", "c = 0.1..0.5: 0.1..0.5: a range is one of",
         "d = 1,2,1: has 1 more than once", "seed: is given 2 times",
     ):  # fmt: skip
-        assert said in str(raised.value)
+        assert message in str(raised.value)
     with pytest.raises(UserError, match="seed × a: 1002 combinations; a sweep takes up to 1000"):
         combinations(["seed=0..500", "a=1,2"], takes_text)
     with pytest.raises(UserError, match="takes up to 1000"):

@@ -69,7 +69,7 @@ def test_another_search_is_refused(workspace, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--search", "2"], "--search: has nothing to propose"),
         (["--range", "seed=0..3"], "--range: of --search N alone"),
@@ -84,9 +84,9 @@ def test_another_search_is_refused(workspace, capsys):
         (["--search", "2", "--range", "training.rate=0..1"], "training.rate = 0.0: unknown key"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_first_run(workspace, capsys, arguments, said):
+def test_what_is_wrong_is_said_before_the_first_run(workspace, capsys, arguments, message):
     assert main([config("one"), *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert did() == []
 
 

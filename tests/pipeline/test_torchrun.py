@@ -12,7 +12,7 @@ from pipeline.tracking.metrics_file import read_metrics
 
 TESTS = Path(__file__).parents[1]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-OFTEN = ("training.batch_size=2", "training.checkpoint_minutes=0.00001")
+FREQUENT_CHECKPOINTS = ("training.batch_size=2", "training.checkpoint_minutes=0.00001")
 pytestmark = pytest.mark.faults
 
 
@@ -30,13 +30,13 @@ def mortal(folder, times, command, *arguments):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert phantom_run(folder, *QUICK, *OFTEN) == 0
+    assert phantom_run(folder, *QUICK, *FREQUENT_CHECKPOINTS) == 0
     return folder
 
 
 def test_torchrun_goes_on_from_the_last_checkpoint_when_processes_are_killed(alone, tmp_path):
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
-    settings = (*TINY, *shared, *QUICK, *OFTEN, f"output={tmp_path / 'run'}")
+    settings = (*TINY, *shared, *QUICK, *FREQUENT_CHECKPOINTS, f"output={tmp_path / 'run'}")
     done = mortal(tmp_path / "log", 2, "pipeline.run", CONFIGS / "phantom.yaml", *settings, "--quiet")
     assert (tmp_path / "log" / "death-1").exists()
     assert "after step 2" in done.stdout and "after step 4" in done.stdout  # two steps in each life

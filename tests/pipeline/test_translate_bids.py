@@ -159,11 +159,11 @@ def test_the_validator_finds_no_error(tmp_path, model):
     root = data_set(tmp_path / "heads", *SCANS[:4])
     assert run("-i", root, "-o", tmp_path / "out", "--uncertainty") == 0
     command = [str(VALIDATOR), str(tmp_path / "out"), "--format", "json", "--datasetTypes", "derivative"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    report = json.loads(answer.stdout)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    report = json.loads(result.stdout)
     assert sorted(report["summary"]["subjects"]) == ["01", "02"] and report["summary"]["dataTypes"] == ["anat"]
     assert {issue["code"]: issue["severity"] for issue in report["issues"]["issues"]} == {"TOO_FEW_AUTHORS": "warning"}
-    assert answer.returncode == 0
+    assert result.returncode == 0
     (tmp_path / "out" / f"{MADE[0]}.json").unlink()  # the validator does look
     assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0
 

@@ -79,7 +79,9 @@ def calls(monkeypatch):
 
     def watch(owner, name):
         kernel = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *of, **how: names.append(name) or kernel(*of, **how))
+        monkeypatch.setattr(
+            owner, name, lambda *arguments, **options: names.append(name) or kernel(*arguments, **options)
+        )
 
     for name in (
         *("convolve", "convolve_to_one_channel", "convolve_from_one_channel", "upsample_and_convolve"),

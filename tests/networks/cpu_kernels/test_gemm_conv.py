@@ -54,7 +54,7 @@ def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
     for name in ("_fold_columns", "_to_images", "_weight_gradient"):
         function = getattr(gemm_conv, name)
         monkeypatch.setattr(
-            gemm_conv, name, lambda *of, name=name, function=function: calls.append(name) or function(*of)
+            gemm_conv, name, lambda *arguments, name=name, function=function: calls.append(name) or function(*arguments)
         )
     image, weight = random_tensor(1, 5, 4, 4, dtype=torch.float64), random_tensor(7, 5, 4, 4, dtype=torch.float64)
     for convolve, image_shape, to_image in (

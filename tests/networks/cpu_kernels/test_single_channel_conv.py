@@ -67,7 +67,7 @@ def test_doubling_to_one_channel(size, dtype, bound):
         (convolve_to_one_channel, "conv2d"),
         (convolve_from_one_channel, "_sum_over_rows"),
         (transposed_conv_to_one_channel, "conv2d"),
-        (lambda *of: conv_stride2_from_one_channel(*of, 1), "_transposed_to_one"),
+        (lambda *arguments: conv_stride2_from_one_channel(*arguments, 1), "_transposed_to_one"),
     ],
 )
 def test_only_the_gradients_that_are_asked_for_are_made(convolve, of_image, monkeypatch):

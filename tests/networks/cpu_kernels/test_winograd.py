@@ -56,7 +56,9 @@ def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
     for name in ("input_gradient", "kernel_gradient"):
         function = getattr(_Transforms, name)
         monkeypatch.setattr(
-            _Transforms, name, lambda *of, name=name, function=function: calls.append(name) or function(*of)
+            _Transforms,
+            name,
+            lambda *arguments, name=name, function=function: calls.append(name) or function(*arguments),
         )
     image, weight = random_tensor(1, 2, 6, 6), random_tensor(2, 2, 3, 3)
     convolve(image, weight.clone().requires_grad_()).sum().backward()

@@ -24,7 +24,7 @@ def test_runs_that_differ_in_method_seed_and_length_may_be_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"preprocess": {"size": 128}}, "preprocess.size: 256 in a, 128 in b"),
         ({"preprocess": {"percentiles": [1, 99]}}, "preprocess.percentiles: [0.5, 99.5] in a, [1.0, 99.0] in b"),
@@ -37,8 +37,8 @@ def test_runs_that_differ_in_method_seed_and_length_may_be_compared(tmp_path):
         ),
     ],
 )
-def test_a_setting_that_changes_what_figures_mean_is_named_with_both_values(tmp_path, settings, said):
-    assert refusal(tmp_path, settings=settings) == [said]
+def test_a_setting_that_changes_what_figures_mean_is_named_with_both_values(tmp_path, settings, message):
+    assert refusal(tmp_path, settings=settings) == [message]
 
 
 def test_regions_may_be_measured_by_one_run_alone_but_not_by_two_in_other_files(tmp_path):
@@ -62,15 +62,15 @@ def test_another_source_of_data_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "names", "said"),
+    ("part", "names", "message"),
     [
         ("test", ["s1", "s2", "s3", "s4", "s5", "s6", "new"], "test subjects: s7 only in a, new only in b"),
         ("validation", ["v", "w"], "validation subjects: none of its own in a, w only in b"),
         ("train", {"T1": ["t2"], "T2": ["t1"]}, "training T1 subjects: t1 only in a, t2 only in b"),
     ],
 )
-def test_another_split_is_named_with_those_whom_only_one_run_has(tmp_path, part, names, said):
-    assert said in refusal(tmp_path, split={**SPLIT, part: names})
+def test_another_split_is_named_with_those_whom_only_one_run_has(tmp_path, part, names, message):
+    assert message in refusal(tmp_path, split={**SPLIT, part: names})
 
 
 def test_a_method_that_learns_from_pairs_may_train_on_others_but_must_test_on_the_same(tmp_path):

@@ -78,10 +78,10 @@ def test_heads_of_one_contrast_that_are_cut_at_different_heights_are_brought_tog
 
 def test_the_frame_is_the_same_each_time_and_whichever_contrast_comes_first():
     scans = {"T1": [scan(T1, seed) for seed in range(3)], "T2": [scan(T2, seed, 12) for seed in (10, 11, 12)]}
-    middles, again = middles_in_frame(scans), middles_in_frame(scans)
+    middles, repeated = middles_in_frame(scans), middles_in_frame(scans)
     turned = middles_in_frame({contrast: scans[contrast] for contrast in ("T2", "T1")})
     for contrast in scans:
-        np.testing.assert_array_equal(middles[contrast], again[contrast])
+        np.testing.assert_array_equal(middles[contrast], repeated[contrast])
     apart, turned_apart = (m["T1"].mean(axis=0) - m["T2"].mean(axis=0) for m in (middles, turned))
     np.testing.assert_allclose(apart, turned_apart, atol=1.5)
 

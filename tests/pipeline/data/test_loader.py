@@ -179,7 +179,7 @@ def test_batches_are_those_of_the_plain_way_to_the_bit(settings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (np.zeros((3, 16, 16), np.uint16), r"3 arrays of shape \(16, 16\) and type uint16"),
         (np.zeros((3, 8, 8), np.float64), r"3 arrays of shape \(8, 8\) and type float64"),
@@ -187,10 +187,10 @@ def test_batches_are_those_of_the_plain_way_to_the_bit(settings, tmp_path):
         (np.asfortranarray(np.zeros((3, 8, 8), np.uint16)), r"3 arrays"),
     ],
 )
-def test_a_file_that_holds_something_else_is_named(tmp_path, other, said):
+def test_a_file_that_holds_something_else_is_named(tmp_path, other, message):
     bank = SliceBank(store_volumes(tmp_path, [2, 3]))
     np.save(bank.entries[1].path, other)
-    with pytest.raises(UserError, match=rf"1\.npy: not the stored slices \({said}.*; the same command makes them"):
+    with pytest.raises(UserError, match=rf"1\.npy: not the stored slices \({message}.*; the same command makes them"):
         bank.gather([0, 3])
 
 

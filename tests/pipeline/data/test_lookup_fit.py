@@ -64,9 +64,9 @@ def test_the_fit_is_the_same_each_time(tables):
         name: [stack(head(seed), values, seed) for seed in seeds]
         for name, values, seeds in (("a", FIRST, range(6)), ("b", SECOND, range(100, 106)))
     }
-    again = fit_context_tables(stacks)
+    repeated = fit_context_tables(stacks)
     for contrast, table in tables.items():
-        np.testing.assert_array_equal(again[contrast].values, table.values)
+        np.testing.assert_array_equal(repeated[contrast].values, table.values)
 
 
 def test_pictures_of_one_slice_and_thick_slices_are_fitted_too():

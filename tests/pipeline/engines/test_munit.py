@@ -33,8 +33,12 @@ class PlainMunit(Plain):
             "cycle_a": distance(A.decoder(B.content_encoder(b_from_a), style_a), a),
             "cycle_b": distance(B.decoder(A.content_encoder(a_from_b), style_b), b),
         }
-        of = {name: self.weights[f"{name.split('_')[0]}_weight"] for name in losses}
-        losses = {name: of[name] * loss for name, loss in losses.items() if of[name] or not name.startswith("cycle")}
+        arguments = {name: self.weights[f"{name.split('_')[0]}_weight"] for name in losses}
+        losses = {
+            name: arguments[name] * loss
+            for name, loss in losses.items()
+            if arguments[name] or not name.startswith("cycle")
+        }
         self.update(sum(losses.values()), "A", "B")
         for side, real, fake in (("A", a, a_from_b.detach()), ("B", b, b_from_a.detach())):
             discriminator = self.networks[f"D_{side}"]

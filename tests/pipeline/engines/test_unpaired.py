@@ -120,7 +120,9 @@ def test_it_makes_a_discriminator_flatter_and_has_all_its_digits_in_half_precisi
         penalty = R1Penalty(1, 0, torch.device("cpu"))
         real = batch(30, count=8)[0]
         with twice_differentiable():
-            value = penalty(engine.discriminators["D_A"], real, lambda *shape, of=penalty: of.draw_signs(8, *shape))
+            value = penalty(
+                engine.discriminators["D_A"], real, lambda *shape, arguments=penalty: arguments.draw_signs(8, *shape)
+            )
         slopes.append(value.item())
     assert slopes[1] < slopes[0] / 4
 

@@ -23,7 +23,7 @@ def log(tmp_path, monkeypatch):
     model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
     tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
 
-    def again(metadata, checkpoint="best"):
+    def log(metadata, checkpoint="best"):
         logged.clear()
         note = tmp_path / "models.json"
         addresses = logged_models.log_models(
@@ -39,7 +39,7 @@ def log(tmp_path, monkeypatch):
         assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
         return dict(logged)
 
-    return again
+    return log
 
 
 BOTH = {"T2-to-T1": 1.0, "T1-to-T2": 2.0}

@@ -32,7 +32,7 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         self.text += data
 
-    def of(self, tag):
+    def arguments(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
@@ -155,8 +155,8 @@ def test_the_patients_left_is_on_the_right_and_a_picture_is_shown_as_it_lies():
 
 
 def test_a_sheet_of_planes_has_a_row_an_image():
-    one, three = (
+    item, three = (
         pixels(planes_sheet({f"s{n}": statistics() for n in range(count)}, oriented=True, title="T1"))
         for count in (1, 3)
     )
-    assert three.shape[0] - one.shape[0] == pytest.approx(2 * (24 + 6))
+    assert three.shape[0] - item.shape[0] == pytest.approx(2 * (24 + 6))

@@ -17,9 +17,9 @@ def test_a_torch_program_runs_without_our_classes_and_knows_its_model(tmp_path, 
     model, path = small_model(kind), tmp_path / "model.pt2"
     lost = export_program(model, "T2", path)
     assert any("does not take this format" in sentence for sentence in lost)
-    said = {"metadata.json": ""}
-    graph = torch.export.load(path, extra_files=said).module()
-    facts = json.loads(said["metadata.json"])
+    files = {"metadata.json": ""}
+    graph = torch.export.load(path, extra_files=files).module()
+    facts = json.loads(files["metadata.json"])
     assert facts["translates"] == "T1 to T2" and facts["contrast_translation"]["identity"] == model.identity("T2")
     for count, height, width in [(1, 2 * model.stride, 2 * model.stride), (3, 24, 40)]:
         image = random_image(count, neighbours_of(model.translators["T2"]).channels, height, width)

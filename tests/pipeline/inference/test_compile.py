@@ -64,13 +64,13 @@ def test_what_is_really_compiled_gives_the_same_to_rounding():
     model = model_of(network)
     source = ixi_like.ixi_t1(scale=8)
     fast = replace(model, run=CompiledForms(4))
-    plain, compiled, again = (
+    plain, compiled, repeated = (
         translate(source, translator, "T2", batch_size=4).get_fdata() for translator in (model, fast, fast)
     )
     assert len(fast.run._forms) == 1 and fast.run._can_compile
     assert plain.std() > 0.01
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-5)
-    assert np.array_equal(compiled, again)
+    assert np.array_equal(compiled, repeated)
 
 
 def test_one_size_of_batch_is_compiled_and_every_other_is_filled_up_or_runs_as_it_is(network):
@@ -112,8 +112,8 @@ def test_where_compiling_fails_that_is_said_once_and_the_result_is_the_plain_one
     model = model_of(network)
     fast = replace(model, run=CompiledForms(4, compiler))
     source = ixi_like.ixi_t1(scale=8)
-    plain, compiled, again = (translate(source, translator, "T2", batch_size=4) for translator in (model, fast, fast))
-    assert np.array_equal(plain.dataobj, compiled.dataobj) and np.array_equal(plain.dataobj, again.dataobj)
+    plain, compiled, repeated = (translate(source, item, "T2", batch_size=4) for item in (model, fast, fast))
+    assert np.array_equal(plain.dataobj, compiled.dataobj) and np.array_equal(plain.dataobj, repeated.dataobj)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and compiler.calls == 1
     reason = str(error).splitlines()[0]

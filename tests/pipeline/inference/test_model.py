@@ -171,14 +171,14 @@ def test_what_goes_with_a_published_model_names_nobody(tmp_path):
 
 
 def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
-    model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
-    assert model.info("T2") == again.info("T2")
+    model, repeated = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
+    assert model.info("T2") == repeated.info("T2")
     assert len(model.config_hash) == 12 and model.config_hash == model.metadata("T2")["config_hash"]
     other = CONFIG.model_dump(mode="json") | {"seed": 77}
     assert load_model(checkpoint(tmp_path / "y.pt", config=other), "cpu").config_hash != model.config_hash
     with torch.no_grad():
-        next(again.translators["T2"].parameters()).view(-1)[0] += 1
-    assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
+        next(repeated.translators["T2"].parameters()).view(-1)[0] += 1
+    assert model.identity("T2") != repeated.identity("T2") and model.identity("T1") == repeated.identity("T1")
 
 
 def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(tmp_path, monkeypatch):

@@ -162,13 +162,13 @@ def test_wrong_views_and_a_style_are_refused_at_once(tmp_path, command, capsys):
 
 
 def test_auto_chooses_for_every_view_and_by_the_volumes_that_are_left(tmp_path, command, monkeypatch):
-    asked = []
-    monkeypatch.setattr("pipeline.exporting.backends.automatic", lambda *given: asked.append(given[1:]) or given[0])
+    requests = []
+    monkeypatch.setattr("pipeline.exporting.backends.automatic", lambda *given: requests.append(given[1:]) or given[0])
     for name in ("a", "b"):
         volume_at(tmp_path / "in" / f"{name}.nii.gz")
     arguments = ("-i", tmp_path / "in", "-o", tmp_path / "out", "--backend", "auto")
     assert command(*arguments, "--model", "axial", "coronal", "--views", "axial,coronal") == 0
-    assert asked == [("T2", 2)] * 2
+    assert requests == [("T2", 2)] * 2
     (tmp_path / "out" / "a.nii.gz").unlink()
     assert command(*arguments, "--model", "axial", "coronal", "--views", "axial,coronal") == 0
-    assert asked[2:] == [("T2", 1)] * 2
+    assert requests[2:] == [("T2", 1)] * 2

@@ -71,8 +71,8 @@ def test_the_style_of_a_reference_shows_in_the_output(munit, volumes, tmp_path):
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert not np.array_equal(arrays[first], arrays[second])
     assert all(np.array_equal(image.affine, nib.load(source).affine) for image in outputs)
-    again = translate(source, munit, "T2", device="cpu", style=references[0])
-    assert np.array_equal(again.get_fdata(), arrays[1])
+    repeated = translate(source, munit, "T2", device="cpu", style=references[0])
+    assert np.array_equal(repeated.get_fdata(), arrays[1])
 
 
 def test_all_slices_share_one_style_which_is_the_mean_of_those_with_a_fair_share_of_head(munit, volumes):

@@ -32,7 +32,7 @@ def test_an_open_cycle_loses_nothing_be_it_perfect_or_blurred(back):
 
 def test_the_figure_is_that_of_all_heads_together_and_of_nothing_beside_them():
     clean, noisy = np.where(HEAD, SOURCE + 0.1, 9), np.where(HEAD, SOURCE + 0.3, -9)
-    one, other = Cycled(SOURCE, clean, noisy, HEAD), Cycled(SOURCE, clean, clean, HEAD)
-    assert hidden_information([one])["hidden_information"] == pytest.approx(20 * np.log10(3))
-    assert hidden_information([one, other])["hidden_information"] == pytest.approx(10 * np.log10(5))
+    item, other = Cycled(SOURCE, clean, noisy, HEAD), Cycled(SOURCE, clean, clean, HEAD)
+    assert hidden_information([item])["hidden_information"] == pytest.approx(20 * np.log10(3))
+    assert hidden_information([item, other])["hidden_information"] == pytest.approx(10 * np.log10(5))
     assert hidden_information([Cycled(SOURCE, clean, noisy, np.zeros_like(HEAD))]) == {}

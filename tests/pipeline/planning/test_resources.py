@@ -69,12 +69,12 @@ def needs(tmp_path):
     store.mkdir()
     (store / f"{case_key(cases[0].path, *settings)}.npy").write_bytes(bytes(1000))
 
-    def of(voxels=100):
+    def arguments(voxels=100):
         files = cache_files([*cases, Case("b", "", "T1", tmp_path / "missing.nii")], store, *settings)
         sizes = {"slice_bytes": 80_000, "checkpoint": 500, "voxels": voxels}
         return disk_needs(RunFolder(tmp_path / "run"), store, files, **sizes)
 
-    return of
+    return arguments
 
 
 def test_what_is_written_is_counted_and_what_is_there_taken_off(needs, tmp_path):

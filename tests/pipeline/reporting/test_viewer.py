@@ -110,7 +110,7 @@ def test_volumes_too_large_to_mail_become_coarser_and_stay_in_place():
     x_mm = apply_affine(image.affine, np.stack([indices, 0 * indices, 0 * indices], axis=1))[:, 0]
     expected = -1 + 2 * x_mm / 39  # the ramp, in millimetres
     np.testing.assert_allclose(image.get_fdata()[2:-2, 5, 5], expected[2:-2], atol=0.02)
-    assert np.ptp([len(one) for one in packed([whole])["volumes"]]) > 0  # without a limit it is as it was
+    assert np.ptp([len(item) for item in packed([whole])["volumes"]]) > 0  # without a limit it is as it was
     assert not packed([whole])["subjects"][0]["coarser"]
 
 
@@ -214,9 +214,9 @@ def test_the_lock_file_pins_the_package_by_its_hash():
     lock = json.loads((FOLDER / "package-lock.json").read_text())
     expected = json.loads((FOLDER / "package.json").read_text())["dependencies"]
     assert expected == lock["packages"][""]["dependencies"] and "@niivue/niivue" in expected
-    fetched = {name: one for name, one in lock["packages"].items() if name}
+    fetched = {name: item for name, item in lock["packages"].items() if name}
     assert fetched["node_modules/@niivue/niivue"]["version"] == expected["@niivue/niivue"]
-    assert all(one["integrity"].startswith("sha512-") for one in fetched.values())
+    assert all(item["integrity"].startswith("sha512-") for item in fetched.values())
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────

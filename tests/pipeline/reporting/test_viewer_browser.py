@@ -55,7 +55,7 @@ def pictures(page):
 def values(page):
     """What the panels say of the voxel at the crosshair."""
     shown = page.locator(".viewer-panel:visible")
-    return {one.get_attribute("data-panel"): float(one.locator("output").inner_text()) for one in shown.all()}
+    return {item.get_attribute("data-panel"): float(item.locator("output").inner_text()) for item in shown.all()}
 
 
 def expected(volumes, voxel):
@@ -63,8 +63,8 @@ def expected(volumes, voxel):
     return {**output, "error": output["translated"] - output["real"]}
 
 
-def close(said, wanted):
-    return said.keys() == wanted.keys() and all(abs(said[name] - wanted[name]) < 0.021 for name in wanted)
+def close(values, expected):
+    return values.keys() == expected.keys() and all(abs(values[name] - expected[name]) < 0.021 for name in expected)
 
 
 def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):

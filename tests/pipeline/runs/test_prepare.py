@@ -144,8 +144,8 @@ def test_the_chain_settings_are_plain_and_fit_the_chain(tmp_path):
     assert chain_version(None) == chain_version({"chain_version": CHAIN_VERSION}) == CHAIN_VERSION
     preprocess = {"axis": "coronal", "spacing_mm": {"in_plane": 1, "through_plane": 2}, "scaling": "type_range"}
     other = preprocess_settings(config(tmp_path, preprocess={"size": 64, "n4": True, **preprocess}))
-    asked = PreprocessSettings(axis="coronal", spacing_mm=(1.0, 2.0), size=64, n4=True, percentiles=None)
-    assert other == replace(asked, version=CHAIN_VERSION)
+    expected = PreprocessSettings(axis="coronal", spacing_mm=(1.0, 2.0), size=64, n4=True, percentiles=None)
+    assert other == replace(expected, version=CHAIN_VERSION)
     for each in (settings, other):
         assert PreprocessSettings.from_json(json.loads(json.dumps(each.to_json()))) == each
         slice_chain(each)

@@ -56,12 +56,12 @@ def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store):
 )  # fmt: skip
 def test_a_damaged_line_counts_as_torn_for_sending_and_for_resuming(tmp_path, line):
     run = tmp_path / "run"
-    about = {"kind": "about", "experiment": "e", "name": "r", "params": {}, "tags": {}, "time": 5.0}
+    metadata = {"kind": "about", "experiment": "e", "name": "r", "params": {}, "tags": {}, "time": 5.0}
     end = {"kind": "end", "status": "FINISHED", "time": 6.0}
     run.mkdir()
-    (run / NAME).write_text("".join(f"{text}\n" for text in (json.dumps(about), json.dumps(end), line)))
+    (run / NAME).write_text("".join(f"{text}\n" for text in (json.dumps(metadata), json.dumps(end), line)))
     assert MlflowSync(run).status == "FINISHED"
-    assert read_event_log(run) == [about, end]
+    assert read_event_log(run) == [metadata, end]
     EventLog(run, RunInfo("e", "r", {}, {}), 3).close("FINISHED")
     assert [entry["kind"] for entry in read_event_log(run)] == ["about", "about", "end"]  # each start has its own
 

@@ -51,8 +51,8 @@ def new(old, tmp_path, monkeypatch):
 def test_a_moved_projects_models_are_found(template, old, new):
     shutil.move(old, new)
     for uri in template[1:]:
-        module, about = load_translator(uri)
-        assert about == {"to": "T2"} and module(torch.zeros(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+        module, metadata = load_translator(uri)
+        assert metadata == {"to": "T2"} and module(torch.zeros(1, 1, 8, 8)).shape == (1, 1, 8, 8)
     assert not old.exists()
 
 

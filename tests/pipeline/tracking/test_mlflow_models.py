@@ -65,8 +65,8 @@ def same(module, network, shape):
 
 
 def test_a_logged_model_translates_as_the_network_does_for_any_batch_and_size(logged, unet):
-    module, about = load_translator(logged["addresses"][0])
-    assert about == ABOUT
+    module, metadata = load_translator(logged["addresses"][0])
+    assert metadata == ABOUT
     assert logged["addresses"][0] == f"runs:/{logged['run_id']}/T1-to-T2"
     assert all(same(module, unet, shape) for shape in [(1, 1, 16, 16), (2, 1, 64, 64), (5, 1, 16, 48), (1, 1, 160, 32)])
 
@@ -90,8 +90,8 @@ def test_no_random_number_is_drawn(logged):
 def test_registered_models_load_by_alias_and_version(logged, unet):
     assert logged["addresses"][1] == "models:/lab_T1-to-T2_@best"
     for address in ("models:/lab_T1-to-T2_@best", "models:/lab_T1-to-T2_/1"):
-        module, about = load_translator(address)
-        assert about == ABOUT
+        module, metadata = load_translator(address)
+        assert metadata == ABOUT
         assert same(module, unet, (1, 1, 32, 16))
 
 
@@ -138,13 +138,13 @@ def test_the_alias_stays_with_the_higher_score_of_those_of_one_name_and_else_mov
     client.set_registered_model_alias("ranked", "best", "1")  # as an earlier release left it, by PSNR alone
     capsys.readouterr()
     scores = [(14.5, "p"), (11.0, "p"), (None, "p"), (14.0, "p"), (14.5, "p"), (-0.2, "e"), (-0.3, "e"), (9.0, "p")]
-    addresses, said = [], []
+    addresses, moves = [], []
     for score, score_name in scores:
         addresses.append(register_version(run, "ranked", model.model_id, score, score_name))
-        said.append(" moves from version " in capsys.readouterr().out)
+        moves.append(" moves from version " in capsys.readouterr().out)
     held = [address.rpartition("@")[2] == "best" for address in addresses]
     assert held == [True, False, True, True, True, True, False, True]
-    assert said == [True, False, False, False, False, True, False, True]
+    assert moves == [True, False, False, False, False, True, False, True]
     assert addresses[1] == "models:/ranked/3"
     assert int(client.get_model_version_by_alias("ranked", "best").version) == 9
 
@@ -184,7 +184,7 @@ def test_what_is_not_there_is_named(logged, uri):
         load_translator(uri)
 
 
-def answer(uri, content):
+def reply(uri, content):
     """Return the status and what MLflow's scoring server answers to a request, without the server."""
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
@@ -200,7 +200,7 @@ def answer(uri, content):
 
 def test_a_logged_model_answers_a_request_in_json_as_the_network_does(logged, unet):
     slices = np.random.default_rng(0).uniform(-1, 1, (2, 1, 32, 16))  # float64, as JSON has it
-    status, content = answer("models:/lab_T1-to-T2_@best", {"inputs": slices.tolist()})
+    status, content = reply("models:/lab_T1-to-T2_@best", {"inputs": slices.tolist()})
     with torch.inference_mode():
         expected = unet.eval()(torch.from_numpy(slices).float())
     assert status == 200
@@ -209,7 +209,7 @@ def test_a_logged_model_answers_a_request_in_json_as_the_network_does(logged, un
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 17), (1, 2, 32, 16), (32, 16)])
 def test_a_request_of_another_shape_is_refused_as_the_senders_error(logged, shape):
-    assert answer("models:/lab_T1-to-T2_@best", {"inputs": np.zeros(shape).tolist()})[0] == 400
+    assert reply("models:/lab_T1-to-T2_@best", {"inputs": np.zeros(shape).tolist()})[0] == 400
 
 
 def test_a_missing_database_is_named_and_not_made(tmp_path, monkeypatch):
@@ -240,8 +240,8 @@ def test_a_server_keeps_models_too(tmp_path, monkeypatch):
     network = Pooled()
     with Tracker(tmp_path / "run", experiment="models", run_name="r", params={}) as tracker:
         address = log_translator(tracker, network, name="T1-to-T2", stride=4, metadata=ABOUT, register_as="ct")
-    module, about = load_translator(address)
-    assert (address, about) == ("models:/ct@best", ABOUT)
+    module, metadata = load_translator(address)
+    assert (address, metadata) == ("models:/ct@best", ABOUT)
     assert same(module, network, (3, 1, 8, 12))
     server.mode = "error"
     with pytest.raises(UserError, match=f"{address}: not found in {server.uri}"):

@@ -41,7 +41,7 @@ def contents(uri, run_id):
     }
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
     pictures = sorted(file.path.split("+timestamp")[0] for file in client(uri).list_artifacts(run_id, "images"))
-    data = [(one.dataset.name, one.dataset.digest, one.tags[0].value) for one in run.inputs.dataset_inputs]
+    data = [(item.dataset.name, item.dataset.digest, item.tags[0].value) for item in run.inputs.dataset_inputs]
     return run.info.status, run.info.run_name, run.data.params, tags, points, files, pictures, data
 
 
@@ -75,8 +75,8 @@ def test_sending_again_changes_nothing(tmp_path, store, dead):
     for _ in range(2):
         assert ": 0 points" in MlflowSync(tmp_path / "run").send()
     assert contents(store, run.info.run_id) == before
-    again = client(store).get_run(run.info.run_id).info
-    assert again.start_time == run.info.start_time
+    repeated = client(store).get_run(run.info.run_id).info
+    assert repeated.start_time == run.info.start_time
     assert len(client(store).search_runs([run.info.experiment_id])) == 1
 
 

@@ -181,19 +181,19 @@ def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
 
 
 def test_one_detector_alone_sees_the_real_target_and_none_its_head(pair):
-    one, two = fading(falls=True), fading(falls=False)
+    item, two = fading(falls=True), fading(falls=False)
     less = two.foreground.copy()
     less[:, :4] = False
     other = replace(two, slices=np.full_like(two.slices, 0.3), foreground=less)
     values = [
-        detected(validation(pair, {"one": one, "two": real}, cohorts=cohorts()).scores(identity()))
+        detected(validation(pair, {"one": item, "two": real}, cohorts=cohorts()).scores(identity()))
         for real in (two, other)
     ]
-    unpaired = validation(pair, {"one": one, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
+    unpaired = validation(pair, {"one": item, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
     values.append(detected(unpaired.scores(identity())))
-    seeing = [one.pop("detectors/T1_to_T2/unturned_contrast", None) for one in values]
+    seeing = [item.pop("detectors/T1_to_T2/unturned_contrast", None) for item in values]
     assert seeing[0] > 0.5 and seeing[1:] == [None, None]  # of a level target nothing can be said
-    forward = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
+    forward = [{name: value for name, value in item.items() if "T1_to_T2" in name} for item in values]
     assert len(forward[0]) == 11
     assert forward[0] == forward[1] == forward[2]
 

@@ -129,7 +129,7 @@ def test_an_override_takes_any_name_of_a_folder(name):
 )
 def test_every_path_of_a_command_line_is_expanded(parser, line, name):
     value = getattr(parser().parse_args(line), name)
-    assert [str(one) for one in (value if isinstance(value, list) else [value])] == ["/home/reader/c.yaml"]
+    assert [str(item) for item in (value if isinstance(value, list) else [value])] == ["/home/reader/c.yaml"]
 
 
 def test_lines_of_a_list_are_expanded(monkeypatch):

@@ -29,7 +29,7 @@ def door_that(ending):
 
 
 @pytest.mark.parametrize(
-    ("ending", "code", "said"),
+    ("ending", "code", "message"),
     [
         (0, 0, ""),
         (3, 3, ""),
@@ -42,10 +42,10 @@ def door_that(ending):
         (SystemExit(2), 2, ""),
     ],
 )
-def test_an_expected_ending_is_one_line_and_an_exit_code(ending, code, said, capsys):
+def test_an_expected_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
     assert door_that(ending)([]) == code
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", said)
+    assert (captured.out, captured.err) == ("", message)
 
 
 def test_a_bug_keeps_its_traceback():
@@ -73,7 +73,7 @@ FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
 
 
-def told(code: str, **streams) -> subprocess.CompletedProcess:
+def run_code(code: str, **streams) -> subprocess.CompletedProcess:
     """Run code in a process of its own, with its terminal elsewhere."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONUNBUFFERED", None)
@@ -84,7 +84,7 @@ def told(code: str, **streams) -> subprocess.CompletedProcess:
 
 
 def test_what_modules_log_is_printed_once_also_beside_a_handler_of_the_root():
-    process = told(
+    process = run_code(
         "    import logging; logging.basicConfig(level=logging.INFO); logger = logging.getLogger('pipeline.train')\n"
         "    logger.info('done'); logger.warning('odd'); return 0"
     )
@@ -99,7 +99,7 @@ def test_a_name_with_a_line_end_forges_no_second_warning(capsys):
 @needs_full
 def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
     with FULL.open("w") as full:
-        process = told("    echo('a'); echo('b'); warn('end'); return 3", stdout=full)
+        process = run_code("    echo('a'); echo('b'); warn('end'); return 3", stdout=full)
     assert process.returncode == 3
     assert process.stderr == (
         "warning: standard output cannot be written (No space left on device); going on without it\nend\n"
@@ -110,10 +110,10 @@ def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
 def test_where_nothing_can_be_told_the_work_goes_on(tmp_path):
     code = "    [echo(str(n)) for n in progress(range(3))]; warn('x'); print('y', file=sys.stderr); return 3"
     with FULL.open("w") as full:
-        process = told(code, stderr=full)
+        process = run_code(code, stderr=full)
     assert (process.returncode, process.stdout) == (3, "0\n1\n2\n")
     with FULL.open("w") as full:
-        assert told("    print('no line of ours', end=''); return 0", stdout=full).returncode == 0
+        assert run_code("    print('no line of ours', end=''); return 0", stdout=full).returncode == 0
 
 
 def test_a_progress_bar_outlives_its_terminal(monkeypatch):
@@ -128,7 +128,7 @@ def test_a_progress_bar_outlives_its_terminal(monkeypatch):
 
 def test_sigterm_is_a_line_and_143_from_the_door_on():
     before = signal.getsignal(signal.SIGTERM)
-    process = told("    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n    while True: pass")
+    process = run_code("    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n    while True: pass")
     assert (process.returncode, process.stdout) == (143, "")
     assert process.stderr == "stopped: SIGTERM; the same command does what is left\n"
     assert door_that(0)() == 0 and signal.getsignal(signal.SIGTERM) is before

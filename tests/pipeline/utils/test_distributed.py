@@ -30,7 +30,9 @@ def trained(method, world):
     seen = []
     for index in range(STEPS):
         losses = engine.step(*(world.local_shard(images) for images in batch(index, COUNT, dtype=torch.float64)))
-        weights = {f"{name}.{at}": one for name, net in engine.networks().items() for at, one in net.named_parameters()}
+        weights = {
+            f"{name}.{at}": item for name, net in engine.networks().items() for at, item in net.named_parameters()
+        }
         gradients = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
         seen.append((losses, gradients))
     return {"steps": seen, "state": saved(engine)}
@@ -110,12 +112,12 @@ def test_two_processes_make_the_losses_and_gradients_of_one(method, alone, pair)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_process_holds_the_same_state_to_the_bit(method, pair):
-    first, second = (one["methods"][method]["state"] for one in pair)
+    first, second = (item["methods"][method]["state"] for item in pair)
     assert differences(first, second) == set()
 
 
 def test_the_image_pool_is_that_of_the_whole_batch(alone, pair):
-    whole, shared = (one["cyclegan"]["state"]["pool_b"] for one in (alone, pair[0]["methods"]))
+    whole, shared = (item["cyclegan"]["state"]["pool_b"] for item in (alone, pair[0]["methods"]))
     assert len(whole["images"]) == 3
     assert torch.equal(whole["random"]["generator"], shared["random"]["generator"])  # drawn from as often
     torch.testing.assert_close(whole["images"], shared["images"], rtol=0, atol=1e-6)
@@ -123,36 +125,36 @@ def test_the_image_pool_is_that_of_the_whole_batch(alone, pair):
 
 def test_what_a_method_draws_is_drawn_for_the_whole_batch(alone, pair):
     for method in ("dualgan", "munit", "cut"):
-        generators = [one[method]["state"]["random"]["generator"] for one in (alone, pair[1]["methods"])]
+        generators = [item[method]["state"]["random"]["generator"] for item in (alone, pair[1]["methods"])]
         assert torch.equal(*generators)
 
 
 def test_mean_styles_are_those_of_the_whole_batch(alone, pair):
-    whole, shared = (one["munit"]["state"]["style_A"]["mean"] for one in (alone, pair[1]["methods"]))
+    whole, shared = (item["munit"]["state"]["style_A"]["mean"] for item in (alone, pair[1]["methods"]))
     assert whole.abs().sum() > 0
     torch.testing.assert_close(whole, shared, rtol=0, atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_changes_nothing_in_any(pair):
-    assert [one["bad"] for one in pair] == [{"changed": [], "finite": False}] * 2
+    assert [item["bad"] for item in pair] == [{"changed": [], "finite": False}] * 2
 
 
 def test_a_gradient_that_overflows_in_one_process_holds_all_back(pair):
-    for one in pair:
-        assert one["overflow"]["weight"].tolist() == [1, 1, 1]
-        assert one["overflow"]["scale"] == 4
+    for item in pair:
+        assert item["overflow"]["weight"].tolist() == [1, 1, 1]
+        assert item["overflow"]["scale"] == 4
 
 
 def test_gradients_are_averaged_and_a_parameter_without_one_stays_without(pair):
-    for one in pair:
-        assert [gradient.tolist() for gradient in one["small"]["gradients"][:3]] == [[0.5] * 2, [0.5] * 5, [0.5]]
-        assert one["small"]["gradients"][3] is None
+    for item in pair:
+        assert [gradient.tolist() for gradient in item["small"]["gradients"][:3]] == [[0.5] * 2, [0.5] * 5, [0.5]]
+        assert item["small"]["gradients"][3] is None
 
 
 def test_numbers_and_blocks_arrive_in_order_everywhere(pair):
-    for one in pair:
-        assert one["small"]["gathered"].tolist() == [[0], [0], [1], [1]]
-        assert (one["small"]["every"], one["small"]["greatest"]) == ([2**50, 2**50 + 1], 1)
+    for item in pair:
+        assert item["small"]["gathered"].tolist() == [[0], [0], [1], [1]]
+        assert (item["small"]["every"], item["small"]["greatest"]) == ([2**50, 2**50 + 1], 1)
 
 
 def test_each_process_has_its_own_random_stream_for_dropout(pair):

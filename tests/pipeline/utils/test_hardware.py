@@ -24,7 +24,7 @@ NEEDED = 39 * 10**6  # bytes, above glibc's largest threshold of 32 MiB
 def results(folder, action):
     """What `action` returns in a process with glibc's own settings, and in one that was set up."""
 
-    def one(rank):
+    def item(rank):
         if rank == 1:
             set_up(1)
         elif IS_GLIBC:  # this process, of which they are forks, may have been set up by another test
@@ -35,7 +35,7 @@ def results(folder, action):
             ctypes.CDLL(None).malloc_trim(0)  # of what the tests before left
         return action()
 
-    ended = together(one, folder)
+    ended = together(item, folder)
     assert [code for code, _ in ended] == [0, 0]
     return [result for _, result in ended]
 

@@ -39,17 +39,17 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["s.nii", "s.nii.gz", "s.hdr"])
 def test_a_volume_that_is_elsewhere_is_named_with_the_command(tmp_path, way, name):
-    make, said = WAYS[way]
+    make, message = WAYS[way]
     make(tmp_path / "a b" / name)
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/a b/{name}: .*{said}"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a b/{name}: .*{message}"):
         read_nifti(tmp_path / "a b" / name)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_picture_that_is_elsewhere_is_named_with_the_command(tmp_path, way):
-    make, said = WAYS[way]
+    make, message = WAYS[way]
     make(tmp_path / "s.png")
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/s.png: .*{said}"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/s.png: .*{message}"):
         read_raster(tmp_path / "s.png")
 
 

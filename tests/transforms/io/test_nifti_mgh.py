@@ -73,11 +73,11 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_ones_are_refused_by_name(tmp_path, damage):
-    spoil, said = DAMAGES[damage]
+    spoil, message = DAMAGES[damage]
     path = tmp_path / "a.mgz"
     mgz_at(path)
     spoil(path)
-    with pytest.raises(VolumeError, match=said) as refused:
+    with pytest.raises(VolumeError, match=message) as refused:
         read_nifti(path)
     assert str(path) in str(refused.value)
 
