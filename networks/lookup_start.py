@@ -20,7 +20,7 @@ DEFAULT_BOX_SHARE = 0.5  # of the model in the box in a start, where no validati
 
 
 class BoxTranslation(nn.Module):
-    """The model in the box, which is not trained further, for slices of any pixel size.
+    """The model in the box, which is not trained further, for axial slices of pixels up to about 2.7 mm.
 
     Slices of small pixels are averaged to about `BOX_MM`, translated, and interpolated back; small slices are put into
     air, for the model's norms depend on how much of it there is. Since the model has never seen a scan of the cohort, a
@@ -74,7 +74,8 @@ class BoxTranslation(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """Load a state, of which the numbers of pixels are plain numbers, too: sizes depend on them."""
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-        self._averaged, self._margin = int(self.averaged), int(self.margin)
+        if not {f"{prefix}averaged", f"{prefix}margin"} - state_dict.keys():
+            self._averaged, self._margin = (int(state_dict[f"{prefix}{name}"]) for name in ("averaged", "margin"))
 
 
 class LookupStart(nn.Module):

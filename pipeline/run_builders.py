@@ -101,7 +101,10 @@ def set_starts(
     if world.is_main:
         _fit_starts(prepared, preprocess_settings(config, version), starts)
         if boxes and prepared.split.validation:
-            validation().choose_box_shares({contrast: side[0] for contrast, side in starts.items()})
+            chosen = validation().choose_box_shares({contrast: side[0] for contrast, side in starts.items()})
+            if chosen:
+                text = ", ".join(f"{share:g} ({direction})" for direction, share in chosen.items())
+                logger.info(f"share of the model in the box in what training corrects: {text}, by validation pairs")
             for side in starts.values():
                 for start in side[1:]:
                     start.box_share.copy_(side[0].box_share)
@@ -137,8 +140,9 @@ def _fit_starts(
             for box in boxes[contrast]:
                 box.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
     fitted = " and ".join(f"{len(side)} {contrast}" for contrast, side in stacks.items())
+    what = "lookup" if fit is None else "lookups"
     logger.info(
-        f"lookup fitted to {fitted} images without pairs, {time.monotonic() - started:.1f} s; training corrects it"
+        f"{what} fitted to {fitted} images without pairs, {time.monotonic() - started:.1f} s; training corrects it"
     )
 
 

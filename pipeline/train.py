@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,6 +119,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     schedule = replace(schedule_of(training, prepared.longest), validate_start=begins_trained)
     reader = pair_reader(config, version, max(cast(int, network.stride) for network in engine.translators().values()))
 
+    validation_of = cache(partial(build_validation, config, prepared, reader, device, quiet))
+
     # Resume: load the weights and states, where they belong to these data.
     position, initial_step = start.position, start.position.step
     is_complete = position.epochs >= schedule.epochs
@@ -126,9 +128,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         require_same_data(start.state["data"], training_data(prepared), folder.path)
     start.load_into(engine)
     if start.state is None and start.weights is None:
-        set_starts(
-            config, version, prepared, engine, world, partial(build_validation, config, prepared, reader, device, quiet)
-        )
+        set_starts(config, version, prepared, engine, world, validation_of)
     announce(start, folder, schedule, f"{config.name}: {config.method.type}", training.learning_rate)
     require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
     checkpoint_entries = {
@@ -158,7 +158,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
             warn_of_lost_rate(schedule)
             mark_unfinished(folder.record, trains=True)
             with interruption.stop_immediately("before the next step; the same command goes on from there"):
-                validation = build_validation(config, prepared, reader, device, quiet)
+                validation = validation_of()
             callbacks = make_callbacks(
                 trained, validation, monitor, tracker, checkpoint_entries,
                 sample_slices=training.sample_slices, oriented=config.data.source != "images", quiet=quiet,

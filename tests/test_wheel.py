@@ -41,6 +41,7 @@ def test_it_holds_packages_configurations_templates_and_licence(installed):
     names = zipfile.ZipFile(installed[0]).namelist()
     for wanted in (
         "pipeline/configs/ixi.yaml",
+        "pipeline/inference/box.pt",
         "pipeline/reporting/page.html.jinja",
         "networks/cpu_kernels/winograd.py",
     ):

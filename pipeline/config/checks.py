@@ -114,6 +114,8 @@ def _method_conflicts(config: Config) -> Iterator[str]:
         yield f"method.lookup_weight = {method.lookup_weight:g}: {rule}"
     if config.starts_from_box and set(config.contrasts) != {"T1", "T2"}:
         yield "generator.start = 'box': knows the contrasts T1 and T2 alone; set it to lookup for others"
+    if config.starts_from_box and (config.preprocess.axis != "axial" or config.data.source == "images"):
+        yield "generator.start = 'box': knows axial slices of volumes alone; set it to lookup for others"
     suitable = SUITABLE_GENERATORS.get(method.type, SUITABLE_GENERATORS["any other"])
     if generator not in suitable:
         yield f"generator.type = {generator!r}: must be {' or '.join(suitable)} for method {method.type}"

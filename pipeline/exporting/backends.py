@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from networks.lookup_start import start_of
 from networks.unet import UNet
 from pipeline.exporting.agreement import require_agreement
 from pipeline.exporting.onnx import onnx_model
@@ -76,7 +77,9 @@ def may_gain(model: TranslationModel, to: str, volumes: int) -> bool:
         return False
     if volumes < LEAST_VOLUMES * torch.get_num_threads() or not RUNTIMES["openvino"].is_installed:
         return False
-    is_unet = any(isinstance(part, UNet) for part in network.modules())
+    start = start_of(network)
+    corrects = network if start is None else start.network  # what else a start has is small
+    is_unet = any(isinstance(part, UNet) for part in corrects.modules())
     return is_unet and is_large(network, model.settings.size, model.stride)
 
 

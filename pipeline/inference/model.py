@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.model_address import BOX, MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
+from pipeline.inference.model_address import BOX_FILE, MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
 from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported
 from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
@@ -190,7 +190,7 @@ def box(device: str = "auto") -> TranslationModel:
     Raises:
         UserError: the device is not available.
     """
-    return load_model(BOX, device)
+    return load_model(BOX_FILE, device)
 
 
 def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> TranslationModel:

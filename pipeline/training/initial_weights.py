@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.splits import CohortSplit
-from pipeline.inference.model_address import checkpoint_at
+from pipeline.inference.model_address import BOX_FILE, checkpoint_at
 from pipeline.runs.folder import RunFolder, differing_keys
 from pipeline.utils.console import shortlist
 from pipeline.utils.errors import UserError
@@ -90,12 +90,15 @@ def require_initial_weights(address: Path | None, folder: RunFolder) -> Path | N
     if address is None or folder.has_checkpoint():  # the other run may be gone by now
         return None
     try:
-        return checkpoint_at(address)
+        path = checkpoint_at(address)
     except UserError as error:
         raise UserError(
             f"training.start_from = {address}: no checkpoint there; give the folder of a run that has trained, or one "
             "of its checkpoints/*.pt"
         ) from error
+    if path == BOX_FILE:
+        raise UserError(f"training.start_from = {address}: set generator.start: box instead")
+    return path
 
 
 def read_initial_weights(

@@ -145,8 +145,13 @@ class Validation:
                 self._warn_unscored(target)
         return {**means, **detector_values, "validation/score": float(np.mean([*scores.values()]))}
 
-    def choose_box_shares(self, translators: Mapping[str, nn.Module]) -> None:
-        """Set the best `box_share` of each translator that starts from the box, if there are pairs to judge by."""
+    def choose_box_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
+        """Set the best `box_share` of each translator that starts from the box, if there are pairs to judge by.
+
+        Returns:
+            The chosen shares by direction, such as "T1 → T2".
+        """
+        chosen = {}
         for target, start, scans in self._starts(translators):
             if start.box is None:
                 continue
@@ -156,6 +161,9 @@ class Validation:
             boxed = [self._translate(fixed.input, start, start_alone) for fixed in scans]
             best = self._best_share(target, scans, looked_up, boxed, BOX_SHARES)
             start.box_share.fill_(DEFAULT_BOX_SHARE if best is None else best)
+            if best is not None:
+                chosen[f"{self._other(target)} → {target}"] = best
+        return chosen
 
     def choose_correction_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Set the best `correction_share` of each translator that corrects a start, if there are pairs to judge by.

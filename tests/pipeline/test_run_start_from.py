@@ -159,3 +159,14 @@ def test_the_plan_says_whose_weights_a_run_begins_with(source, tmp_path, capsys)
     assert begin(tmp_path / "run", source, "--dry-run") == 0
     assert "weights    of source (cyclegan), step 4: " in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_the_lookup_is_no_start_for_one_from_the_box(source, tmp_path, capsys):
+    assert begin(tmp_path / "run", source, "generator.start=box") == 2
+    error = capsys.readouterr().err
+    assert "generator.start: 'lookup' there, 'box' here" in error and "Traceback" not in error
+
+
+def test_the_box_is_begun_from_by_another_key(tmp_path, capsys):
+    assert begin(tmp_path / "run", "box") == 2
+    assert "training.start_from = box: set generator.start: box instead" in capsys.readouterr().err

@@ -43,6 +43,7 @@ def test_openvino_may_gain_for_many_volumes_by_a_large_unet_in_float32_alone(one
     unet = small_model("unet")
     assert may_gain(unet, "T2", LEAST_VOLUMES)
     assert not may_gain(small_model("lookup, neighbours"), "T2", 1000)  # a network of another kind
+    assert not may_gain(small_model("box, neighbours"), "T2", 1000)  # the box is a U-Net, but what corrects it is not
     assert may_gain(small_model("lookup, in the volume"), "T2", 1000)  # a U-Net that starts from a lookup
     assert not may_gain(unet, "T2", LEAST_VOLUMES - 1)
     assert not may_gain(unet.in_precision("bf16"), "T2", 1000)
@@ -67,7 +68,7 @@ def test_the_quicker_of_two_translates(one_thread, monkeypatch, quicker):
 def test_both_are_timed_by_what_they_take():
     model = small_model("lookup, in the volume")
     for timed in (model, in_backend(model, "T2", "openvino")):
-        assert 0 < _seconds(timed, "T2", 5) < 10
+        assert _seconds(timed, "T2", 5) > 0
 
 
 def test_only_an_installed_runtime_is_chosen_and_none_is_changed(monkeypatch):

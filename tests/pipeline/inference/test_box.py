@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -7,6 +6,7 @@ import pytest
 import torch
 
 from pipeline import box, load_model, translate
+from pipeline.config.load import load_config
 from pipeline.data.sources.phantom import make_subject
 from pipeline.data.sources.phantom_anatomy import grid
 from pipeline.inference.model_address import BOX_FILE, checkpoint_at
@@ -32,14 +32,12 @@ def test_the_file_is_small_and_holds_tensors_and_plain_values_without_a_path():
     content = torch.load(BOX_FILE, weights_only=True)  # refuses whatever would need code
     assert {tensor.dtype for state in content["translators"].values() for tensor in state.values()} == {torch.float16}
     assert content["config"]["data"]["source"] == "phantom" and content["config"]["data"]["folder"] == "data/phantom"
-    assert b"/work" not in BOX_FILE.read_bytes() and b"/home" not in BOX_FILE.read_bytes()
+    assert content["config"] == load_config(Path("box"), warn=False).model_dump(mode="json")
 
 
 @pytest.mark.parametrize(("source", "to"), [("T1", "T2"), ("T2", "T1")])
-def test_it_translates_a_head_in_seconds_nearer_to_the_real_scan_than_the_source_is(scans, source, to):
-    started, model = time.monotonic(), box("cpu")
-    image = translate(scans[source], model, to=to)
-    assert time.monotonic() - started < 20
+def test_it_translates_a_head_nearer_to_the_real_scan_than_the_source_is(scans, source, to):
+    image = translate(scans[source], box("cpu"), to=to)
     images = {"real": nib.load(scans[to]), "copy": nib.load(scans[source]), "made": image}
     values = {name: np.asanyarray(one.dataobj).astype(float).ravel() for name, one in images.items()}
     head = values["real"] > 0.15 * np.percentile(values["real"], 99)
@@ -53,5 +51,6 @@ def test_its_address_is_its_name_unless_a_path_is_called_so(scans, tmp_path, mon
     assert main(["-i", str(scans["T1"]), "-o", "made.nii.gz", "--model", "box", "--to", "T2", "--quiet"]) == 0
     assert Path("made.nii.gz").is_file()
     Path("box").mkdir()
+    assert box("cpu").identity("T2") == load_model(BOX_FILE, "cpu").identity("T2")
     with pytest.raises(UserError, match="box: no checkpoint in this folder"):
         checkpoint_at(Path("box"))
