@@ -5,9 +5,11 @@ import signal
 
 import pytest
 from processes import together
+from small_engine import differences
 from small_run import QUICK, in_child, latest, logged, phantom_run, signal_at, train_phantom, without_pictures
 
 import pipeline.train
+from pipeline import run_builders
 
 BATCH = ("training.batch_size=2", "augment.jitter=1.1")
 
@@ -83,3 +85,27 @@ def test_processes_that_see_other_data_are_refused(alone, monkeypatch, tmp_path,
 
     assert [code for code, _ in together(work, tmp_path / "log")] == [2, 2]
     assert "error: process 1 found other data, another checkpoint or other initial" in capfd.readouterr().err
+
+
+def test_all_processes_start_from_what_the_first_fitted(tmp_path, monkeypatch):
+    overrides = (*QUICK, *BATCH, "generator.start=box", "contrasts=[T2, T1]", "training.epochs=1")
+    begun, fitted, fits = {}, run_builders._fit_starts, []  # of this process; each of two has a copy
+    monkeypatch.setattr(run_builders, "_fit_starts", lambda *given: (fits.append(1), fitted(*given)))
+    monkeypatch.setattr(pipeline.train, "require_alike", lambda *given: begun.update(tables_of(given[2])))
+
+    def work(rank):
+        assert train_phantom(tmp_path / "run", *overrides) == 0 and len(fits) == (rank == 0)
+        return begun
+
+    (_, first), (_, second) = together(work, tmp_path / "log")
+    assert len(first) == 2 * 10 and differences(first, second) == set()
+    assert all(first[f"{name}.{key}"].std() > 0.1 for name in "GF" for key in ("lookup.table", "box.lookup.table"))
+
+
+def tables_of(engine):
+    """What both generators start from, but for the box's weights."""
+    return {
+        f"{name}.{key}": value.clone()
+        for name, network in engine.generators.items()
+        for key, value in network.named_buffers()
+    }
