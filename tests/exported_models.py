@@ -37,8 +37,7 @@ NETWORKS = {  # with every operation that generators are made of; each takes som
     "resnet": lambda: ResNetGenerator(1, 4, upsampling="nearest"),
     "lookup, in the volume": lambda: lookup_start(UNet(2, 4), (3.0, 8.0)),
     "lookup, neighbours": lambda: NeighbourGenerator(lookup_start(SkipGenerator(1, 4, in_channels=3)), 1),
-    "box": lambda: lookup_start(UNet(2, 4), (3.0, 8.0), with_box=True),
-    "box, neighbours": lambda: NeighbourGenerator(lookup_start(SkipGenerator(1, 4, in_channels=3), with_box=True), 1),
+    "box": lambda: lookup_start(SkipGenerator(1, 4), (3.0, 8.0), with_box=True),
     "munit": munit,
     "monai": lambda: MonaiGenerator("UNet", {"channels": (4, 8), "strides": (2,), "num_res_units": 1}),
 }

@@ -111,8 +111,8 @@ def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_
     caches = []
 
     class Reader:
-        def __init__(self, *_, cache, **__):
-            caches.append(cache)
+        def __init__(self, *_, registrations, **__):
+            caches.append(registrations)
 
         def read(self, _):
             return None, None, None

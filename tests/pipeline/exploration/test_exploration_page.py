@@ -32,7 +32,7 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         self.text += data
 
-    def arguments(self, tag):
+    def of(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
 

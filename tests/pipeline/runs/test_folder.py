@@ -83,6 +83,7 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         "  data.subjects: 20 there, None now",
         "  data.spacing_mm: 2.0 there, None now",
         "  data.seed: 0 there, None now",
+        "  data.variety: 'standard' there, None now",
         "  training.beta1: 0.5 there, 0.9 now",
     ]
 

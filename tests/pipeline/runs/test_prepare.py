@@ -95,7 +95,7 @@ def test_the_phantom_is_made_as_configured(tmp_path, monkeypatch):
     assert calls == [
         (
             (tmp_path / "heads", ("PD", "FLAIR")),
-            {"subjects": 5, "spacing_mm": 4.0, "seed": 9, "processes": 1, "quiet": True},
+            {"subjects": 5, "spacing_mm": 4.0, "seed": 9, "variety": "standard", "processes": 1, "quiet": True},
         )
     ]
 
