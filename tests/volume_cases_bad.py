@@ -218,6 +218,7 @@ BAD = [
     bytes_case("NaN affine", lambda: with_sform([[1, 0, 0], [0, np.nan, 0], [0, 0, 1]]), "NaN or infinite", REPAIR),
     bytes_case("infinite affine", lambda: with_sform([[1, 0, 0], [0, np.inf, 0], [0, 0, 1]]), "NaN or inf", REPAIR),
     bytes_case("invalid quaternion alone", lambda: patched({QUATERNION: F4([0.9] * 3), SFORM_CODE: I2(0)}), CONVERT),
+    bytes_case("voxels of 99 mm", lambda: with_sform(np.eye(3) * 99), "mm long by its affine, as no head is", REPAIR),
     bytes_case("voxels of 1 km", lambda: with_sform(np.eye(3) * 1e6), "which cannot be", REPAIR),
     bytes_case("pixdim NaN alone",
                lambda: patched({PIXDIM + 4: F4([np.nan] * 3), QFORM_CODE: I2(0), SFORM_CODE: I2(0)}), "NaN", REPAIR),

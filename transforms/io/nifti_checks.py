@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialHeader, SpatialImage
 
 PLAUSIBLE_VOXEL_MM = (0.01, 100.0)
 MIN_HEAD_MM = 5.0  # a mouse's brain measures about 15 mm
+MAX_EXTENT_MM = 2000.0  # of a volume along an axis: a head's field of view is 0.3 m, and resampling would fill memory
 MIN_AXES_DETERMINANT = 1e-3  # determinant of the unit axes; with a smaller one two axes coincide
 FORM_TOLERANCE_VOXELS = 0.1  # how far two affines may move a corner of the volume, in its smallest voxel spacing
 SIZE_TOLERANCE = 0.01  # relative, between pixdim and the sform's voxel sizes
@@ -211,6 +212,9 @@ def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
     if not ((spacing_mm >= smallest) & (spacing_mm <= largest)).all():
         sizes = sizes_text(spacing_mm)
         raise VolumeError(f"{name}: its voxels measure {sizes} mm by the affine, which cannot be; {_REMEDY}")
+    extent_mm = float((spacing_mm * image.shape[:3]).max())
+    if extent_mm > MAX_EXTENT_MM:
+        raise VolumeError(f"{name}: {extent_mm:,.0f} mm long by its affine, as no head is; {_REMEDY}")
     if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < MIN_AXES_DETERMINANT:  # volume of the unit axes
         raise VolumeError(f"{name}: its affine is singular, two of its axes coincide; {_REMEDY}")
     if isinstance(image.header, nib.Nifti1Header):
