@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.inference.model import TranslationModel, load_model
-from pipeline.inference.model_address import MLFLOW_SCHEMES
+from pipeline.inference.model_address import BOX, MLFLOW_SCHEMES
 from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.uncertainty import Calibration, UncertaintySources, has_own_spread
 from pipeline.runs.folder import RunFolder, json_text
@@ -122,6 +122,8 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
         )
     folders = (RunFolder(candidate) for candidate in (Path(uri), *Path(uri).absolute().parents[:2]))
     folder = next((folder for folder in folders if folder.calibrations.is_file()), None)
+    if folder is None and uri == BOX:
+        raise UserError(f"{uri}: the model in the box has no map of expected errors; leave --uncertainty out")
     if folder is None:
         raise UserError(
             f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "

@@ -54,3 +54,9 @@ def test_its_address_is_its_name_unless_a_path_is_called_so(scans, tmp_path, mon
     assert box("cpu").identity("T2") == load_model(BOX_FILE, "cpu").identity("T2")
     with pytest.raises(UserError, match="box: no checkpoint in this folder"):
         checkpoint_at(Path("box"))
+
+
+def test_it_has_no_map_of_expected_errors(scans, tmp_path, capsys):
+    output = tmp_path / "made.nii.gz"
+    assert main(["-i", str(scans["T1"]), "-o", str(output), "--model", "box", "--to", "T2", "--uncertainty"]) == 2
+    assert "the model in the box has no map of expected errors; leave --uncertainty out" in capsys.readouterr().err
