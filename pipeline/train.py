@@ -118,7 +118,6 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     begins_trained = training.start_from is not None or config.starts_from_lookup
     schedule = replace(schedule_of(training, prepared.longest), validate_start=begins_trained)
     reader = pair_reader(config, version, max(cast(int, network.stride) for network in engine.translators().values()))
-
     validation_of = cache(partial(build_validation, config, prepared, reader, device, quiet))
 
     # Resume: load the weights and states, where they belong to these data.
