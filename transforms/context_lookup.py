@@ -26,15 +26,10 @@ AIR_WIDTH = 0.02  # of the first interval of the intensity, which keeps air apar
 
 @dataclass(frozen=True)
 class ContextTable:
-    """A table from intensity and blurred intensities to intensity.
+    """A table from intensity and blurred intensities to intensity."""
 
-    Attributes:
-        values: `LEVELS`, float32; results are clipped to [-1, 1].
-        blur_pixels: Standard deviations of the Gaussians in pixels.
-    """
-
-    values: np.ndarray
-    blur_pixels: tuple[float, ...]
+    values: np.ndarray  # `LEVELS`, float32; results are clipped to [-1, 1]
+    blur_pixels: tuple[float, ...]  # standard deviations of the Gaussians in pixels
 
     def look_up(self, slices: np.ndarray, slice_mm: float) -> np.ndarray:
         """Map a volume's slices (N, H, W) in [-1, 1], `slice_mm` apart, to the same shape and range, float32."""

@@ -19,15 +19,11 @@ UNCOUNTED = 255  # index of the labels beyond the first 64
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Labels on a grid.
+    """Labels on a grid."""
 
-    Attributes:
-        indices: (X, Y, Z) or (N, H, W) uint8: 0 where the file has 0, i + 1 for labels[i], 255 for further labels.
-        labels: The labels in the file besides 0, ascending; the first 64.
-    """
-
+    # (X, Y, Z) or (N, H, W) uint8: 0 where the file has 0, i + 1 for labels[i], 255 for further labels
     indices: np.ndarray
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # the labels in the file besides 0, ascending; the first 64
 
 
 def read_label_map(path: Path) -> tuple[LabelMap, np.ndarray]:

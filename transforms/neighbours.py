@@ -16,15 +16,10 @@ CROWN_MM = 15.0  # or in thick slices the share of their distance in this: a cro
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Slices on either side of a slice. As channels, all lie in their order, the slice in the middle.
+    """Slices on either side of a slice. As channels, all lie in their order, the slice in the middle."""
 
-    Attributes:
-        adjacent: Number of slices next to it, on either side.
-        distances_mm: Distances of those farther off, on either side, rising.
-    """
-
-    adjacent: int = 0
-    distances_mm: tuple[float, ...] = ()
+    adjacent: int = 0  # number of slices next to it, on either side
+    distances_mm: tuple[float, ...] = ()  # distances of those farther off, on either side, rising
 
     @property
     def channels(self) -> int:

@@ -9,21 +9,13 @@ from pipeline.utils.files import printable
 
 @dataclass(frozen=True, order=True)
 class Case:
-    """One image file.
+    """One image file."""
 
-    Attributes:
-        subject: Name of the person scanned. Splits are made by subject.
-        session: Name of the scanning session ("" where there is only one); pairs share subject and session.
-        contrast: The contrast's name as the configuration spells it, free text.
-        path: A NIfTI volume, or a PNG/JPEG/TIFF slice.
-        split: "test" where the data set itself reserves the case for testing, otherwise None.
-    """
-
-    subject: str
-    session: str
-    contrast: str
-    path: Path
-    split: str | None = None
+    subject: str  # name of the person scanned; splits are made by subject
+    session: str  # "" where there is only one; pairs share subject and session
+    contrast: str  # as the configuration spells it, free text
+    path: Path  # a NIfTI volume, or a PNG/JPEG/TIFF slice
+    split: str | None = None  # "test" where the data set itself reserves it for testing
 
     def __post_init__(self) -> None:
         """Make names of files in an unknown encoding printable, so that every page and table can show them."""

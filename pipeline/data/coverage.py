@@ -17,16 +17,11 @@ MAX_LENGTH_RATIO = 1.1  # longer typical length over shorter, up to which two co
 
 @dataclass(frozen=True)
 class Coverage:
-    """The range of the head that a run trains on.
+    """The range of the head that a run trains on."""
 
-    Attributes:
-        axis: Orientation of the slices: "axial", "coronal" or "sagittal".
-        mm: Length of the range; None for the whole volume.
-        shown_mm: Contrast -> median length of head in its training volumes along that axis.
-    """
-
-    axis: str
-    mm: float | None = None
+    axis: str  # orientation of the slices: "axial", "coronal" or "sagittal"
+    mm: float | None = None  # length of the range; None for the whole volume
+    # contrast -> median length of head in its training volumes along that axis
     shown_mm: Mapping[str, float] | None = None
 
     def bounds(self, head_slices: Sequence[int], slice_mm: float) -> tuple[float, float]:

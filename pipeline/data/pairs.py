@@ -30,26 +30,17 @@ class BadScan(UserError):
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan as network input, scaled by its own percentiles.
+    """A scan as network input, scaled by its own percentiles."""
 
-    Attributes:
-        slices: (N, H, W) float32 in [-1, 1], padded to the network's stride.
-        field_of_view: (h, w) of the slices before padding.
-        foreground: (N, h, w) bool, the head, not padded.
-        affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
-        settings, stride: The settings of training, and the factor that padded heights and widths are multiples of.
-        path: The file.
-        inverse_state: Values that the chain's inverse needs besides slices, so that a translation can be written on the
-            file's grid without reading it again; see `transforms.monai_transforms`.
-    """
-
-    slices: np.ndarray
-    field_of_view: tuple[int, int]
-    foreground: np.ndarray
-    affine: np.ndarray
-    settings: PreprocessSettings
-    stride: int = 1
+    slices: np.ndarray  # (N, H, W) float32 in [-1, 1], padded to the network's stride
+    field_of_view: tuple[int, int]  # (h, w) of the slices before padding
+    foreground: np.ndarray  # (N, h, w) bool, the head, not padded
+    affine: np.ndarray  # (4, 4) of the unpadded volume, voxel to RAS millimetres
+    settings: PreprocessSettings  # of training
+    stride: int = 1  # of which padded heights and widths are multiples
     path: Path = Path("an image")
+    # values that the chain's inverse needs besides slices, so that a translation can be written on the file's grid
+    # without reading it again; see `transforms.monai_transforms`
     inverse_state: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -12,16 +12,11 @@ from transforms.intensity import foreground_mask
 
 @dataclass(frozen=True)
 class Head:
-    """The head in a stack's thinned voxels.
-
-    Attributes:
-        mask: (n, h, w) bool.
-        axes_mm: For each axis, the positions (n,), (h,), (w,) of its voxels.
-    """
+    """The head in a stack's thinned voxels."""
 
     stack: SliceStack
-    mask: np.ndarray
-    axes_mm: tuple[np.ndarray, ...]
+    mask: np.ndarray  # (n, h, w) bool
+    axes_mm: tuple[np.ndarray, ...]  # for each axis, the positions (n,), (h,), (w,) of its voxels
 
     def voxels(self, stride: int = 1) -> np.ndarray:
         """Return the intensities (n, h, w) of every so many of its voxels."""

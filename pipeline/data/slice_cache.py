@@ -54,19 +54,12 @@ Entry = TypeVar("Entry")  # the cached slices of an item
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """The slice cache, and how it is filled.
+    """The slice cache, and how it is filled."""
 
-    Attributes:
-        store: Folder of the slice cache.
-        processes: Worker processes; None for one per core.
-        on_bad_volume: "skip" warns of images that cannot be used and leaves them out, "stop" refuses them.
-        quiet: Whether to leave out progress bars.
-    """
-
-    store: Path
-    processes: int | None = None
-    on_bad_volume: str = "skip"
-    quiet: bool = False
+    store: Path  # its folder
+    processes: int | None = None  # worker processes; None for one per core
+    on_bad_volume: str = "skip"  # "skip" warns of images that cannot be used and leaves them out, "stop" refuses them
+    quiet: bool = False  # without progress bars
 
 
 def cache_key(identity: Sequence[object]) -> str:

@@ -18,23 +18,15 @@ SLICE_SIZE = 256  # pixels along a side of those slices; of larger ones there ar
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Slices of one head in one contrast.
+    """Slices of one head in one contrast."""
 
-    Attributes:
-        read: Function that returns them, and those that lie about them, (M, H, W) float32 in [-1, 1].
-        positions_mm: (N,), where they lie across the slices.
-        pixel_mm: Height and width of a pixel.
-        first: Index of the first of them in what `read` returns.
-        air_beyond: Whether air lies before and after what `read` returns; else its ends go on as they are.
-        in_volume: Whether a lookup sees the slices on either side of a slice, too.
-    """
-
-    read: Callable[[], np.ndarray]
-    positions_mm: np.ndarray
-    pixel_mm: tuple[float, float]
-    first: int = 0
+    read: Callable[[], np.ndarray]  # returns them, and those about them, (M, H, W) float32 in [-1, 1]
+    positions_mm: np.ndarray  # (N,), where they lie across the slices
+    pixel_mm: tuple[float, float]  # height and width of a pixel
+    first: int = 0  # index of the first of them in what `read` returns
+    # whether air lies before and after what `read` returns; else its ends go on as they are
     air_beyond: tuple[bool, bool] = (False, False)
-    in_volume: bool = True
+    in_volume: bool = True  # whether a lookup sees the slices on either side of a slice, too
 
     def slices(self) -> np.ndarray:
         """Return the slices, (N, H, W) float32 in [-1, 1]."""

@@ -12,19 +12,14 @@ from pipeline.utils.errors import UserError
 
 @dataclass(frozen=True)
 class CohortSplit:
-    """Training, validation and test cases; no subject is in two of these three parts.
+    """Training, validation and test cases; no subject is in two of these three parts."""
 
-    Attributes:
-        train: Contrast -> its training cases. Unpaired: no subject is in both, but those of `pairs`. Paired: case i of
-            the first contrast and case i of the second are a pair.
-        validation: Cases of the validation subjects, of both contrasts where they have both.
-        test: Cases of the test subjects, likewise.
-        pairs: Training cases whose subjects are in both contrasts though training is unpaired: its pairs.
-    """
-
+    # contrast -> its training cases. Unpaired: no subject is in both, but those of `pairs`. Paired: case i of the first
+    # contrast and case i of the second are a pair.
     train: dict[str, tuple[Case, ...]]
-    validation: tuple[Case, ...]
-    test: tuple[Case, ...]
+    validation: tuple[Case, ...]  # cases of the validation subjects, of both contrasts where they have both
+    test: tuple[Case, ...]  # cases of the test subjects, likewise
+    # training cases whose subjects are in both contrasts though training is unpaired: its pairs
     pairs: tuple[Case, ...] = ()
 
 

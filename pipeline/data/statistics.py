@@ -56,28 +56,17 @@ class CohortFingerprint(_Record):
 
 @dataclass(frozen=True)
 class CaseStatistics(_Record):
-    """Statistics of a volume in the slice cache.
+    """Statistics of a volume in the slice cache."""
 
-    Attributes:
-        low, high: Intensities that became -1 and 1.
-        integer: Whether the file holds whole numbers.
-        spacing_mm: Voxel size of the file (R, A, S).
-        histogram: Histogram of the foreground of the slices used, over [-1, 1].
-        slice_histograms: A histogram per slice of the volume, see `pipeline.data.stored_slices.pack_histograms`.
-        head_slices: First and last slice of the head.
-        slice_mm: Distance between slices.
-        fingerprint: The volume's fingerprint; None for pictures and tiny heads.
-    """
-
-    low: float
-    high: float
-    integer: bool
-    spacing_mm: list[float]
-    histogram: list[int]
-    slice_histograms: str
-    head_slices: tuple[int, int]
-    slice_mm: float
-    fingerprint: Fingerprint | None = None
+    low: float  # intensity that became -1
+    high: float  # and 1
+    integer: bool  # whether the file holds whole numbers
+    spacing_mm: list[float]  # voxel size of the file (R, A, S)
+    histogram: list[int]  # of the foreground of the slices used, over [-1, 1]
+    slice_histograms: str  # one per slice of the volume, see `pipeline.data.stored_slices.pack_histograms`
+    head_slices: tuple[int, int]  # first and last slice of the head
+    slice_mm: float  # distance between slices
+    fingerprint: Fingerprint | None = None  # None for pictures and tiny heads
 
     def to_json(self) -> dict[str, Any]:
         """Return the statistics in JSON's types."""
@@ -97,24 +86,17 @@ class ContrastStatistics(_Record):
     """Statistics of a contrast's training cohort.
 
     An MLflow model keeps `low`, `high` and `integer` of its target alone, and otherwise the fingerprint.
-
-    Attributes:
-        low, high: Median intensities that became -1 and 1, in the files' units.
-        integer: Whether all files hold whole numbers.
-        spacing_mm: Median voxel size (R, A, S).
-        histogram: Sum of the cases' foreground histograms over [-1, 1].
-        cases, slices: Their numbers.
-        fingerprint: What volumes to translate are compared with; None for pictures, and where it was not kept. It
-            describes whole volumes, since these are translated.
     """
 
-    low: float = math.nan
-    high: float = math.nan
-    integer: bool = False
-    spacing_mm: list[float] = field(default_factory=list)
-    histogram: list[int] = field(default_factory=list)
+    low: float = math.nan  # median intensity that became -1, in the files' units
+    high: float = math.nan  # and 1
+    integer: bool = False  # whether all files hold whole numbers
+    spacing_mm: list[float] = field(default_factory=list)  # median voxel size (R, A, S)
+    histogram: list[int] = field(default_factory=list)  # sum of the cases' foreground histograms over [-1, 1]
     cases: int = 0
     slices: int = 0
+    # what volumes to translate are compared with; None for pictures, and where it was not kept. It describes whole
+    # volumes, since these are translated.
     fingerprint: CohortFingerprint | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -20,24 +20,16 @@ BINS = 256  # bins of a histogram
 
 @dataclass(frozen=True)
 class StoredSlices:
-    """The cached slices of an image.
-
-    Attributes:
-        case: The image.
-        path: The .npy file, uint16 (N, size, size).
-        positions: Indices in the volume of the slices used, ascending: all occupied ones, or those in a range.
-        first: Index in the file of the first slice used; the others follow it.
-        stored: Number of slices in the file; None if all are used.
-        slice_mm: Distance between slices.
-        air_beyond: Whether the volume goes on before the file's first slice and after its last, the head having ended.
-    """
+    """The cached slices of an image."""
 
     case: Case
-    path: Path
+    path: Path  # the .npy file, uint16 (N, size, size)
+    # indices in the volume of the slices used, ascending: all occupied ones, or those in a range
     positions: Sequence[int]
-    first: int = 0
-    stored: int | None = None
-    slice_mm: float = 1.0
+    first: int = 0  # index in the file of the first slice used; the others follow it
+    stored: int | None = None  # number of slices in the file; None if all are used
+    slice_mm: float = 1.0  # distance between slices
+    # whether the volume goes on before the file's first slice and after its last, the head having ended
     air_beyond: tuple[bool, bool] = (False, False)
 
     @property
@@ -80,16 +72,11 @@ class StoredCase(StoredSlices):
 
 @dataclass(frozen=True)
 class StoredPair:
-    """The same cached slices of two registered images.
-
-    Attributes:
-        first, second: The slices of each image, on the first's grid.
-        rigid_transform: (4, 4) from the first image to the second, in RAS millimetres.
-    """
+    """The same cached slices of two registered images."""
 
     first: StoredSlices
-    second: StoredSlices
-    rigid_transform: Sequence[Sequence[float]]
+    second: StoredSlices  # on the first's grid
+    rigid_transform: Sequence[Sequence[float]]  # (4, 4) from the first image to the second, in RAS millimetres
 
     @property
     def cases(self) -> tuple[Case, Case]:

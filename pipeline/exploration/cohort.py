@@ -25,21 +25,13 @@ NOT_USED = SUBSETS[-1]
 
 @dataclass(frozen=True)
 class Cohort:
-    """Cases of a cohort with their subsets and statistics.
-
-    Attributes:
-        contrasts: Names of the two contrasts.
-        subsets: Case -> one of `SUBSETS`.
-        statistics: Readable case -> statistics of its image.
-        unreadable: Unreadable case -> reason.
-        coverage: Range of the head that training would use.
-    """
+    """Cases of a cohort with their subsets and statistics."""
 
     contrasts: tuple[str, str]
-    subsets: Mapping[Case, str]
-    statistics: Mapping[Case, ImageStatistics]
-    unreadable: Mapping[Case, str]
-    coverage: Coverage = FULL_COVERAGE
+    subsets: Mapping[Case, str]  # one of `SUBSETS` for each case
+    statistics: Mapping[Case, ImageStatistics]  # of the readable ones
+    unreadable: Mapping[Case, str]  # reasons
+    coverage: Coverage = FULL_COVERAGE  # that training would use
 
     def cases(self, contrast: str, subset: str | None = None) -> list[Case]:
         """Return the cases of a contrast, readable or not, in one subset or in all."""

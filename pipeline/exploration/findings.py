@@ -21,19 +21,12 @@ KINDS = ("unreadable", "duplicate", "similar names", "coverage", "voxel sizes", 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding.
+    """One finding."""
 
-    Attributes:
-        kind: One of `KINDS`.
-        cases: Cases concerned; empty for the whole cohort.
-        text: Reason, for readers.
-        z: Modified z-score of an outlier; None for none.
-    """
-
-    kind: str
-    cases: tuple[Case, ...]
-    text: str
-    z: float | None = None
+    kind: str  # one of `KINDS`
+    cases: tuple[Case, ...]  # empty for the whole cohort
+    text: str  # for readers
+    z: float | None = None  # an outlier's modified z-score
 
     @property
     def names(self) -> str:

@@ -33,75 +33,45 @@ TYPE_NAMES = {255.0: "8 bit", 65535.0: "16 bit", None: "32 bit or float"}
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxel grid of a volume.
+    """Voxel grid of a volume."""
 
-    Attributes:
-        shape: (X, Y, Z) in the file's order of axes.
-        spacing_mm: Voxel size in the file's order of axes.
-        orientation: Directions of the file's axes, such as "PSR".
-        oblique_degrees: Largest angle between an axis of the file and the nearest anatomical axis.
-        shape_ras, spacing_ras_mm: Shape and voxel size along right, anterior, superior.
-    """
-
-    shape: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    orientation: str
-    oblique_degrees: float
-    shape_ras: tuple[int, ...]
+    shape: tuple[int, ...]  # (X, Y, Z) in the file's order of axes
+    spacing_mm: tuple[float, ...]  # voxel size in the file's order of axes
+    orientation: str  # directions of the file's axes, such as "PSR"
+    oblique_degrees: float  # largest angle between an axis of the file and the nearest anatomical axis
+    shape_ras: tuple[int, ...]  # along right, anterior, superior
     spacing_ras_mm: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Statistics of one image; "head" is the foreground of the normalisation.
+    """Statistics of one image; "head" is the foreground of the normalisation."""
 
-    Attributes:
-        grid: Voxel grid; None for 2D images.
-        shape: (X, Y, Z) in the file's order of axes, or (width, height) of a 2D image.
-        stored_as: Data type; "unknown" if nibabel cannot open the file under its name.
-        slope, intercept: Scaling from stored values to intensities.
-        lowest, highest: Range of all finite voxels, in the file's units.
-        percentiles: `PERCENTILES` of the head, in the file's units.
-        zeros: Share of voxels that are 0.
-        nan, inf: Numbers of NaN and infinite voxels, before they were replaced.
-        warning: Warnings of reading the image; "" for none.
-        low, high: Intensities that become -1 and 1.
-        head: Share of the image that is head.
-        cut_off: Share of the head beyond the square training slices.
-        slices: Number of slices that training would use.
-        checksum: Checksum of shape and voxels in RAS order, independent of how the file stores them.
-        histogram: Histogram of the head's normalised intensities over [-1, 1], (BINS,), with sum 1.
-        cells: (K, 3) int32, the points of `lattice_points` that lie in the head; None if unknown.
-        planes: Plane -> normalised slice through the middle of the head, uint8 (A, B) in true proportions.
-        occupied: Indices along the slicing axis of the slices with enough head.
-        head_slices: First and last slice of the head along the slicing axis; None for 2D images.
-        slice_mm: Distance between two slices.
-    """
-
-    grid: Grid | None
-    shape: tuple[int, ...]
-    stored_as: str
-    slope: float
+    grid: Grid | None  # None for 2D images
+    shape: tuple[int, ...]  # (X, Y, Z) in the file's order of axes, or (width, height) of a 2D image
+    stored_as: str  # data type; "unknown" if nibabel cannot open the file under its name
+    slope: float  # from stored values to intensities
     intercept: float
-    lowest: float
+    lowest: float  # of all finite voxels, in the file's units
     highest: float
-    percentiles: tuple[float, ...]
-    zeros: float
-    nan: int
+    percentiles: tuple[float, ...]  # `PERCENTILES` of the head, in the file's units
+    zeros: float  # share of voxels that are 0
+    nan: int  # number of voxels, before they were replaced
     inf: int
-    warning: str
-    low: float
-    high: float
-    head: float
-    cut_off: float
-    slices: int
-    checksum: str
-    histogram: np.ndarray
-    cells: np.ndarray | None
+    warning: str  # warnings of reading the image; "" for none
+    low: float  # intensity that becomes -1
+    high: float  # and 1
+    head: float  # share of the image that is head
+    cut_off: float  # share of the head beyond the square training slices
+    slices: int  # that training would use
+    checksum: str  # of shape and voxels in RAS order, independent of how the file stores them
+    histogram: np.ndarray  # of the head's normalised intensities over [-1, 1], (BINS,), with sum 1
+    cells: np.ndarray | None  # (K, 3) int32, the points of `lattice_points` that lie in the head; None if unknown
+    # plane -> normalised slice through the middle of the head, uint8 (A, B) in true proportions
     planes: dict[str, np.ndarray]
-    occupied: tuple[int, ...] = ()
-    head_slices: tuple[int, int] | None = None
-    slice_mm: float = 1.0
+    occupied: tuple[int, ...] = ()  # indices along the slicing axis of the slices with enough head
+    head_slices: tuple[int, int] | None = None  # first and last slice of the head; None for 2D images
+    slice_mm: float = 1.0  # distance between two slices
 
     @property
     def head_mm(self) -> float | None:

@@ -24,21 +24,13 @@ HISTOGRAM_DISTANCE = "distance of the normalised histogram"
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity in which images can be outliers.
+    """A quantity in which images can be outliers."""
 
-    Attributes:
-        name: Name for readers.
-        smallest: Smallest departure that matters: a factor if `ratio`, else a difference.
-        unit: Unit with its space, such as " mm"; "%" for shares.
-        ratio: Whether values are compared by their ratio, on a logarithmic scale.
-        upward: Whether only values above the median can be outliers.
-    """
-
-    name: str
-    smallest: float
-    unit: str = ""
-    ratio: bool = False
-    upward: bool = False
+    name: str  # for readers
+    smallest: float  # smallest departure that matters: a factor if `ratio`, else a difference
+    unit: str = ""  # unit with its space, such as " mm"; "%" for shares
+    ratio: bool = False  # whether values are compared by their ratio, on a logarithmic scale
+    upward: bool = False  # whether only values above the median can be outliers
 
     def text(self, value: float) -> str:
         """Return a value with its unit."""
@@ -66,17 +58,12 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Departure:
-    """Departure of an image from its contrast.
-
-    Attributes:
-        quantity: Name of the quantity.
-        text: Value and the contrast's median, for readers.
-        z: Distance from the median, in units of the robust standard deviation or 1/3.5 of the smallest departure that
-            matters, whichever is larger; None for orientations.
-    """
+    """Departure of an image from its contrast."""
 
     quantity: str
-    text: str
+    text: str  # value and the contrast's median
+    # distance from the median, in units of the robust standard deviation or 1/3.5 of the smallest departure that
+    # matters, whichever is larger; None for orientations
     z: float | None
 
 

@@ -27,37 +27,23 @@ SHIFTED_SLICES = 12  # slices of a direction whose shift is measured; a median n
 
 @dataclass(frozen=True)
 class Cohort:
-    """Statistics of a contrast's training slices.
+    """Statistics of a contrast's training slices."""
 
-    Attributes:
-        profile: (LAYERS,) mean intensity from under the scalp to the centre; see `depth_profile`.
-        spread: How far slices differ; see `spread`.
-        quantiles: Equally spaced quantiles of the foreground's intensities.
-    """
-
-    profile: np.ndarray
-    spread: float
-    quantiles: np.ndarray
+    profile: np.ndarray  # (LAYERS,) mean intensity from under the scalp to the centre; see `depth_profile`
+    spread: float  # how far slices differ; see `spread`
+    quantiles: np.ndarray  # equally spaced quantiles of the foreground's intensities
 
 
 @dataclass(frozen=True)
 class Translated:
-    """Slices of one scan and their translation.
+    """Slices of one scan and their translation."""
 
-    Attributes:
-        source, translation: (K, h, w) in [-1, 1].
-        head: (K, h, w) bool, of the source.
-        layers: (K, h, w), `depth_layers` of the head.
-        pixel_mm: Height and width of a pixel.
-        real: (K, h, w) in [-1, 1], the real target on the source's grid; None without pairs.
-    """
-
-    source: np.ndarray
-    translation: np.ndarray
-    head: np.ndarray
-    layers: np.ndarray
-    pixel_mm: tuple[float, float]
-    real: np.ndarray | None = None
+    source: np.ndarray  # (K, h, w) in [-1, 1]
+    translation: np.ndarray  # likewise
+    head: np.ndarray  # (K, h, w) bool, of the source
+    layers: np.ndarray  # (K, h, w), `depth_layers` of the head
+    pixel_mm: tuple[float, float]  # height and width of a pixel
+    real: np.ndarray | None = None  # (K, h, w) in [-1, 1], the real target on the source's grid; None without pairs
 
 
 def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:

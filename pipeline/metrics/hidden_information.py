@@ -10,19 +10,12 @@ NOISE_SD = 0.02  # of what is added to a translation before it is translated bac
 
 @dataclass(frozen=True)
 class Cycled:
-    """Slices of one scan, translated and back again.
+    """Slices of one scan, translated and back again."""
 
-    Attributes:
-        source: (K, h, w) in [-1, 1].
-        clean: (K, h, w), the translation translated back.
-        noisy: (K, h, w), the same with noise of SD `NOISE_SD` in the translation.
-        head: (K, h, w) bool, of the source.
-    """
-
-    source: np.ndarray
-    clean: np.ndarray
-    noisy: np.ndarray
-    head: np.ndarray
+    source: np.ndarray  # (K, h, w) in [-1, 1]
+    clean: np.ndarray  # (K, h, w), the translation translated back
+    noisy: np.ndarray  # (K, h, w), the same with noise of SD `NOISE_SD` in the translation
+    head: np.ndarray  # (K, h, w) bool, of the source
 
 
 def hidden_information(scans: Sequence[Cycled]) -> dict[str, float]:

@@ -51,22 +51,14 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way to score.
+    """A named way to score."""
 
-    Attributes:
-        name: Its name in the configuration.
-        description: Normalisation, data range and meaning of the ±, in a sentence or two for a reader of the table.
-        measure: Function of (prediction, real, foreground), each (N, H, W), and spacing_mm that returns values by
-            "unit/region/metric".
-        over: What mean and ± are taken over: the subjects' means, or all slices of all subjects.
-        ddof: 1 for the sample standard deviation, 0 for the population's.
-    """
-
-    name: str
-    description: str
-    measure: Callable[..., Measurements]
+    name: str  # in the configuration
+    description: str  # normalisation, data range and meaning of the ±, in a sentence or two for a reader of the table
+    measure: Callable[..., Measurements]  # of (prediction, real, foreground), each (N, H, W), and spacing_mm
+    # what mean and ± are taken over: the subjects' means, or all slices of all subjects
     over: Literal["subjects", "slices"] = "subjects"
-    ddof: int = 1
+    ddof: int = 1  # 1 for the sample standard deviation, 0 for the population's
 
     def summarise(self, subjects: Sequence[Measurements]) -> dict[str, Summary]:
         """Return mean, ± and number over the subjects' values from `measure`, as this protocol defines them."""
