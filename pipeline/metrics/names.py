@@ -14,6 +14,7 @@ HEADINGS = {  # in the order of a table's columns
     "psnr": "PSNR [dB]",
     "calibrated_psnr": "calibrated PSNR [dB]",
     "ssim": "SSIM",
+    "haarpsi": "HaarPSI",
     "mae": "MAE",
     "nrmse": "NRMSE",
     "nmi": "NMI",
@@ -28,7 +29,7 @@ HEADINGS = {  # in the order of a table's columns
     "calibration_error": "calibration error",
 }
 _TISSUES = {"dice", "dice_dark", "dice_middle", "dice_bright"}
-_HIGHER_IS_BETTER = {"psnr", "calibrated_psnr", "ssim", "nmi", "spearman", *_TISSUES}
+_HIGHER_IS_BETTER = {"psnr", "calibrated_psnr", "ssim", "haarpsi", "nmi", "spearman", *_TISSUES}
 _ONE_IS_BEST = {"slice_ratio"}  # the further from 1, up or down, the worse
 _TWO_DIGITS = {"psnr", "calibrated_psnr", "slice_ratio"}
 

@@ -21,6 +21,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from pipeline.metrics import names
+from pipeline.metrics.haarpsi import mean_haarpsi
 from pipeline.metrics.regions import measure_regions
 from pipeline.metrics.similarity import (
     DATA_RANGE,
@@ -106,8 +107,8 @@ def measure_own(
 
     Data range 2. Volume SSIM uses a 3D window and is NaN for stacks of fewer than 11 slices. Slices with an empty
     foreground are left out of all slice figures, those of the whole image too. Of volumes alone: NMI, slice ratio and
-    calibrated PSNR inside the foreground, the Dice coefficients of tissue classes in the foreground's interior, and
-    errors and similarity in each label of `regions` (name -> labels (N, H, W)).
+    calibrated PSNR inside the foreground, HaarPSI, the Dice coefficients of tissue classes in the foreground's
+    interior, and errors and similarity in each label of `regions` (name -> labels (N, H, W)).
     """
     similarity = possible_ssim_map(prediction, real, DATA_RANGE)
     measurements = _measure_unit("volume", prediction, real, foreground, similarity)
@@ -145,6 +146,7 @@ def _measure_structure(
         "volume/foreground/nmi": nmi(prediction, real, foreground),
         "volume/foreground/slice_ratio": slice_ratio(prediction, real, foreground),
         "volume/foreground/calibrated_psnr": calibrated_psnr(prediction, real, DATA_RANGE, foreground),
+        "volume/image/haarpsi": mean_haarpsi(prediction, real, foreground),
     }
     tissues = tissue_agreement(prediction, real, interior(foreground, spacing_mm))
     measurements |= {f"volume/interior/{metric}": value for metric, value in tissues.items()}
@@ -247,9 +249,9 @@ def _uniform_ssim(prediction: np.ndarray, real: np.ndarray, data_ranges: np.ndar
 OWN = Protocol(
     name=names.OWN,
     description="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian "
-    "window of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, "
-    "k-means of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as "
-    "much as the real target's; slices without foreground left out; ± is the sample SD over subjects",
+    "window of sigma 1.5; HaarPSI of whole slices; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, "
+    "middle and bright tissue, k-means of each image by itself, deep inside the head; slice ratio: how much neighbouring "
+    "slices differ, 1 as much as the real ones; slices without foreground left out; ± is the sample SD over subjects",
     measure=measure_own,
 )
 

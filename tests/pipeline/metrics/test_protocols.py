@@ -29,7 +29,7 @@ def score(protocol, *images):
 
 STRUCTURE = {
     *("volume/foreground/nmi", "volume/foreground/slice_ratio", "volume/foreground/calibrated_psnr"),
-    "volume/interior/dice",
+    *("volume/interior/dice", "volume/image/haarpsi"),
     *(f"volume/interior/dice_{tissue}" for tissue in ("dark", "middle", "bright")),
 }
 
