@@ -40,37 +40,25 @@ MOSAICS = "mosaics"  # their folder among a run's artifacts in MLflow
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is evaluated, and how.
+    """What is evaluated, and how."""
 
-    Attributes:
-        protocols: Published protocols to score in besides our own.
-        translate: Whether to write the test subjects' translations.
-        no_uncertainty: Reason not to calibrate the uncertainty; "" calibrates it.
-        processes: Worker processes; None for one per core.
-    """
-
-    protocols: Sequence[str] = ()
+    protocols: Sequence[str] = ()  # published ones, to score in besides our own
     batch_size: int = 8
-    translate: bool = True
-    no_uncertainty: str = ""
-    processes: int | None = None
+    translate: bool = True  # whether to write the test subjects' translations
+    no_uncertainty: str = ""  # the reason not to calibrate the uncertainty; "" calibrates it
+    processes: int | None = None  # worker processes; None for one per core
     quiet: bool = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
-
-    Attributes:
-        no_uncertainty: Reason why there is no calibration of the uncertainty; "" where there is one.
-        viewer: The interactive viewer; None without its package.
-    """
+    """What came of an evaluation."""
 
     scores: Scores
     volumes: list[TranslatedVolume]
     uncertainty: UncertaintyScorer
-    no_uncertainty: str
-    viewer: Viewer | None
+    no_uncertainty: str  # the reason why there is no calibration of the uncertainty; "" where there is one
+    viewer: Viewer | None  # None without its package
 
 
 def evaluate_run(
@@ -165,9 +153,7 @@ def log_evaluation(
     """
     tracker.log_metrics(final_metrics(evaluation.scores), position.step)
     tracker.log_table(SUBJECT_TABLE, *subject_table(evaluation.scores))
-    first_volumes = {
-        volume.target: volume for volume in reversed(evaluation.volumes)
-    }  # the first subject of each direction
+    first_volumes = {volume.target: volume for volume in reversed(evaluation.volumes)}  # the first by direction
     pictures = {volume.mosaic.stem: f"{MOSAICS}/{volume.mosaic.name}" for volume in first_volumes.values()}
     tracker.set_description(front_page(model, evaluation.scores, checkpoint, provenance, warnings, pictures))
     for path in files:

@@ -25,12 +25,8 @@ def front_page(
 ) -> str:
     """Return a run's description: the result, warnings, pictures, figures beside the baselines', protocol and data.
 
-    Args:
-        model: The evaluated model.
-        checkpoint: Name of its checkpoint.
-        provenance: Versions, seed, steps and time, by name.
-        warnings: Sentences that qualify the figures.
-        pictures: What each shows, and its path among the run's artifacts.
+    `provenance` has versions, seed, steps and time by name; `warnings` are sentences; `pictures` has what each shows,
+    and its path among the run's artifacts.
     """
     protocol = OWN if scores.paired else UNPAIRED
     parts = [

@@ -37,19 +37,14 @@ def log_models(
 ) -> Addresses:
     """Log each direction as a model of the tracker's MLflow run with its card, and register it where a name is given.
 
-    Args:
-        tracker: The run's tracker; nothing happens where MLflow is off or not answering.
-        metadata: `TranslationModel.metadata` of each direction and its calibration, by target contrast.
-        record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
-            are not logged again.
-        checkpoint: Name of the networks' checkpoint.
-        step: Step at which training stopped.
-        best_scores: Validation scores of the checkpoint "best", the only one that has the alias `best` by its score, by
-            target contrast.
-        register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
+    Nothing happens where MLflow is off or not answering. Returns MLflow's addresses of the models by target contrast.
 
-    Returns:
-        The addresses of the logged models by target contrast.
+    Args:
+        metadata: `TranslationModel.metadata` of each direction and its calibration, by target contrast.
+        record_path: A JSON file of the models that were logged; for this run, checkpoint and metadata not again.
+        checkpoint, step: Name of the networks' checkpoint, and step at which training stopped.
+        best_scores: Validation scores, by target contrast, of the checkpoint "best", which alone may have that alias.
+        register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
     """
     run_id = tracker.call("the models", lambda run: run.id)
     if run_id is None:

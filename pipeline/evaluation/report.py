@@ -43,19 +43,13 @@ CALIBRATION_CAPTION = (
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What the report says of a run besides its results.
-
-    Attributes:
-        source: Kind of its data: "phantom", "ixi", "nifti" or "images".
-        config_yaml: The resolved configuration.
-        provenance: Versions, seed, steps, time: name -> value.
-    """
+    """What the report says of a run besides its results."""
 
     name: str
     contrasts: tuple[str, str]
-    source: str
-    config_yaml: str
-    provenance: Mapping[str, str]
+    source: str  # the kind of its data: "phantom", "ixi", "nifti" or "images"
+    config_yaml: str  # the resolved configuration
+    provenance: Mapping[str, str]  # versions, seed, steps and time, by name
 
 
 def write_run_report(

@@ -30,6 +30,11 @@ DESCRIPTIONS = {protocol.name: protocol.description for protocol in (OWN, *PUBLI
     "of expected and observed error in ten equally filled bins; ± is the sample SD over subjects",
 }
 
+TITLES = {
+    OWN.name: "whole volumes inside the head of the real target (Dice: deep inside), our own protocol",
+    UNCERTAINTY: "expected against observed absolute error",
+    UNPAIRED: "without pairs",
+}
 SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
     OWN.name: "± is the sample SD over subjects; data range 2; Dice of dark, middle and bright tissue; slices: how "
     "much neighbours differ, 1 as much as the real target's; report.html says more",
@@ -58,21 +63,13 @@ class SubjectScore:
 
 @dataclass(frozen=True)
 class Translation:
-    """A test scan and its translation.
+    """A test scan and its translation."""
 
-    Attributes:
-        case: The source's case.
-        to: The target contrast.
-        scan: The source, prepared for the network.
-        slices: (N, H, W) in [-1, 1], the translated slices, still padded.
-        view: The real target on the source's grid; None where there is none.
-    """
-
-    case: Case
-    to: str
-    scan: PreparedScan
-    slices: np.ndarray
-    view: View | None = None
+    case: Case  # the source's
+    to: str  # the target contrast
+    scan: PreparedScan  # the source, prepared for the network
+    slices: np.ndarray  # (N, H, W) in [-1, 1], translated, still padded
+    view: View | None = None  # the real target on the source's grid; None where there is none
 
 
 def score_pair(
@@ -141,19 +138,12 @@ def metric_name(row: SummaryRow, system: str | None = None) -> str:
 
 @dataclass
 class Scores:
-    """The result of an evaluation.
+    """The result of an evaluation."""
 
-    Attributes:
-        paired: Whether there were pairs to compare with.
-        subjects: Every subject's figures.
-        failures: Subjects that could not be evaluated, and why.
-        notes: Remarks for the reader of the table.
-    """
-
-    paired: bool
-    subjects: list[SubjectScore] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    paired: bool  # whether there were pairs to compare with
+    subjects: list[SubjectScore] = field(default_factory=list)  # every subject's figures
+    failures: dict[str, str] = field(default_factory=dict)  # subjects that could not be evaluated, and why
+    notes: list[str] = field(default_factory=list)  # for the reader of the table
 
     def summary(self) -> list[SummaryRow]:
         """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
@@ -217,12 +207,9 @@ class Scores:
         for protocol in (name for name in protocols if name not in PUBLISHED):
             table_rows = [row for row in rows if row.protocol == protocol and _is_in_text_table(row)]
             description = SHORT_DESCRIPTIONS.get(protocol, DESCRIPTIONS[protocol])
-            sections.append(f"{_title(protocol)}\n{_text_table(table_rows)}\n({description})")
-        published_names = [name for name in protocols if name in PUBLISHED]
-        if published_names:
-            sections.append(
-                f"The protocols of {', '.join(published_names)} have their tables in report.html and scores.csv."
-            )
+            sections.append(f"Test subjects, {TITLES[protocol]}\n{_text_table(table_rows)}\n({description})")
+        if published := ", ".join(name for name in protocols if name in PUBLISHED):
+            sections.append(f"The protocols of {published} have their tables in report.html and scores.csv.")
         notes = [f"note: {note}" for note in self.notes]
         failed = [f"left out: {subject}: {reason}" for subject, reason in self.failures.items()]
         return "\n\n".join([*sections, *(["\n".join(notes + failed)] if notes or failed else [])])
@@ -232,16 +219,6 @@ def _summarised(protocol: str, measurements: list[Measurements]) -> Mapping[str,
     if protocol in (UNPAIRED, UNCERTAINTY):
         return summarise([subject_means(values) for values in measurements])
     return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measurements)
-
-
-def _title(protocol: str) -> str:
-    if protocol == OWN.name:
-        return "Test subjects, whole volumes inside the head of the real target (Dice: deep inside), our own protocol"
-    if protocol == UNCERTAINTY:
-        return "Test subjects, expected against observed absolute error"
-    if protocol == UNPAIRED:
-        return "Test subjects, without pairs"
-    return f"Test subjects, protocol of {protocol}, on our slices"
 
 
 def _is_in_text_table(row: SummaryRow) -> bool:

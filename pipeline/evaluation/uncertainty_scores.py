@@ -145,34 +145,23 @@ class _SliceSubset:
         return np.abs(self.scan.unpadded(translated) - self.real)
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
+        model, batch_size = self.model, self.batch_size
         return translate_slices(
-            slices,
-            network,
-            device=self.model.device,
-            batch_size=self.batch_size,
-            precision=self.model.precision,
-            name=self.name,
+            slices, network, device=model.device, batch_size=batch_size, precision=model.precision, name=self.name
         )
 
 
 @dataclass
 class UncertaintyScorer:
-    """Compares the expected with the observed error of every test translation of an evaluation.
-
-    Attributes:
-        model, others, calibrations, batch_size: As in `calibrate`.
-        scores: The scores of the translations, in the order of the evaluation.
-        curves: The calibration curves of the translations, by target contrast.
-        examples: One slice of the first translation, by target contrast.
-    """
+    """Compares the expected with the observed error of every test translation of an evaluation; see `calibrate`."""
 
     model: TranslationModel
     others: Mapping[str, TranslationModel]
     calibrations: Calibrations
     batch_size: int
-    scores: list[SubjectScore] = field(default_factory=list)
-    curves: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    examples: dict[str, Example] = field(default_factory=dict)
+    scores: list[SubjectScore] = field(default_factory=list)  # in the order of the evaluation
+    curves: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by target contrast, of each translation
+    examples: dict[str, Example] = field(default_factory=dict)  # by target contrast, one slice
 
     def add(self, translation: Translation) -> None:
         """Score a translation that has a real target; one that fails costs a warning, but no other score."""

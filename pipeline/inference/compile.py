@@ -11,16 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.inference.model import TranslationModel, is_large
-from pipeline.inference.runtimes import RuntimeNetwork
+from pipeline.inference.runtimes import RuntimeNetwork, short_reason
 from pipeline.inference.uncertainty import dropouts
-from pipeline.utils.console import one_line
-from pipeline.utils.errors import first_cause
 
 logger = logging.getLogger(__name__)
 
 MIN_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 0.3 s less a volume of 150 slices, bf16 1.3 s
 MAX_FORMS = 6  # compiled networks in all, counting each size of slices; TorchDynamo keeps eight per class
-MAX_REASON_LENGTH = 200  # characters of a compiler's error
 
 
 def worth_compiling(setting: str, volumes: int, model: TranslationModel, to: str) -> bool:
@@ -105,7 +102,7 @@ class CompiledForms:
                 run(example)
         except Exception as error:
             self._can_compile = False
-            reason = one_line(first_cause(getattr(error, "inner_exception", error)))[:MAX_REASON_LENGTH]
+            reason = short_reason(getattr(error, "inner_exception", error))
             logger.warning(f"the network could not be compiled ({reason}); goes on without, more slowly")
             return None
         form = _Form(run, example, tuple(buffer.clone() for buffer in network.buffers()))

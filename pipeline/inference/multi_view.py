@@ -37,17 +37,11 @@ def warning_text(views: Sequence[OpenedVolume]) -> str:
 
 @dataclass(frozen=True)
 class MultiViewTranslator:
-    """Translates volumes to one contrast.
+    """Translates volumes to one contrast."""
 
-    Attributes:
-        models: One model, or several that were trained on slices along different axes.
-        to: The contrast to make.
-        uncertainty_models: The calibrated uncertainty of each model; empty where no map is wanted.
-    """
-
-    models: tuple[TranslationModel, ...]
-    to: str
-    uncertainty_models: tuple[UncertaintyModel, ...] = ()
+    models: tuple[TranslationModel, ...]  # one, or several that were trained on slices along different axes
+    to: str  # the contrast to make
+    uncertainty_models: tuple[UncertaintyModel, ...] = ()  # of each model; empty where no map is wanted
 
     def info(self) -> ModelInfo:
         """Return `TranslationModel.info`; of several models, their values joined by " + "."""

@@ -89,24 +89,14 @@ def translate(
 
 @dataclass(frozen=True)
 class OpenedVolume:
-    """A volume as a model takes it.
+    """A volume as a model takes it."""
 
-    Attributes:
-        name: The volume's name, for messages.
-        slices: (N, H, W) float32 in [-1, 1], padded to multiples of the network's stride.
-        foreground: (N, H, W) bool, the head.
-        inverse_state: What the chain's inverse needs besides slices; see `transforms.monai_transforms`.
-        slice_mm: Distance between slices.
-        warnings: The reader's warnings, a volume one voxel thick or with slices smaller than
-            the stride, a volume unlike the model's training cohort (`pipeline.inference.domain_shift`).
-    """
-
-    name: str
-    slices: np.ndarray
-    foreground: np.ndarray
-    inverse_state: Mapping[str, Any]
-    slice_mm: float
-    warnings: tuple[str, ...] = ()
+    name: str  # for messages
+    slices: np.ndarray  # (N, H, W) float32 in [-1, 1], padded to multiples of the network's stride
+    foreground: np.ndarray  # (N, H, W) bool, the head
+    inverse_state: Mapping[str, Any]  # what the chain's inverse needs besides slices; see `transforms.monai_transforms`
+    slice_mm: float  # distance between slices
+    warnings: tuple[str, ...] = ()  # the reader's, and those of `pipeline.inference.domain_shift`
 
     @property
     def warning_text(self) -> str:

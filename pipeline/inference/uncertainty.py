@@ -65,19 +65,15 @@ class UncertaintySources:
 class Calibration:
     """The map from features to the absolute error to expect, both in [-1, 1]'s unit.
 
-    Attributes:
-        cycle_weight, spread_weight: The features' non-negative weights in their weighted sum.
-        sums: Values of the weighted sum, rising, that a table has entries at.
-        errors: Table of absolute errors: by source and by translation, evenly from -1 to 1, and by `sums`. It is linear
-            between its entries and constant beyond them.
-        subjects, voxels: The numbers of subjects and voxels in the fit.
+    `errors` is a table of it: by source and by translation, evenly from -1 to 1, and by `sums`, rising values of the
+    features' weighted sum. It is linear between its entries and constant beyond them.
     """
 
-    cycle_weight: float
+    cycle_weight: float  # the features' weights in their sum, 0 or more
     spread_weight: float
     sums: tuple[float, ...]
     errors: tuple[tuple[tuple[float, ...], ...], ...]
-    subjects: int = 0
+    subjects: int = 0  # how many the fit had
     voxels: int = 0
 
     def expected(self, features: Features) -> np.ndarray:

@@ -43,16 +43,6 @@ class Job:
         """Record why the job is not done."""
         self.status, self.error = status, f"{self.source}: {reason}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the job in JSON's types."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Job":
-        """Return the job that `to_json` gave."""
-        paths = ("source", "target", "uncertainty", "outdated")
-        return cls(**content | {name: Path(content[name]) for name in paths if content[name] is not None})
-
 
 def status_counts(jobs: list[Job]) -> dict[str, int]:
     """Return how many jobs have each status, in order of first appearance."""
@@ -110,7 +100,12 @@ def gather_jobs(shard_jobs: list[Job], world: World) -> list[Job]:
 
 def _all_gather_jobs(shard_jobs: list[Job]) -> list[Job]:
     with init_distributed() as world:
-        texts = world.all_gather_text(json.dumps([job.to_json() for job in shard_jobs]))
-    shards = [[Job.from_json(content) for content in json.loads(text)] for text in texts]
+        texts = world.all_gather_text(json.dumps(list(map(asdict, shard_jobs)), default=str))  # paths as text
+    shards = [[_job(content) for content in json.loads(text)] for text in texts]
     count = sum(map(len, shards))
     return [shards[index % world.size][index // world.size] for index in range(count)]
+
+
+def _job(content: dict[str, Any]) -> Job:
+    paths = ("source", "target", "uncertainty", "outdated")
+    return Job(**content | {name: Path(content[name]) for name in paths if content[name] is not None})

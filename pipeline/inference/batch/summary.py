@@ -115,16 +115,10 @@ def write_summary(
     code: int,
     started: float,
 ) -> int:
-    """Write the outcome of every volume of a command to its summary, atomically.
+    """Write the outcome of every volume of a command to its summary, atomically; return the exit code.
 
-    Args:
-        arguments: The command's arguments; values that JSON does not know become text.
-        model: The model's info; empty where none was loaded because there was nothing to do.
-        code: The command's exit code so far.
-        started: Start of the command, in seconds since the epoch.
-
-    Returns:
-        The exit code. Where the summary cannot be written, an error is printed and 0 becomes 3.
+    Where it cannot be written, an error is printed and 0 becomes 3. `model` is empty where none was loaded because
+    there was nothing to do; `started` is in seconds since the epoch.
     """
     totals = status_counts(jobs)
     content = {
