@@ -22,7 +22,7 @@ pipeline.translate takes .onnx and .xml as --model. What a format lacks is print
 a bundle's folder, which must be new or empty."""
 FORMATS = {  # the suffix of OUT, "" for a folder, and the function that writes it
     "onnx": (".onnx", "pipeline.exporting.onnx:export_onnx"),
-    "openvino": (".xml", "pipeline.exporting.openvino:export_openvino"),
+    "openvino": (".xml", "pipeline.exporting.onnx:export_openvino"),
     "bundle": ("", "pipeline.exporting.bundle:export_bundle"),
     "pt2": (".pt2", "pipeline.exporting.program:export_program"),
 }

@@ -1,9 +1,12 @@
 """Small networks of every kind, as models that can be exported."""
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import torch
 from negative_model import model_of
+from shared_folder import made_once
 
 from networks.cpu_kernels import accelerate
 from networks.lookup_start import LookupStart
@@ -13,6 +16,7 @@ from networks.neighbours import NeighbourGenerator
 from networks.resnet import ResNetGenerator
 from networks.skip import SkipGenerator
 from networks.unet import UNet
+from pipeline.exporting.onnx import onnx_model
 
 
 def lookup_start(network, neighbour_mm=(), **options):
@@ -51,3 +55,13 @@ def small_model(kind):
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, 0.0, 0.2)
     return replace(model_of(network, 0.0, 1000.0, size=16), stride=network.stride)
+
+
+@cache
+def exported(kind):
+    """The ONNX model of a small network, which all processes of a test run make once."""
+
+    def make(folder: Path) -> None:
+        (folder / "model.onnx").write_bytes(onnx_model(small_model(kind), "T2"))
+
+    return (made_once(f"exported {kind}", make) / "model.onnx").read_bytes()

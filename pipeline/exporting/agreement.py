@@ -15,15 +15,10 @@ BOUND = 1e-4  # of [-1, 1]: rounding in float32 by other kernels stays below a t
 LEAST_SIDE = 32  # pixels
 
 
-def require_agreement(model: TranslationModel, target: str, run: Callable[[Inputs], np.ndarray], name: str) -> float:
-    """Return the largest difference between an exported network and its original, over several sizes and batches.
+def require_agreement(model: TranslationModel, target: str, run: Callable[[Inputs], np.ndarray], name: str) -> None:
+    """Raise UserError where an exported network differs from its original by more than `BOUND`, for several sizes.
 
-    Args:
-        run: The exported network: inputs by name -> (N, 1, H, W).
-        name: What messages call it.
-
-    Raises:
-        UserError: the difference exceeds `BOUND`.
+    `run` is the exported network, inputs by name -> (N, 1, H, W), which messages call by `name`.
     """
     network, largest = model.translators[target], 0.0
     for inputs in _examples(model, target):
@@ -37,7 +32,6 @@ def require_agreement(model: TranslationModel, target: str, run: Callable[[Input
             f"{model.origin}: {name} differs from the network by {largest:.2g} of [-1, 1], {BOUND:g} is allowed; "
             "choose another format, or torch"
         )
-    return largest
 
 
 def _examples(model: TranslationModel, target: str) -> Iterator[dict[str, np.ndarray]]:

@@ -36,22 +36,14 @@ def export_bundle(model: TranslationModel, target: str, output: Path) -> list[st
     """Write the model of one direction as a MONAI bundle into a new folder.
 
     The folder has `configs/` (metadata, inference), `models/` (`model.ts`, a `VolumeTranslator` that needs nothing but
-    torch, and `model.pt`, the network's weights), `docs/README.md` (the model card) and `LICENSE`.
-
-    Args:
-        model: The trained model.
-        target: The contrast to make.
-        output: The folder, which is made; it may exist if it is empty.
-
-    Returns:
-        What the bundle does not do that translation by this package does, a sentence each.
+    torch, and `model.pt`, the network's weights), `docs/README.md` (the model card) and `LICENSE`. Returns what it does
+    not do that translation by this package does, a sentence each.
 
     Raises:
-        UserError: the model does not make the target, cannot be a bundle, or the folder holds something or cannot be
-            written.
+        UserError: the model cannot be a bundle, or the folder holds something or cannot be written.
     """
-    target = model.target(target)
-    require_new_folder(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: is there already; choose a new folder for the bundle, or remove it")
     translator = scripted_translator(model, target)
     losses = lost_in_bundle(model, target)
     texts = {
@@ -72,12 +64,6 @@ def export_bundle(model: TranslationModel, target: str, output: Path) -> list[st
             output.rmdir()
         shutil.move(folder, output)
     return losses
-
-
-def require_new_folder(output: Path) -> None:
-    """Raise UserError where the folder of a bundle holds something already, or is a file."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: is there already; choose a new folder for the bundle, or remove it")
 
 
 # ── the model ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
-"""A trained network as an ONNX model, for ONNX Runtime and whatever else reads the format."""
+"""A trained network as an ONNX model, for whatever reads the format, or as OpenVINO's: a graph (.xml) and a .bin."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from pipeline.exporting.agreement import require_agreement
 from pipeline.exporting.program import exported_program, silence
 from pipeline.exporting.record import NOTICE, file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.runtimes import IMAGE, STYLE, TRANSLATION, open_onnx, required_package
-from pipeline.utils.files import atomic_write
+from pipeline.inference.runtimes import IMAGE, SECTION, STYLE, TRANSLATION, open_onnx, open_openvino, required_package
+from pipeline.utils.files import atomic_write, write_together
 
 OPSET = 18  # of ONNX 1.13 (2022): the one that torch makes without converting
 AXES = {IMAGE: ("batch", None, "height", "width"), TRANSLATION: ("batch", None, "height", "width")}  # names, if dynamic
@@ -26,6 +27,27 @@ def export_onnx(model: TranslationModel, target: str, output: Path) -> list[str]
     session = open_onnx(content)
     require_agreement(model, target, lambda inputs: session.run(inputs, "float32"), "ONNX Runtime's translation")
     atomic_write(output, lambda stream: stream.write(content))
+    return losses(model, target, returns=True)
+
+
+def export_openvino(model: TranslationModel, target: str, output: Path) -> list[str]:
+    """Write the network that makes `target` as `output` (.xml) and a .bin; otherwise as `export_onnx`.
+
+    The graph is read from the ONNX model by OpenVINO's own reader, which sends no statistics of use, as
+    `openvino.convert_model` does. Weights stay float32.
+    """
+    openvino = required_package("openvino", "openvino")
+    graph = openvino.Core().read_model(onnx_model(model, target))
+    for key, value in file_metadata(model, target).items():
+        graph.set_rt_info(value, [SECTION, key])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        openvino.save_model(graph, str(path), compress_to_fp16=False)
+        exported = open_openvino(path)
+        require_agreement(model, target, lambda inputs: exported.run(inputs, "float32"), "OpenVINO's translation")
+        graph_bytes, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    bin_path = output.with_suffix(".bin")
+    write_together({bin_path: lambda stream: stream.write(weights), output: lambda stream: stream.write(graph_bytes)})
     return losses(model, target, returns=True)
 
 

@@ -8,7 +8,7 @@ the model, which then runs wherever TorchScript does, without this package.
 import torch
 from torch import Tensor, nn
 
-from pipeline.exporting.scripted_head import find_head, percentile
+from pipeline.exporting.scripted_head import bounding_box, find_head, percentile
 
 
 class VolumeTranslator(nn.Module):
@@ -168,15 +168,13 @@ def finite(volume: Tensor) -> Tensor:
 def box_around(mask: Tensor, outer_box: list[int], field: list[int], spacing: Tensor) -> list[int]:
     """Return `transforms.spatial.box_around` of a head."""
     box: list[int] = []
+    inner_box = bounding_box(mask)
     for axis in range(3):
         margin, reach = in_voxels(10.0, spacing[axis]), in_voxels(30.0, spacing[axis])
-        start = field[2 * axis]
+        start, first, stop = field[2 * axis], inner_box[2 * axis], inner_box[2 * axis + 1]
         if mask.size(axis) > 1:
-            occupied = torch.nonzero(mask.movedim(axis, 0).flatten(1).any(1))[:, 0]
-            first, stop = int(occupied[0]), int(occupied[-1]) + 1
-            outer_first, outer_stop = outer_box[2 * axis], outer_box[2 * axis + 1]
-            box.append(start + min(first - margin, max(outer_first - 1, first - reach)))
-            box.append(start + max(stop + margin, min(outer_stop + 1, stop + reach)))
+            box.append(start + min(first - margin, max(outer_box[2 * axis] - 1, first - reach)))
+            box.append(start + max(stop + margin, min(outer_box[2 * axis + 1] + 1, stop + reach)))
         else:
             box += [start, field[2 * axis + 1]]
     return box

@@ -1,14 +1,13 @@
 import json
 import sys
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from exported_models import NETWORKS, small_model
+from exported_models import NETWORKS, exported, small_model
 from network_probes import random_image
 
 from pipeline.exporting import onnx as onnx_module
@@ -18,12 +17,6 @@ from pipeline.inference.runtimes import open_openvino
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.tracking.mlflow_models import _load, export_translator
 from pipeline.utils.errors import UserError
-
-
-@cache
-def exported(kind):
-    """The ONNX model of a small network, which is made once."""
-    return onnx_model(small_model(kind), "T2")
 
 
 def outputs(content, *inputs):
@@ -77,14 +70,9 @@ def test_the_file_says_what_it_is_for_and_names_no_path_of_this_machine(tmp_path
         assert trace not in path.read_bytes()
 
 
-def test_a_model_that_lost_something_else_says_so():
-    both = small_model("munit")
-    lost = onnx_module.losses(both, "T2", returns=True)
-    assert any("style encoder" in sentence for sentence in lost)
-
-
 def test_a_model_from_mlflow_is_exported_with_its_style_within(tmp_path):
     model = small_model("munit")
+    assert any("style encoder" in sentence for sentence in onnx_module.losses(model, "T2", returns=True))
     export_translator(model.translators["T2"], tmp_path / "model", stride=model.stride, metadata={})
     published = replace(model, translators={"T2": _load(tmp_path / "model", torch.device("cpu"), "a model")})
     image = random_image(2, 1, 16, 24)

@@ -2,12 +2,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from small_checkpoints import untrained_model
 from small_volumes import write_volume
 
-from pipeline.config.schema import Config
 from pipeline.data.pairs import prepare_scan
-from pipeline.data.statistics import ContrastStatistics
-from pipeline.engines.builders import build_translators
 from pipeline.inference.model import load_model
 from pipeline.inference.translator import translate, use_style_of
 from pipeline.translate import main
@@ -17,30 +15,14 @@ MUNIT = {
     "method": {"type": "munit"},
     "generator": {"width": 4, "downs": 1, "blocks": 1, "style_downs": 2, "style_size": 3, "mlp_width": 8},
 }
-CYCLEGAN = {"generator": {"width": 2, "depth": 2}}
 
 
-def make_run(folder, sections):
-    """A run's folder with the checkpoint of a model that was never trained."""
-    preprocess = {"size": 32, "spacing_mm": {"in_plane": 1.0, "through_plane": 1.0}}
-    config = Config.model_validate(
-        {"name": "trial", "data": {"source": "phantom"}, "preprocess": preprocess, **sections}
-    )
-    torch.manual_seed(0)
-    content = {
-        "format": 1,
-        "config": config.model_dump(mode="json"),
-        "facts": {to: ContrastStatistics(0.0, 1000.0, integer=True).to_json() for to in config.contrasts},
-        "translators": {to: network.state_dict() for to, network in build_translators(config).items()},
-    }
-    (folder / "checkpoints").mkdir(parents=True)
-    torch.save(content, folder / "checkpoints" / "latest.pt")
-    return folder
+PREPROCESS = {"size": 32, "spacing_mm": {"in_plane": 1.0, "through_plane": 1.0}}
 
 
 @pytest.fixture(scope="module")
 def munit(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("munit"), MUNIT)
+    return untrained_model(tmp_path_factory.mktemp("munit") / "latest.pt", MUNIT | {"preprocess": PREPROCESS})
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +81,7 @@ def only_line(capsys):
 
 
 def test_a_model_without_styles_is_refused_in_one_line(volumes, tmp_path, capsys):
-    model = make_run(tmp_path / "cyclegan", CYCLEGAN)
+    model = untrained_model(tmp_path / "latest.pt", {"generator": {"width": 2, "depth": 2}})
     assert run(model, volumes[0], tmp_path / "out.nii.gz", "--style", volumes[1]) == 2
     assert only_line(capsys) == (
         "error: cyclegan trial: it has no styles to set; --style is for method munit, "
