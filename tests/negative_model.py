@@ -74,6 +74,11 @@ def summary_of(out: Path) -> dict:
     return json.loads((out / "summary.json").read_text())
 
 
+def statuses(out: Path) -> dict[str, str]:
+    """What a command's summary.json in `out` says became of each source, by its name."""
+    return {Path(volume["source"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
+
+
 SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
 
 

@@ -180,14 +180,6 @@ def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_pa
 # ── what is kept, redone or left out ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
-    root = data_set(tmp_path / "heads", *SCANS)
-    assert run("-i", root, "-o", tmp_path / "out") == 0
-    (tmp_path / "out" / f"{MADE[0]}.nii.gz").unlink()
-    assert run("-i", root, "-o", tmp_path / "out") == 0
-    assert "1 translated, 2 skipped" in capsys.readouterr().out
-
-
 def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, monkeypatch):
     root = data_set(tmp_path / "heads", *SCANS[:3])
     (root / SCANS[0]).write_text("hello")

@@ -5,11 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from negative_model import files_in, run, summary_of, volume_at
-
-
-def statuses(out: Path) -> dict[str, str]:
-    return {Path(volume["source"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
+from negative_model import files_in, run, statuses, summary_of, volume_at
 
 
 def test_a_list_of_inputs_may_stand_alone_or_beside_others(tmp_path, model, monkeypatch):
@@ -52,15 +48,6 @@ def test_what_is_no_list_is_refused_in_a_line(tmp_path, model, capsys, kind):
 def test_without_any_input_the_command_says_how_to_give_one(tmp_path, model, capsys):
     assert run("-o", tmp_path / "out") == 2
     assert "name files or folders with -i, or a list of them with --input-list" in capsys.readouterr().err
-
-
-def test_one_name_with_and_without_gz_is_refused_and_leaves_nothing(tmp_path, model, capsys):
-    for name in ("x/a.NII", "x/a.nii.gz"):
-        volume_at(tmp_path / "in" / name.lower()).rename(tmp_path / "in" / name)
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--quiet") == 2
-    err = capsys.readouterr().err
-    assert err.count("would be one volume; move one away, or translate them separately") == 2
-    assert not (tmp_path / "out").exists()
 
 
 def test_dangling_and_looping_links_fail_by_name_and_alone(tmp_path, model, capsys):

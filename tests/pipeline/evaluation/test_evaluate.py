@@ -37,10 +37,10 @@ def cohort(tmp_path_factory):
     return cases
 
 
-@pytest.fixture
-def setting(tmp_path, cohort):
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory, cohort):
     """The keyword arguments of `evaluate` that every test shares."""
-    reader = PairReader(SETTINGS, 16, register=True, registrations=tmp_path / "cache")
+    reader = PairReader(SETTINGS, 16, register=True, registrations=tmp_path_factory.mktemp("cache"))
     histograms = {}
     for contrast in CONTRASTS:
         prepared = reader.scan(next(case.path for case in cohort if case.contrast == contrast))
@@ -81,7 +81,7 @@ def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beat
 
 def test_the_context_lookup_is_scored_where_it_was_fitted_with_and_without_pairs(cohort, setting):
     values = np.broadcast_to(-intensity_knots()[:, None, None], LEVELS)
-    setting["context_tables"] = {contrast: ContextTable(values, (1.0, 3.0)) for contrast in CONTRASTS}
+    setting = setting | {"context_tables": {contrast: ContextTable(values, (1.0, 3.0)) for contrast in CONTRASTS}}
     scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
     for direction in (CONTRASTS, CONTRASTS[::-1]):
         psnr = {system: scores.mean(*direction, system, MASKED_PSNR) for system in (COPY, CONTEXT)}

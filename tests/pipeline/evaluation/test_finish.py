@@ -15,7 +15,34 @@ def quick():
         yield
 
 
-def test_each_test_image_is_read_and_translated_once_by_its_name_for_scores_volumes_and_viewer(tmp_path, monkeypatch):
+def test_an_unexpected_error_costs_one_picture_and_never_the_scores_and_the_next_evaluation_makes_up_for_it(
+    tmp_path, monkeypatch, capsys
+):
+    mosaics, draw = [], writer_module.volume_mosaic
+
+    def first_fails(*volumes, **options):
+        mosaics.append(1)
+        if len(mosaics) == 1:
+            raise ZeroDivisionError("no pixels")
+        return draw(*volumes, **options)
+
+    def fails(*_, **__):
+        raise IndexError("no slice")
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(writer_module, "is_fetched", lambda: True)  # as if its package were installed
+    with monkeypatch.context() as patched:
+        patched.setattr(writer_module, "volume_mosaic", first_fails)
+        patched.setattr(writer_module, "viewed_subject", fails)
+        assert phantom_run(run, *QUICK, *ONE_STEP) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert sum(line.endswith(": left out of the translations (no pixels); its scores stand") for line in lines) == 1
+    assert sum(line.endswith(": left out of the viewer (no slice); its scores stand") for line in lines) == 2
+    assert all((run / name).is_file() for name in ("scores.json", "report.html", "run.json"))
+    assert len(list((run / "mosaics").iterdir())) == 1
+
+    # What a killed run left half written goes when the run is taken up; each image is read and translated once.
+    (run / "mosaics" / ".tmp-0123456789abcdef.png").write_bytes(b"half")
     read, translated = Counter(), Counter()
     prepare, send = pairs_module.prepare_scan, writer_module.translate_slices
 
@@ -29,41 +56,8 @@ def test_each_test_image_is_read_and_translated_once_by_its_name_for_scores_volu
 
     monkeypatch.setattr(pairs_module, "prepare_scan", counted_prepare)
     monkeypatch.setattr(writer_module, "translate_slices", counted_send)
-    monkeypatch.setattr(writer_module, "is_fetched", lambda: True)  # as if its package were installed
-    assert phantom_run(tmp_path / "run", *QUICK, *ONE_STEP) == 0
-    written = sorted(path.name for path in (tmp_path / "run" / "translated").iterdir())
-    sources = [f"{name.partition('_to_')[0]}.nii.gz" for name in written]
+    assert phantom_run(run, *QUICK, *ONE_STEP) == 0
+    sources = [f"{path.name.partition('_to_')[0]}.nii.gz" for path in (run / "translated").iterdir()]
     assert len(sources) == 2 and translated == dict.fromkeys(sources, 1)
     assert [read[name] for name in sources] == [1, 1]
-    assert not list((tmp_path / "run").glob(".tmp-*"))
-
-
-def test_an_unexpected_error_costs_one_picture_and_never_the_scores(tmp_path, monkeypatch, capsys):
-    mosaics, draw = [], writer_module.volume_mosaic
-
-    def first_fails(*volumes, **options):
-        mosaics.append(1)
-        if len(mosaics) == 1:
-            raise ZeroDivisionError("no pixels")
-        return draw(*volumes, **options)
-
-    def fails(*_, **__):
-        raise IndexError("no slice")
-
-    run = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(writer_module, "volume_mosaic", first_fails)
-        patched.setattr(writer_module, "is_fetched", lambda: True)
-        patched.setattr(writer_module, "viewed_subject", fails)
-        assert phantom_run(run, *QUICK, *ONE_STEP) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert sum(line.endswith(": left out of the translations (no pixels); its scores stand") for line in lines) == 1
-    assert sum(line.endswith(": left out of the viewer (no slice); its scores stand") for line in lines) == 2
-    assert all((run / name).is_file() for name in ("scores.json", "report.html", "run.json"))
-    assert len(list((run / "mosaics").iterdir())) == 1
-
-    # What a killed run left half written goes when the run is taken up.
-    half = run / "mosaics" / ".tmp-0123456789abcdef.png"
-    half.write_bytes(b"half")
-    assert phantom_run(run, *QUICK, *ONE_STEP) == 0
-    assert not half.exists() and len(list((run / "mosaics").iterdir())) == 2
+    assert len(list((run / "mosaics").iterdir())) == 2 and not list(run.glob(".tmp-*"))

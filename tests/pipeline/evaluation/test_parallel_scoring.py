@@ -45,6 +45,13 @@ def registrations(tmp_path_factory):
     return tmp_path_factory.mktemp("registrations")
 
 
+@pytest.fixture(scope="module")
+def pools():
+    """Pools of one process and of two, by that number; to start one takes seconds."""
+    with WorkerPool(2, preload=PRELOAD) as two_workers:
+        yield {1: WorkerPool(1), 2: two_workers}
+
+
 def model():
     facts = {contrast: ContrastStatistics(0.0, 1000.0, integer=True) for contrast in CONTRASTS}
     translators = {contrast: nn.Identity() for contrast in CONTRASTS}
@@ -55,23 +62,22 @@ def invert(scan, to):
     return -scan.slices
 
 
-def evaluated(cohort, registrations, folder, processes, capsys, paired):
-    """What an evaluation leaves and says, with so many processes."""
+def evaluated(cohort, registrations, folder, workers, capsys, paired):
+    """What an evaluation leaves and says, with such workers."""
     test = cohort if paired else [case for case in cohort if (case.subject == "a") == (case.contrast == "T1")]
     products = {
         "translations": partial(write_translation, RunFolder(folder / "run"), without_networks(model())),
         "viewer": partial(write_viewer_volumes, folder, model().statistics),
     }
     shown = []
-    with WorkerPool(processes, preload=PRELOAD) as workers:
-        scores, made = evaluate(
-            [*test, Case("lone", "", "T1", cohort[0].path)] if paired else test,
-            pairs(cohort, CONTRASTS) if paired else [],
-            CONTRASTS, invert, reader=PairReader(SETTINGS, 4, register=True, registrations=registrations),
-            histograms=HISTOGRAMS, protocols=["syndiff", "reggan"], registrations=folder / "registration",
-            on_translation=lambda translation: shown.append(translation.case), products=products, all_images=True,
-            workers=workers, quiet=True,
-        )  # fmt: skip
+    scores, made = evaluate(
+        [*test, Case("lone", "", "T1", cohort[0].path)] if paired else test,
+        pairs(cohort, CONTRASTS) if paired else [],
+        CONTRASTS, invert, reader=PairReader(SETTINGS, 4, register=True, registrations=registrations),
+        histograms=HISTOGRAMS, protocols=["syndiff", "reggan"], registrations=folder / "registration",
+        on_translation=lambda translation: shown.append(translation.case), products=products, all_images=True,
+        workers=workers, quiet=True,
+    )  # fmt: skip
     scores.save(folder)
     lines = capsys.readouterr().err.splitlines()
     files = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -106,13 +112,13 @@ def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid,
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_an_evaluation_leaves_and_says_the_same_whatever_the_number_of_processes(
-    cohort, registrations, tmp_path, capsys, paired
+    cohort, registrations, pools, tmp_path, capsys, paired
 ):
     results = []
     for processes in (1, 2):
         folder = tmp_path / "work"  # of one name, for it stands in what is said
         folder.mkdir()
-        results.append(evaluated(cohort, registrations, folder, processes, capsys, paired))
+        results.append(evaluated(cohort, registrations, folder, pools[processes], capsys, paired))
         folder.rename(tmp_path / str(processes))
     (files, lines, shown, volumes, viewed), (others, lines_too, shown_too, volumes_too, viewed_too) = results
     assert lines == lines_too and any("bad" in line and "left out of the evaluation" in line for line in lines)
@@ -123,14 +129,11 @@ def test_an_evaluation_leaves_and_says_the_same_whatever_the_number_of_processes
     assert viewed.keys() == viewed_too.keys() and all(np.array_equal(viewed[name], viewed_too[name]) for name in viewed)
 
 
-def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, registrations, capsys):
+def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, registrations, pools, capsys):
     calibrations = []
-    for processes in (1, 2):
-        reader = PairReader(SETTINGS, 4, register=True, registrations=registrations)
-        with WorkerPool(processes, preload=PRELOAD) as workers:
-            calibrations.append(
-                calibrate(cohort, model(), {}, reader=reader, batch_size=8, workers=workers, quiet=True)
-            )
+    reader = PairReader(SETTINGS, 4, register=True, registrations=registrations)
+    for workers in pools.values():
+        calibrations.append(calibrate(cohort, model(), {}, reader=reader, batch_size=8, workers=workers, quiet=True))
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("warning: bad: ") and line.endswith("; left out of the uncertainty's calibration")
     assert calibrations[0] == calibrations[1] and set(calibrations[0][0]) == set(CONTRASTS)
@@ -144,40 +147,41 @@ def fail_with(error, translation):
     raise error
 
 
-def make(product, cohort, folder, processes=1, *, register=False):
+def make(product, cohort, folder, workers, *, register=False):
     """Evaluate two subjects with one product; return the scores, and what was made."""
     reader = PairReader(SETTINGS, 4, register=register, registrations=folder / "cache")
     test = [case for case in cohort if case.subject in "ac"]
-    with WorkerPool(processes, preload=PRELOAD) as workers:
-        return evaluate(
-            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, products={"album": product},
-            workers=workers, quiet=True,
-        )  # fmt: skip
+    return evaluate(
+        test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, products={"album": product},
+        workers=workers, quiet=True,
+    )  # fmt: skip
 
 
-def test_what_takes_long_is_done_by_the_workers_and_remembered_here(cohort, tmp_path):
-    _, made = make(process_of, cohort, tmp_path, processes=2)
+def test_what_takes_long_is_done_by_the_workers_and_remembered_here(cohort, pools, tmp_path):
+    _, made = make(process_of, cohort, tmp_path, pools[2])
     assert [case.name for case in made["album"]] == ["a_T1", "a_T2", "c_T1", "c_T2"]
     assert os.getpid() not in made["album"].values()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_picture_that_fails_costs_no_score_and_a_full_disk_ends_the_evaluation(cohort, tmp_path, capsys, processes):
-    scores, made = make(partial(fail_with, ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
+def test_a_picture_that_fails_costs_no_score_and_a_full_disk_ends_the_evaluation(
+    cohort, pools, tmp_path, capsys, processes
+):
+    scores, made = make(partial(fail_with, ZeroDivisionError("no pixels")), cohort, tmp_path, pools[processes])
     assert {score.subject for score in scores.subjects} == {"a", "c"} and made == {"album": {}}
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and all(
         line.endswith("left out of the album (no pixels); its scores stand") for line in lines
     )
     with pytest.raises(DiskFull, match="the disk is full"):
-        make(partial(fail_with, DiskFull("x: the disk is full")), cohort, tmp_path, processes)
+        make(partial(fail_with, DiskFull("x: the disk is full")), cohort, tmp_path, pools[processes])
 
 
-def test_a_disk_that_is_full_is_no_fault_of_a_pair(cohort, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_is_no_fault_of_a_pair(cohort, pools, tmp_path, monkeypatch):
     def full(*_):
         raise DiskFull("x: the disk is full")
 
     monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
     monkeypatch.setattr(pairing, "write_rigid_transform", full)
     with pytest.raises(DiskFull):
-        make(process_of, cohort, tmp_path, register=True)
+        make(process_of, cohort, tmp_path, pools[1], register=True)

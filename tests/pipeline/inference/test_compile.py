@@ -58,7 +58,11 @@ def same(forms, network, batch):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None or sys.platform == "win32", reason="compiling takes a C++ compiler")
-def test_what_is_really_compiled_gives_the_same_to_rounding():
+def test_what_is_really_compiled_gives_the_same_to_rounding(monkeypatch):
+    from torch._inductor import config
+
+    for setting, value in {"cpp_cache_precompile_headers": False, "compile_threads": 1}.items():  # to start sooner
+        monkeypatch.setattr(config, setting, value)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
     model = model_of(network)

@@ -208,35 +208,11 @@ def test_other_files_are_no_checkpoints(tmp_path, content):
         load_model(tmp_path / "x.pt", "cpu")
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "owned"), "w"))
-
-    torch.save({"format": FORMAT, "config": Payload()}, tmp_path / "x.pt")
-    with pytest.raises(UserError, match="not a checkpoint"):
-        load_model(tmp_path / "x.pt", "cpu")
-    assert not (tmp_path / "owned").exists()
-
-
 @pytest.mark.parametrize("changes", [{"translators": {}}, {"config": {}}, {"translators": {"T1": {}, "T2": {}}}])
 def test_a_checkpoint_with_parts_missing_is_one_line(tmp_path, changes):
     with pytest.raises(UserError, match=r"x\.pt: the checkpoint is damaged or of another version") as caught:
         load_model(checkpoint(tmp_path / "x.pt", **changes), "cpu")
     assert "\n" not in str(caught.value)
-
-
-def model_making(*contrasts):
-    return replace(negative_model(), translators=dict.fromkeys(contrasts, torch.nn.Identity()))
-
-
-def test_the_contrast_may_be_left_out_only_where_there_is_one():
-    assert model_making("T2").target(None) == "T2"
-    assert model_making("T1", "T2").target("T1") == "T1"
-    with pytest.raises(UserError, match="the model makes T1 and T2; name the one to make \(--to\)"):
-        model_making("T1", "T2").target(None)
-    with pytest.raises(UserError, match="does not make 'PD' but T1 and T2"):
-        model_making("T1", "T2").target("PD")
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):

@@ -58,8 +58,3 @@ def test_what_comes_with_its_neighbours_goes_as_it_is():
     network = Neighbour(1)
     np.testing.assert_array_equal(translated(stacks, network), stacks[:, 2])
     assert network.shapes == [(2, 3, 4, 6), (1, 3, 4, 6)]
-
-
-def test_without_neighbours_a_slice_goes_by_itself():
-    network = nn.Identity()
-    np.testing.assert_array_equal(translated(numbered(3), network), numbered(3))

@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
 
 import ixi_like
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from negative_model import loads, negative_model, run, summary_of, volume_at
+from bids_set import calibrated_model
+from negative_model import loads, negative_model, run, statuses, summary_of, volume_at
 from nibabel.nifti1 import Nifti1Extension
 
 from pipeline.inference.batch.provenance import (
@@ -33,10 +33,6 @@ def image_of_ours(header_class=nib.Nifti1Header, order="<"):
     header = header_class(endianness=order)
     header.set_data_shape(source.shape), header.set_sform(source.affine, 1)
     return image_like(source.get_fdata(), source.affine, header, integer=True, description="synthetic T2, test")
-
-
-def state_of(out: Path) -> dict[str, str]:
-    return {Path(volume["target"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
 
 
 @pytest.fixture
@@ -128,7 +124,7 @@ def test_a_file_of_others_stays_unless_told_to_overwrite(tmp_path, model, capsys
     foreign = volume_at(tmp_path / "out" / name, seed=5)
     before = foreign.read_bytes()
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
-    assert state_of(tmp_path / "out") == {name: "foreign", "b.nii": "translated"}
+    assert statuses(tmp_path / "out") == {name: "foreign", "b.nii": "translated"}
     assert summary_of(tmp_path / "out")["totals"]["foreign"] == 1
     assert f"{foreign} is there and was not made by this command" in capsys.readouterr().out
     assert foreign.read_bytes() == before
@@ -147,12 +143,12 @@ def test_what_another_model_made_stays_unless_told_to_overwrite(tmp_path, model,
     before = (out / "a.nii.gz").read_bytes()
     other_model()
     assert run("-i", tmp_path / "in", "-o", out) == 2
-    assert state_of(out) == {"a.nii.gz": "other model"} and (out / "a.nii.gz").read_bytes() == before
+    assert statuses(out) == {"a.nii.gz": "other model"} and (out / "a.nii.gz").read_bytes() == before
     assert f"made by another model (weights {model.identity('T2')}, to T2)" in capsys.readouterr().err
     assert run("-i", tmp_path / "in", "-o", out, "--dry-run") == 0
     assert "leave as it is, other model" in capsys.readouterr().out
     assert run("-i", tmp_path / "in", "-o", out, "--overwrite") == 0
-    assert run("-i", tmp_path / "in", "-o", out) == 0 and state_of(out) == {"a.nii.gz": "skipped"}
+    assert run("-i", tmp_path / "in", "-o", out) == 0 and statuses(out) == {"a.nii.gz": "skipped"}
 
 
 def test_a_source_that_changed_is_stale_and_one_that_was_copied_is_not(tmp_path, model, capsys):
@@ -161,17 +157,17 @@ def test_a_source_that_changed_is_stale_and_one_that_was_copied_is_not(tmp_path,
     shutil.copy(source, tmp_path / "copy")
     (tmp_path / "copy").replace(source)  # its bytes, with another time and inode
     os.utime(source, (1, 1))
-    assert run("-i", source.parent, "-o", out) == 0 and state_of(out) == {"a.nii.gz": "skipped"}
+    assert run("-i", source.parent, "-o", out) == 0 and statuses(out) == {"a.nii.gz": "skipped"}
     volume_at(source, seed=9)
     os.utime(source, (1, 1))  # older than the output
     before = (out / "a.nii.gz").read_bytes()
-    assert run("-i", source.parent, "-o", out) == 2 and state_of(out) == {"a.nii.gz": "stale"}
+    assert run("-i", source.parent, "-o", out) == 2 and statuses(out) == {"a.nii.gz": "stale"}
     assert "has changed since" in capsys.readouterr().err and (out / "a.nii.gz").read_bytes() == before
     assert run("-i", source.parent, "-o", out, "--overwrite") == 0
-    assert run("-i", source.parent, "-o", out) == 0 and state_of(out) == {"a.nii.gz": "skipped"}
+    assert run("-i", source.parent, "-o", out) == 0 and statuses(out) == {"a.nii.gz": "skipped"}
     shutil.move(out, tmp_path / "moved")  # the record goes with the files
     assert run("-i", source.parent, "-o", tmp_path / "moved") == 0
-    assert state_of(tmp_path / "moved") == {"a.nii.gz": "skipped"}
+    assert statuses(tmp_path / "moved") == {"a.nii.gz": "skipped"}
 
 
 def test_a_source_that_changes_while_it_is_translated_is_stale(tmp_path, model):
@@ -182,8 +178,6 @@ def test_a_source_that_changes_while_it_is_translated_is_stale(tmp_path, model):
 
 
 def test_a_file_of_others_in_the_maps_place_stays_too(tmp_path, monkeypatch):
-    from bids_set import calibrated_model
-
     output = calibrated_model()
     loads(monkeypatch, lambda uri, device: output)
     source, out = volume_at(tmp_path / "a.nii.gz"), tmp_path / "out"
