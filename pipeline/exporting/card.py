@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline import __version__
+from pipeline.exporting.record import preprocessing_steps
 from pipeline.inference.model import TranslationModel
 from pipeline.metrics.names import mean_and_sd
 from pipeline.runs.folder import RunFolder
@@ -36,7 +37,7 @@ def model_card(model: TranslationModel, target: str) -> str:
     sections = {
         "Use": USE,
         "Data": "\n".join(_bullets(_data(model, target))),
-        "Preprocessing": "\n".join(_bullets(_preprocessing(model))),
+        "Preprocessing": "\n".join(f"- {step}" for step in preprocessing_steps(model)),
         "Training": "\n".join(_bullets(_training(model, target))),
         "Figures": _figures(model, target),
         "Limits": LIMITS.rstrip(),
@@ -81,19 +82,6 @@ def _data(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
 
 def _subjects(count: int) -> str:
     return f"{count} subject{'s' * (count != 1)}"
-
-
-def _preprocessing(model: TranslationModel) -> Iterator[tuple[str, str]]:
-    settings = model.settings
-    spacing = "each volume's own"
-    if settings.spacing_mm is not None:
-        spacing = "{:g} mm within slices, {:g} mm across".format(*settings.spacing_mm)
-    yield "slices", f"{settings.axis}, {settings.size} pixels a side, cropped to the head and padded"
-    yield "spacing", spacing
-    yield "bias field", "corrected by N4" if settings.n4 else "not corrected"
-    if settings.percentiles is not None:
-        lower, upper = settings.percentiles
-        yield "intensities", f"percentiles {lower:g} and {upper:g} of the head become -1 and 1; others are clipped"
 
 
 def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:

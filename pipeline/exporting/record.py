@@ -53,7 +53,7 @@ def file_metadata(model: TranslationModel, to: str) -> dict[str, str]:
         "stride": str(model.stride),
         "neighbours": str(neighbours.adjacent),
         "neighbour_mm": json.dumps([round(distance, 3) for distance in neighbours.distances_mm]),
-        "preprocessing": _preprocessing(model),
+        "preprocessing": "; ".join(preprocessing_steps(model)),
         RECORD: json.dumps(model_record(model, to)),
     }
 
@@ -90,8 +90,8 @@ def least_side(model: TranslationModel) -> int:
     return 2 * model.stride
 
 
-def _preprocessing(model: TranslationModel) -> str:
-    """Return in words how a volume becomes slices; see `transforms.slice_chain`."""
+def preprocessing_steps(model: TranslationModel) -> list[str]:
+    """Return in words how a volume becomes slices, step by step; see `transforms.slice_chain`."""
     settings = model.settings
     height, width = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}[settings.axis]
     steps = [
@@ -107,4 +107,4 @@ def _preprocessing(model: TranslationModel) -> str:
         steps.append("percentiles {:g} and {:g} of the head to -1 and 1, clipped".format(*settings.percentiles))
     steps.append(f"{settings.axis} slices, heights along {height} and widths along {width}")
     steps.append(f"padded with -1 about their middle to multiples of {model.stride}, {settings.size} pixels at least")
-    return "; ".join(steps)
+    return steps

@@ -50,14 +50,9 @@ def trained(model, tmp_path):
 def test_a_card_says_what_the_run_knows(trained):
     card = model_card(trained, "T2")
     for text in (
-        *(
-            "# T1 to T2",
-            "Not for clinical use",
-            "- source: nifti",
-            "2 in T1, 1 in T2 (unpaired)",
-            "tested on: 1 subject",
-        ),
-        *("1 mm within slices, 3 mm across", "percentiles 0.5 and 99.5", "0 to 812.5", "3,800 of batch 2", "skip"),
+        *("# T1 to T2", "Not for clinical use", "- source: nifti", "2 in T1, 1 in T2 (unpaired)"),
+        *("- resampled to 1 mm within slices and 3 mm between", "percentiles 0.5 and 99.5", "0 to 812.5"),
+        *("tested on: 1 subject", "3,800 of batch 2", "skip"),
         *("data range 2", "the lookup was fitted on pairs", "test: 4 subjects", trained.identity("T2")),
         *("| model | 17.22 ± 0.17 |  |  |", "| copy | 9.85 |  |  |", "lesions"),
     ):
