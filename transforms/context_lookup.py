@@ -46,13 +46,9 @@ def table_coordinates(
 ) -> list[np.ndarray]:
     """Return where voxels of slices (N, H, W) in [-1, 1] lie in a table, in units of its corners, axis by axis.
 
-    Args:
-        across: The slices `blurred_across`, for each Gaussian.
-        blur_pixels: Standard deviations of the Gaussians in pixels.
-        step: Distance of the rows and columns that are returned; all are blurred.
-
-    Returns:
-        An array (N, ⌈H / step⌉, ⌈W / step⌉) in [0, number of levels - 1] for each axis of the table.
+    `across` are the slices `blurred_across`, and `blur_pixels` the standard deviation in pixels, for each Gaussian.
+    Every `step`-th row and column is returned, while all are blurred: an array (N, ⌈H / step⌉, ⌈W / step⌉) in
+    [0, number of levels - 1] for each axis of the table.
     """
     knots = intensity_knots()
     intensity = np.interp(slices[:, ::step, ::step], knots, np.arange(LEVELS[0])).astype(np.float32)
@@ -71,11 +67,9 @@ def intensity_knots() -> np.ndarray:
 def blurred_across(
     slices: np.ndarray, slice_mm: float, air_beyond: tuple[bool, bool] = (False, False)
 ) -> list[np.ndarray]:
-    """Return slices (N, H, W) in [-1, 1] blurred by each Gaussian across them, by three points.
+    """Return slices (N, H, W) in [-1, 1], `slice_mm` apart, blurred by each Gaussian across them, by three points.
 
-    Args:
-        slice_mm: Distance between slices.
-        air_beyond: Whether air (-1) lies before the first slice and after the last; else `neighbour_ends` repeat.
+    `air_beyond` is whether air (-1) lies before the first slice and after the last; else `neighbour_ends` repeat.
     """
     ends = [
         np.full_like(end, -1) if air else end for end, air in zip((slices[:1], slices[-1:]), air_beyond, strict=True)

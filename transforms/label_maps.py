@@ -61,11 +61,7 @@ def slices_on_grid(
 ) -> LabelMap:
     """Return a label map as slices (N, H, W) of another grid; 0 beyond its own field of view.
 
-    Args:
-        label_map, label_affine: The map (X, Y, Z) and its (4, 4) affine.
-        matrix: (4, 4) from world points of the new grid to world points of the map.
-        shape, affine: The new grid.
-        axis: Orientation of the slices.
+    `matrix`, (4, 4), leads from world points of the new grid, of `shape` and `affine`, to world points of the map.
     """
     indices = resample_onto(label_map.indices, label_affine, matrix, shape, affine, order=0)
     return LabelMap(contiguous(cut_slices(indices, axis)), label_map.labels)

@@ -8,9 +8,7 @@ import numpy as np
 HEAD_LEVEL = -0.8  # on [-1, 1]; what is darker may be noise in air
 LEAST_HEAD = 0.05  # of the most that a slice shows of the head: below it counts as none
 CROWN_SHARE = 0.1  # of that most, in the outermost slice of a head that ends by itself: so much at most,
-THICK_MM = (
-    2.5  # slices so far apart are laid by hand, and end at any height; thinner ones rarely have empty ones beyond
-)
+THICK_MM = 2.5  # slices so far apart are laid by hand, at any height; thinner ones rarely have empty ones beyond
 CROWN_MM = 15.0  # or in thick slices the share of their distance in this: a crown is round
 
 
@@ -35,11 +33,7 @@ class Neighbours:
         return np.array([*(-step for step in reversed(steps)), *range(-self.adjacent, self.adjacent + 1), *steps])
 
     def indices(self, middles: Sequence[int] | np.ndarray, ends: tuple[int, int], slice_mm: float) -> np.ndarray:
-        """Return the indices (N, channels) of slices and their neighbours in a volume.
-
-        Args:
-            ends: First and last slice that neighbours are taken from (`neighbour_ends`); beyond, these two repeat.
-        """
+        """Return the indices (N, channels) of slices and their neighbours; beyond the `neighbour_ends` these repeat."""
         middle = np.asarray(middles)[:, None]
         return (middle + self.steps(slice_mm)).clip(np.minimum(ends[0], middle), np.maximum(ends[1], middle))
 

@@ -17,6 +17,7 @@ from transforms.intensity import one_simpleitk_thread
 
 GRID_MM = 2.0
 HISTOGRAM_BINS = 32
+TOLERANCE_MM = 0.01  # between corners of grids that count as one
 RATIO_TOLERANCE = 1e-3  # grids whose voxel sizes differ by less count as equally fine
 SEED = 1  # seed of the random sampling; 0 would seed from the clock
 
@@ -99,12 +100,8 @@ def resample_onto(
         moving: (X, Y, Z) volume to resample, with its (4, 4) `moving_affine`.
         matrix: (4, 4) from world points of the new grid to world points of the moving volume (`register_rigid`).
         shape, affine: The new grid.
-        order: Order of the spline: 1 linear, 0 nearest neighbour (masks and labels), 3 cubic.
+        order: Order of the spline: 1 linear, 0 nearest neighbour (masks and labels, which are never filtered).
         fill: Value outside the moving volume.
-        low_pass: Whether to filter; nearest neighbours are never filtered.
-
-    Returns:
-        (*shape,) array of the moving volume's type.
     """
     to_moving_voxel = np.linalg.inv(moving_affine) @ matrix @ affine
     if low_pass and order > 0:
@@ -139,19 +136,13 @@ def low_pass_filter(volume: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
     return volume
 
 
-def same_grid(
-    shape_a: Sequence[int],
-    affine_a: np.ndarray,
-    shape_b: Sequence[int],
-    affine_b: np.ndarray,
-    tolerance_mm: float = 0.01,
-) -> bool:
-    """Return whether two grids have the same shape and corner voxels no further apart than `tolerance_mm`."""
+def same_grid(shape_a: Sequence[int], affine_a: np.ndarray, shape_b: Sequence[int], affine_b: np.ndarray) -> bool:
+    """Return whether two grids have the same shape and corner voxels no further apart than `TOLERANCE_MM`."""
     if tuple(shape_a) != tuple(shape_b):
         return False
     corners = _corners(shape_a)
     distance_mm = np.linalg.norm(apply_affine(affine_a, corners) - apply_affine(affine_b, corners), axis=1)
-    return bool(distance_mm.max() <= tolerance_mm)
+    return bool(distance_mm.max() <= TOLERANCE_MM)
 
 
 def _corners(shape: Sequence[int]) -> np.ndarray:

@@ -51,9 +51,7 @@ class _ThinHead:
 def common_frame(heads: Mapping[str, Sequence[Head]], cell_mm: np.ndarray) -> Placements:
     """Return where the heads of two contrasts lie in one frame, in their order; deterministic.
 
-    Args:
-        heads: Contrast -> its heads.
-        cell_mm: (3,), size of the cells that tables are fitted to.
+    `cell_mm`, (3,), is the size of the cells that tables are fitted to.
     """
     best = _by_masks({contrast: [head.middle_and_size_mm() for head in side] for contrast, side in heads.items()})
     all_heads = [head for side in heads.values() for head in side]
@@ -81,7 +79,7 @@ def _by_masks(middles_and_sizes: Mapping[str, Sequence[tuple[np.ndarray, np.ndar
 
 def _is_cut(head: Head, axis: int) -> bool:
     """Whether a head goes on beyond one end of what is shown of it."""
-    areas = head.cross_sections(axis)
+    areas = np.count_nonzero(head.mask, axis=tuple({0, 1, 2} - {axis}))
     areas = areas[areas > 0]
     return len(areas) > 0 and bool(max(areas[0], areas[-1]) > OPEN_SHARE * areas.max())
 

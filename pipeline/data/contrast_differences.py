@@ -6,7 +6,7 @@ Coverage and voxel size are also read from headers alone, at a millisecond per f
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -32,12 +32,8 @@ def coverage_text(
 ) -> str | None:
     """Return a warning where the contrasts cover different lengths along the sliced axis, or None where they agree.
 
-    Args:
-        shown_mm: Typical length covered, by contrast.
-        coverage: Range that is trained on.
-        region: What was measured: "head" or "field of view".
-        paired: Whether training sees the same places in both contrasts, so that only a lookup suffers.
-        lookup: Whether a lookup is fitted to the places of the head, without pairs.
+    `shown_mm` is the typical length of a `region`, "head" or "field of view", by contrast. Where training is `paired`,
+    so that it sees the same places in both, only a `lookup` that is fitted without pairs suffers.
     """
     if len(shown_mm) < 2 or (paired and not lookup):
         return None
@@ -75,8 +71,7 @@ def voxel_text(voxels_mm: Mapping[str, Sequence[float]]) -> str | None:
     )
 
 
-@dataclass(frozen=True)
-class HeaderGrid:
+class HeaderGrid(NamedTuple):
     """A volume's field of view and voxel size in mm, along R, A, S."""
 
     field_mm: tuple[float, ...]

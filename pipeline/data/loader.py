@@ -172,11 +172,7 @@ class DeviceSliceBank:
 
 
 def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSliceBank]:
-    """Return the banks with their slices moved to the device's memory.
-
-    Raises:
-        UserError: the slices do not fit.
-    """
+    """Return the banks with their slices moved to the device's memory; UserError: they do not fit."""
     needed_bytes = sum(2 * int(bank.file_ends[-1]) * bank.shape[0] * bank.shape[1] for bank in banks)
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -218,14 +214,7 @@ class ShuffledSampler:
 
 
 class UnpairedSlices:
-    """Batches of slices of both contrasts, each shuffled on its own.
-
-    Args:
-        first, second: The slices of each contrast.
-        augmentation: Augmentation of every slice.
-        seed: Seed of order and augmentation.
-        pairs: Pairs to show beside them, drawn from a stream of their own; None for none.
-    """
+    """Batches of slices of both contrasts, each shuffled on its own, and of pairs from a stream of their own."""
 
     def __init__(
         self,

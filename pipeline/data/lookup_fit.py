@@ -52,9 +52,6 @@ class LookupFit:
 
     Its products are small: BLAS's threads would wait for each other, and round otherwise, so it uses one.
 
-    Args:
-        stacks: Contrast -> its training heads.
-
     Raises:
         ValueError: the heads of the two contrasts are nowhere seen in the same place.
     """
@@ -111,11 +108,7 @@ def _blur_pixels(stacks: Sequence[SliceStack]) -> tuple[float, ...]:
 
 
 def _head_cells(placed_heads: Mapping[str, Sequence[_PlacedHead]]) -> tuple[Grid, np.ndarray]:
-    """Return a box of cells, and which of them count: those in the head of `MIN_HEAD_SHARE` of the subjects.
-
-    Raises:
-        ValueError: there is no such cell.
-    """
+    """Return a box of cells, and which of them count: those in the head of `MIN_HEAD_SHARE` of the subjects."""
     grid = grid_of(head.cells for side in placed_heads.values() for head in side)
     shares, shown = zip(
         *(head_shares(grid, ((head.cells, head.head.mask) for head in side)) for side in placed_heads.values()),
@@ -164,12 +157,7 @@ def _air_squares(heads: Sequence[Head], blur_pixels: Sequence[float]) -> tuple[n
 
 
 def _fit(source: np.ndarray, target: np.ndarray, air: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the values of a table (`LEVELS`).
-
-    Args:
-        source, target: Cell means (cells, entries) of the two contrasts.
-        air: `_air_squares` of the source.
-    """
+    """Return a table's values (`LEVELS`) from cell means (cells, entries) and the `_air_squares` of the source."""
     knots = intensity_knots().astype(np.float32)
     expected = target @ np.broadcast_to(knots[:, None, None], LEVELS).ravel()  # E[y | place] by the table y -> y
     scale, (air_squares, air_sums) = 1000 / len(expected), air

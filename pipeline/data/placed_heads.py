@@ -32,9 +32,8 @@ class Head:
     def middle_and_size_mm(self, axis_masks: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation (at least a voxel) of the head's positions by axis, (3,) each.
 
-        Args:
-            axis_masks: Which slices, rows and columns count, (n,), (h,), (w,) bool; None for all. Where no head is in
-                them, all voxels count.
+        `axis_masks`, (n,), (h,), (w,) bool, are the slices, rows and columns that count; where no head is in them, all
+        voxels do.
         """
         mask = self.mask
         if axis_masks is not None:
@@ -44,10 +43,6 @@ class Head:
         positions = [axis[index] for axis, index in zip(self.axes_mm, indices, strict=True)]
         middle_mm = np.array([position.mean() for position in positions])
         return middle_mm, np.maximum([position.std() for position in positions], self.stack.sample_mm)
-
-    def cross_sections(self, axis: int) -> np.ndarray:
-        """Return the number of the head's voxels at each position along an axis."""
-        return np.count_nonzero(self.mask, axis=tuple({0, 1, 2} - {axis}))
 
 
 def find_head(stack: SliceStack) -> Head:
@@ -92,8 +87,7 @@ class Grid:
     def cell_of_voxels(self, cells: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, h, w) the number of each voxel's cell, and whether it lies in the box.
 
-        Args:
-            cells: By axis the cell of every slice, row and column, (n,), (h,), (w,).
+        `cells` has by axis the cell of every slice, row and column, (n,), (h,), (w,).
         """
         axes = [axis - first for axis, first in zip(cells, self.first, strict=True)]
         inside = [(axis >= 0) & (axis < length) for axis, length in zip(axes, self.shape, strict=True)]
@@ -113,8 +107,7 @@ def grid_of(heads: Iterable[Sequence[np.ndarray]]) -> Grid:
 def head_shares(grid: Grid, heads: Iterable[tuple[Sequence[np.ndarray], np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Return by cell of a grid the share of it that is head, a mean over heads that show it, and if half of them do.
 
-    Args:
-        heads: For each, the cells by axis and the mask of its voxels.
+    `heads` has for each the cells by axis and the mask of its voxels.
     """
     share, shown, count = np.zeros(grid.shape), np.zeros(grid.shape), 0
     for cells, mask in heads:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.pairs import PreparedScan, View
+from pipeline.data.pairs import View
 from pipeline.utils.errors import first_cause
 from transforms.label_maps import MOST_LABELS, UNCOUNTED, LabelMap, read_label_map, slices_on_grid
 from transforms.registration import same_grid
@@ -21,10 +21,8 @@ def with_regions(views: Views, rigid_transform: np.ndarray, files: Mapping[str, 
     A file that has the grid of one of the two scans is taken to belong to it, and follows its registration onto the
     other; any other lies where its own header says.
 
-    Args:
-        views: From the first scan, and from the second.
-        rigid_transform: (4, 4), from points of the first scan to points of the second.
-        files: Region -> its label map.
+    `rigid_transform`, (4, 4), leads from points of the first scan to points of the second; `files` has the label map of
+    each region.
     """
     regions: tuple[dict[str, LabelMap], dict[str, LabelMap]] = ({}, {})
     notes = []
@@ -44,10 +42,7 @@ def with_regions(views: Views, rigid_transform: np.ndarray, files: Mapping[str, 
         elif owners == [False, True]:
             to_map = rigid_transform, np.eye(4)
         for on_grid, source, matrix in zip(regions, sources, to_map, strict=True):
-            on_grid[name] = _slices(label_map, affine, matrix, source)
+            grid = source.volume.shape, source.affine
+            on_grid[name] = slices_on_grid(label_map, affine, matrix, *grid, source.axis)
     first, second = (replace(view, regions=maps) for view, maps in zip(views, regions, strict=True))
     return (first, second), notes
-
-
-def _slices(label_map: LabelMap, affine: np.ndarray, matrix: np.ndarray, source: PreparedScan) -> LabelMap:
-    return slices_on_grid(label_map, affine, matrix, source.volume.shape, source.affine, source.axis)

@@ -28,13 +28,7 @@ from pipeline.data.case import Case
 from pipeline.data.coverage import head_slices
 from pipeline.data.fingerprint import volume_fingerprint
 from pipeline.data.statistics import CaseStatistics
-from pipeline.data.stored_slices import (
-    StoredCase,
-    air_beyond,
-    encode,
-    pack_histograms,
-    slice_histograms,
-)
+from pipeline.data.stored_slices import StoredCase, air_beyond, encode, pack_histograms, slice_histograms
 from pipeline.utils.console import bar, progress, warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
@@ -97,8 +91,7 @@ def look_up_entry(
         return None
     except (OSError, ValueError, TypeError, EOFError):
         pass
-    reason = "not what was written there (a failing disk, another program?)"
-    logger.warning(f"{files[0]}: {reason}; it is made again")
+    logger.warning(f"{files[0]}: not what was written there (a failing disk, another program?); it is made again")
     return None
 
 
@@ -132,14 +125,8 @@ def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foregrou
 
     def entry(record: dict[str, Any]) -> StoredCase:
         statistics, positions = CaseStatistics.from_json(record), record["positions"]
-        return StoredCase(
-            case,
-            path,
-            positions,
-            slice_mm=statistics.slice_mm,
-            air_beyond=tuple(record["air_beyond"]),
-            statistics=statistics,
-        )
+        ends, slice_mm = tuple(record["air_beyond"]), statistics.slice_mm
+        return StoredCase(case, path, positions, slice_mm=slice_mm, air_beyond=ends, statistics=statistics)
 
     return look_up_entry(folder / f"{key}.json", [path], settings.size, entry)
 
@@ -197,7 +184,8 @@ def build_slice_cache(
     `settings` and `min_foreground` say how cases become slices; see `case_key`.
 
     Raises:
-        UserError: no image could be used, or one could not and `on_bad_volume` is "stop".
+        UserError: no image could be used, or one could not and `on_bad_volume` is "stop"; the disk is full; a worker
+            died.
     """
     return fill_cache(
         extract,
@@ -221,16 +209,11 @@ def fill_cache(
     Args:
         extract: Function that makes one entry; raises ValueError, OSError, RuntimeError or MemoryError for bad input.
         jobs: Item -> arguments of `extract`.
-        cache: The cache, and how it is filled.
         look_up: Function that returns an item's entry, or None where there is none.
         texts: Title and unit of the progress bar, and the end of "none of 3 ..." where no item could be used.
 
     Returns:
-        The entries in order, and for each item without one the reason.
-
-    Raises:
-        UserError: no item could be used, or one could not and `on_bad_volume` is "stop"; the disk is full; a worker
-            died.
+        The entries in order, and for each item without one the reason; raises like `build_slice_cache`.
     """
     make_folder(cache.store)
     title, unit, failure = texts

@@ -61,12 +61,7 @@ class SliceStack:
 def stored_stacks(
     stored: Mapping[str, Sequence[StoredCase]], settings: PreprocessSettings
 ) -> dict[str, list[SliceStack]]:
-    """Return the stacks of cached training slices by contrast, of few enough heads, evenly chosen.
-
-    Args:
-        stored: The training cases by contrast.
-        settings: How they became slices.
-    """
+    """Return the stacks of cached training slices by contrast, of few enough heads, evenly chosen."""
     return {
         contrast: [_stored_stack(entry, settings) for entry in _evenly_chosen(entries, settings.size)]
         for contrast, entries in stored.items()

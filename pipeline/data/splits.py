@@ -41,9 +41,7 @@ def make_split(
     Args:
         cases: The cohort; cases of other contrasts are left out. Where some have `split="test"`, their subjects are the
             test set, and no others are drawn.
-        contrasts: The two contrasts' names.
         validation, test: Number of subjects as an int, or as a float their share of the subjects drawn from.
-        seed: Seed of the draw.
         pairing: "unpaired" assigns each training subject to one contrast, in numbers as equal as possible; "paired"
             trains with the subjects that have a pair.
         pairs_beside: Number of training subjects that unpaired training has in both contrasts, as pairs.
@@ -69,7 +67,8 @@ def make_split(
     remaining = [case for case in available if case.subject not in chosen["test"] | chosen["validation"]]
     paired_cases: tuple[Case, ...] = ()
     if pairing == "paired":
-        train = _paired_training(remaining, contrasts)
+        case_pairs = pairs(remaining, contrasts)
+        train = {contrast: tuple(pair[side] for pair in case_pairs) for side, contrast in enumerate(contrasts)}
     else:
         paired_subjects = _subjects_of_pairs(remaining, contrasts, pairs_beside, seed)
         train = _unpaired_training(remaining, contrasts, seed, paired_subjects)
@@ -118,11 +117,6 @@ def _subject_count(amount: int | float, available: int) -> int:
     if isinstance(amount, int):
         return amount
     return max(1, math.floor(amount * available + 0.5)) if amount > 0 else 0
-
-
-def _paired_training(cases: Sequence[Case], contrasts: tuple[str, str]) -> dict[str, tuple[Case, ...]]:
-    case_pairs = pairs(cases, contrasts)
-    return {contrast: tuple(pair[side] for pair in case_pairs) for side, contrast in enumerate(contrasts)}
 
 
 def _subjects_of_pairs(cases: Sequence[Case], contrasts: tuple[str, str], count: int, seed: int) -> set[str]:

@@ -67,19 +67,9 @@ def read_cohort(
     processes: int | None,
     quiet: bool = False,
 ) -> Cohort:
-    """Compute the statistics of every image of the two contrasts in worker processes.
+    """Compute the statistics of every image of the two contrasts in worker processes, one per core by default.
 
-    Args:
-        cases: Cases to read.
-        contrasts: Names of the two contrasts.
-        split: Split of the cohort; None makes all images "not used".
-        settings: How training makes slices of volumes.
-        min_foreground: Smallest share of head in a slice that training uses.
-        processes: Number of worker processes; None for one per core.
-        quiet: Whether to leave out the progress bar.
-
-    Raises:
-        UserError: None of the images could be read.
+    Without a split all images are "not used". UserError: none of them could be read.
     """
     # Find the subset of each case.
     subset_of: dict[Case, str] = {}
@@ -113,9 +103,7 @@ def read_cohort(
 def with_coverage(cohort: Cohort, setting: str | float, axis: str, saved: Path | None) -> Cohort:
     """Return a cohort with the range of the head that training would use, counting only slices in this range.
 
-    Args:
-        cohort: The cohort as it was read.
-        setting, axis, saved: See `pipeline.runs.contrasts.choose_coverage`.
+    Further arguments: see `pipeline.runs.contrasts.choose_coverage`.
     """
     lengths = {
         contrast: [image.head_mm for image in cohort.trained(contrast).values() if image.head_mm is not None]

@@ -31,9 +31,6 @@ def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], settin
     `pairs`, subset -> pairs; `findings`, each with `kind`, `images`, `reason` and `z`; `images`, each with its names,
     `path`, `split` and the statistics that `pipeline.exploration.image_statistics.ImageStatistics` explains. Of an
     image that could not be read, `unreadable`, the reason, takes the place of the statistics.
-
-    Raises:
-        UserError: The file cannot be written.
     """
     counts = {
         contrast: {subset: len(cohort.cases(contrast, subset)) for subset in SUBSETS} for contrast in cohort.contrasts

@@ -45,12 +45,8 @@ class Section:
 def render(cohort: Cohort, findings: Sequence[Finding], report: Report, *, axis: str, oriented: bool) -> str:
     """Return the page as HTML.
 
-    Args:
-        cohort: The cohort.
-        findings: Findings in the cohort.
-        report: Title, warnings, configuration and provenance; the counts are filled in here.
-        axis: Plane of the training slices.
-        oriented: Whether anatomical directions are known (volumes) or not (2D images).
+    `report` has title, warnings, configuration and provenance; the counts are filled in here. `axis` is the plane of
+    the training slices; volumes are `oriented`: their anatomical directions are known.
     """
     intensities = (
         "The head is the foreground that the normalisation is computed on. Minimum, maximum and zeros are the whole "
@@ -148,12 +144,9 @@ def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
 
 
 def slices_sheet(images: Mapping[Case, ImageStatistics], axis: str, *, oriented: bool) -> bytes:
-    """Draw the normalised middle slices of images in a row, with their names above, as a PNG.
+    """Draw the normalised middle slices of a few images in a row, with their names above, as a PNG.
 
-    Args:
-        images: A few images.
-        axis: "axial", "coronal" or "sagittal": the plane of the training slices.
-        oriented: Whether anatomical directions are known, so that the patient's left is drawn on the right.
+    Where anatomical directions are known (`oriented`), the patient's left is drawn on the right.
     """
     tiles = []
     for image in images.values():

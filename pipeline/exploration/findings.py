@@ -37,10 +37,8 @@ class Finding:
 def find_all(cohort: Cohort, *, compare_names: bool = False, resampled: bool = True) -> list[Finding]:
     """Return all findings, by severity of their kind, and outliers by their z-score.
 
-    Args:
-        cohort: The cohort.
-        compare_names: Whether subjects' names mean the same in both contrasts, so that similar ones are doubtful.
-        resampled: Whether training resamples all images to one voxel size.
+    `compare_names`: subjects' names mean the same in both contrasts, so that similar ones are doubtful. `resampled`:
+    training resamples all images to one voxel size.
     """
     findings = [
         *(Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()),

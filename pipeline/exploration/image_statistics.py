@@ -80,15 +80,10 @@ class ImageStatistics:
 
 
 def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> ImageStatistics:
-    """Read one image, normalise it as training would, and compute its statistics.
+    """Read a volume or a 2D image, normalise it as training would, and compute its statistics.
 
-    Args:
-        path: A NIfTI volume or a 2D image.
-        settings: How training makes slices of volumes.
-        min_foreground: Smallest share of head in a slice that training uses.
-
-    Raises:
-        ValueError: The image cannot be used; the message gives the reason.
+    `min_foreground` is the smallest share of head in a slice that training uses. ValueError: the image cannot be used;
+    the message gives the reason.
     """
     # Read the image, and apply the slice chain of training.
     is_picture = is_raster(path)
@@ -188,14 +183,9 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
 
 
 def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
-    """Return the points of a lattice with spacing `CELL_MM` in RAS space that lie in a head.
+    """Return the points of a lattice with spacing `CELL_MM` in RAS space that lie in a head, an (X, Y, Z) bool mask.
 
-    Args:
-        head: (X, Y, Z) bool mask.
-        affine: (4, 4), voxel to RAS millimetres.
-
-    Returns:
-        (K, 3) integers, in units of `CELL_MM`; None for an implausibly large head.
+    They are (K, 3) integers, in units of `CELL_MM`; None for an implausibly large head.
     """
     if not head.any():
         return np.zeros((0, 3), np.int32)

@@ -68,11 +68,7 @@ class Departure:
 
 
 def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Departure]]:
-    """Return case -> departures from its contrast, for outliers only; none in cohorts of fewer than `FEWEST` images.
-
-    Args:
-        cohort: Images of one contrast.
-    """
+    """Return the departures of a contrast's outliers; none in cohorts of fewer than `FEWEST` images."""
     if len(cohort) < FEWEST:
         return {}
     outliers = _other_orientations(cohort)

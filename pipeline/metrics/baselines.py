@@ -30,9 +30,7 @@ def match_histogram(
     The distribution is pooled over the training subjects of the target contrast. The order of the source's intensities
     is kept, so a tissue that is dark in one contrast and bright in the other stays wrong. Voxels of equal intensity,
     such as those clipped to -1 and 1, get one value, that of their median rank. Background becomes -1.
-
-    Args:
-        target_quantiles: (Q,) equally spaced quantiles of the cohort's foreground, from `histogram_quantiles`.
+    `target_quantiles`, (Q,), are those of the cohort's foreground from `histogram_quantiles`.
     """
     del slice_mm
     prediction = np.full_like(source, BACKGROUND)
@@ -65,17 +63,9 @@ def fit_lookup(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the best table from intensity to intensity by least squares.
 
-    It is fitted on voxels of training subjects with both contrasts on one grid, so on pairs, which the unpaired model
-    never sees.
-
-    Args:
-        training_pairs: (source, target) intensities (n,) of the same foreground voxels, a pair of arrays per subject.
-
-    Returns:
-        (L,) rising source intensities, and the (L,) target intensities expected there.
-
-    Raises:
-        ValueError: there is no voxel.
+    It is fitted on pairs, which the unpaired model never sees: for each training subject the (source, target)
+    intensities (n,) of the same foreground voxels. The table has (L,) rising source intensities, and the (L,) target
+    intensities expected there. ValueError: there is no voxel.
     """
     edges = np.linspace(-1, 1, bins + 1)
     counts, source_sums, target_sums = np.zeros(bins), np.zeros(bins), np.zeros(bins)
@@ -94,10 +84,8 @@ def histogram_quantiles(counts: Sequence[float]) -> np.ndarray:
     """Return 2048 equally spaced quantiles of a histogram with equal bins over [-1, 1], such as a cohort's pooled one.
 
     They are a sample of the cohort's foreground voxels with equal weights, for `match_histogram` and
-    `pipeline.metrics.similarity.intensity_distance`. Voxels are taken as evenly spread within a bin.
-
-    Raises:
-        ValueError: the histogram is empty.
+    `pipeline.metrics.similarity.intensity_distance`. Voxels are taken as evenly spread within a bin. ValueError: the
+    histogram is empty.
     """
     if not np.any(counts):
         raise ValueError("the target cohort's histogram is empty, so it has no intensity distribution")

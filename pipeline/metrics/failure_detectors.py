@@ -223,11 +223,8 @@ def gain(scans: Sequence[Translated], target: np.ndarray) -> dict[str, float]:
 def spread(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Return the standard deviation over slices at one place, root mean square over places, inside the heads.
 
-    Args:
-        stacks: (K, h, w) slices and their heads; different sizes are aligned at their centres.
-
-    Returns:
-        The spread in the slices' unit; NaN without a pixel that half of the slices' heads cover, two at least.
+    Slices (K, h, w) of different sizes are aligned at their centres. NaN without a pixel that half of the slices' heads
+    cover, two at least.
     """
     height, width = np.max([slices.shape[1:] for slices, _ in stacks], axis=0)
     images = np.concatenate([centre_fit(slices, height, width, fill=-1) for slices, _ in stacks]).astype(np.float64)

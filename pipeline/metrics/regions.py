@@ -20,11 +20,7 @@ def measure_regions(
 ) -> dict[str, np.ndarray]:
     """Measure MAE, PSNR and mean SSIM within each label of each region, and in the head outside of them.
 
-    Args:
-        prediction, real: (N, H, W) in [-1, 1].
-        foreground: (N, H, W) bool, the head in the real target; regions count within it alone.
-        similarity: (N, H, W), the SSIM map; None for stacks that are too thin for one.
-        regions: Name -> label map of that shape.
+    All are (N, H, W); regions count within the foreground alone, and stacks that are too thin have no SSIM map.
 
     Returns:
         "volume/name/label/metric" -> (1,) value; the label 0 is called "outside". Labels of fewer than 50 voxels are

@@ -183,13 +183,8 @@ def slice_ratio(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray) -> f
     shows every pair of neighbouring voxels along the sliced axis once, so the two planes' figures are one and the same.
     A real target that was resampled onto another grid is smoother than its scan, which raises the ratio.
 
-    Args:
-        prediction, real: Float arrays (N, H, W), N the sliced axis.
-        mask: (N, H, W) bool: pairs count that lie in it with both voxels.
-
-    Returns:
-        A number from 0; NaN for a single slice, no pair in the mask, or a real image that does not change across
-        slices.
+    All are (N, H, W), N the sliced axis; pairs count that lie in the mask with both voxels. NaN for a single slice, no
+    pair in the mask, or a real image that does not change across slices.
     """
     _require_same_shape(prediction, real)
     pair_mask = mask[1:] & mask[:-1]

@@ -30,10 +30,7 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     two ways to split it, the one more like the real image's is found, and like predictions get like figures. A
     prediction that has no three classes tells no tissues apart and scores 0. All are NaN where the real image has no
     three classes, or a voxel is not finite.
-
-    Args:
-        prediction, real: Float arrays of one shape.
-        region: Bool array of that shape, such as `interior` of the real image's foreground.
+    `region` is a mask, such as `interior` of the real image's foreground.
     """
     names = [f"dice_{name}" for name in CLASSES]
     ours, truth = prediction[region], real[region]
@@ -55,14 +52,9 @@ def tissue_classes(intensities: np.ndarray, reference_classes: np.ndarray | None
     Intensities below the 2nd or above the 98th percentile are clipped first. The search is deterministic: it starts
     from the means of the darkest, the middle and the brightest third of the voxels.
 
-    Args:
-        intensities: (n,) floats, in any unit.
-        reference_classes: (n,) classes of another image at the same voxels. The search starts with classes as large as
-            these, and is short.
-
-    Returns:
-        (n,) integers, every class occupied; None for intensities that do not fall into three classes (as where most
-        are one and the same), or are not finite.
+    With `reference_classes`, those of another image at the same voxels, it starts with classes as large, and is short.
+    Every class is occupied; None for intensities that do not fall into three classes (as where most are one and the
+    same), or are not finite.
     """
     if not (len(intensities) and np.isfinite(intensities).all()):
         return None
@@ -101,12 +93,8 @@ def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.
     of the phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is not a
     surface, for the head may continue beyond it.
 
-    Args:
-        foreground: (N, H, W) bool, filled.
-        spacing_mm: The voxels' spacing along the three axes. Only the ratios matter.
-
-    Returns:
-        (N, H, W) bool, within the foreground; all of it where there is no air to measure depth from.
+    The foreground is filled; of `spacing_mm` only the ratios matter. Where there is no air to measure depth from, the
+    interior is all of the foreground.
     """
     # Reduce the mask to a coarse grid.
     longest = max(length * size for length, size in zip(foreground.shape, spacing_mm, strict=True))
