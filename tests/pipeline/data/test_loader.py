@@ -44,20 +44,6 @@ def equal(first, second):
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
-# ── the bank ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_gathering_gives_what_decoding_the_files_gives(tmp_path):
-    stored = store_volumes(tmp_path / "a", [3, 1, 4])
-    bank = SliceBank(stored)
-    everything = np.concatenate([decode(np.load(entry.path)) for entry in stored])
-    assert len(bank) == 8
-    for indices in ([0], [7], [2, 3], [3, 4], [0, 1, 2, 3, 4, 5, 6, 7], [7, 0, 3, 3, 4, 2]):
-        result = bank.gather(indices)
-        assert result.dtype == torch.float32 and result.shape == (len(indices), 1, 8, 8)
-        np.testing.assert_array_equal(result[:, 0], everything[indices])
-
-
 # ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,17 +74,6 @@ def test_the_seed_changes_order_and_augmentation(slices, numbered):
     assert sides(numbered, count=11, batch_size=1) != sides(reseeded, count=11, batch_size=1)
 
 
-def test_augmentation_is_drawn_anew_each_epoch_and_alike_for_each_place(tmp_path):
-    bank = SliceBank(store_volumes(tmp_path / "a", [1]))
-    flips = UnpairedSlices(bank, bank, Augmentation(horizontal_flip=0.5), seed=0)
-    original = bank.gather([0])
-    is_flipped = [[not torch.equal(side, original) for side in batches(flips, epoch, 1, 1)[0]] for epoch in range(64)]
-    for side in (0, 1):
-        flipped = sum(draw[side] for draw in is_flipped)
-        assert 16 < flipped < 48
-    assert any(first != second for first, second in is_flipped)
-
-
 # ── pairs beside ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -113,6 +88,24 @@ def test_pairs_beside_leave_the_contrasts_as_they_are_and_have_an_order_of_their
     expected = [plain_batch(stored, [(2, 2 * number), (2, 2 * number + 1)], EVERYTHING, 0, 2) for number in range(6)]
     assert equal([batch[2:3] for batch in found], [(images,) for images in expected])
     assert equal(batches(beside, epoch=2, first_batch=4), found[4:])
+
+
+# ── pairs ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_pairs_come_in_one_order_with_one_change_each_once_an_epoch(tmp_path):
+    bank = SliceBank(store_volumes(tmp_path / "a", [5, 1, 7]))
+    twins, unpaired = PairedSlices(bank, bank, EVERYTHING, seed=0), UnpairedSlices(bank, bank, EVERYTHING, seed=0)
+    assert len(twins) == 13
+    for paired_batch, unpaired_batch in zip(batches(twins), batches(unpaired), strict=True):
+        assert torch.equal(*paired_batch) and torch.equal(paired_batch[0], unpaired_batch[0])
+        assert not torch.equal(*unpaired_batch)
+
+
+def test_unequal_numbers_of_slices_are_no_pairs(tmp_path):
+    first, second = (SliceBank(store_volumes(tmp_path / name, counts)) for name, counts in (("a", [5, 8]), ("b", [6])))
+    with pytest.raises(ValueError, match="13 and 6 slices are not pairs"):
+        PairedSlices(first, second, Augmentation(), seed=0)
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,9 +126,7 @@ def test_a_file_that_lost_its_end_is_said_so(tmp_path):
     bank = SliceBank([stored])
     bank.gather([2])
     stored.path.write_bytes(stored.path.read_bytes()[:-1])
-    with pytest.raises(
-        UserError, match=r"0\.npy: not the stored slices \(its end is missing\); the same command makes"
-    ):
+    with pytest.raises(UserError, match=r"0\.npy: not the stored slices \(its end is missing\); the same command"):
         bank.gather([2])
 
 

@@ -21,10 +21,10 @@ def cohort(subjects=6, sessions=("",)):
     ]
 
 
-def read(tmp_path, content, cases=None, pairing="unpaired"):
+def read(tmp_path, content, cases=None, pairing="unpaired", pairs_beside=0):
     path = tmp_path / "split.json"
     path.write_text(json.dumps(content))
-    return split_from_file(path, cohort() if cases is None else cases, CONTRASTS, pairing=pairing)
+    return split_from_file(path, cases or cohort(), CONTRASTS, pairing=pairing, pairs_beside=pairs_beside)
 
 
 def problems(*arguments, **options):
@@ -36,12 +36,13 @@ def problems(*arguments, **options):
     return [line.strip() for line in problem_lines]
 
 
-@pytest.mark.parametrize("pairing", ["unpaired", "paired"])
+@pytest.mark.parametrize(("pairing", "pairs"), [("unpaired", 0), ("paired", 0), ("unpaired", 5)])
 @pytest.mark.parametrize("sessions", [("",), ("ses-1", "ses-2"), ("", "v2")])
-def test_a_saved_split_comes_back_the_same(pairing, sessions, tmp_path):
+def test_a_saved_split_comes_back_the_same(pairing, pairs, sessions, tmp_path):
     cases = [*cohort(9, sessions), Case("s1", "odd", "T1", Path("odd.nii")), Case("s10", "", "T1", Path("10.nii"))]
-    result = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing=pairing)
-    assert read(tmp_path, split_to_json(result), cases, pairing) == result
+    result = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing=pairing, pairs_beside=pairs)
+    assert ("pairs" in split_to_json(result)) == (pairs > 0)
+    assert read(tmp_path, split_to_json(result), cases, pairing, pairs) == result
 
 
 def test_a_subject_means_all_its_sessions_unless_one_is_named(tmp_path):
@@ -89,7 +90,6 @@ def test_all_problems_are_listed_at_once(tmp_path):
         ({"train": {"T1": ["s1"]}}, ["train.T2: missing"]),
         ({"train": ["s1"]}, ["train: must have the keys T1, T2"]),
         ({"test": "s4"}, ["test: must be a list of names"]),
-        ({"test": [["s4"]]}, ["test: must be a list of names"]),
         ({"test": [4]}, ["test: must be a list of names"]),
         ({"test": ["s4/ses-1"]}, ["test: the data has no image of s4/ses-1"]),
         ({"test": [f"x{n}" for n in range(10, 30)]}, [
@@ -108,9 +108,7 @@ def test_paired_training_needs_the_pair_of_each_scan(tmp_path):
     ]
     content["train"]["T2"].append("s1")
     result = read(tmp_path, content, pairing="paired")
-    assert (
-        [case.subject for case in result.train["T1"]] == [case.subject for case in result.train["T2"]] == ["s1", "s2"]
-    )
+    assert all([case.subject for case in result.train[contrast]] == ["s1", "s2"] for contrast in CONTRASTS)
 
 
 def test_images_of_the_test_folders_stay_out_of_training(tmp_path):
@@ -137,29 +135,13 @@ def test_a_file_that_cannot_be_read_is_named(name, content, reason, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(
-        UserError, match=r"gone\.json: cannot be read \(No such file or directory\); correct split\.file"
-    ):
+    with pytest.raises(UserError, match=r"gone\.json: cannot be read \(No such file .*\); correct split\.file"):
         split_from_file(tmp_path / "gone.json", cohort(), CONTRASTS, pairing="unpaired")
 
 
 # ── pairs beside unpaired training ──────────────────────────────────────────────────────────────────────────
 
 BESIDE = {"train": {"T1": ["s1", "s5"], "T2": ["s2", "s5"]}, "validation": ["s3"], "test": ["s4"], "pairs": ["s5"]}
-
-
-def read_with_pairs(tmp_path, content, count, cases=None):
-    path = tmp_path / "split.json"
-    path.write_text(json.dumps(content))
-    return split_from_file(path, cases or cohort(), CONTRASTS, pairing="unpaired", pairs_beside=count)
-
-
-@pytest.mark.parametrize("sessions", [("",), ("ses-1", "ses-2"), ("", "v2")])
-def test_a_saved_split_with_pairs_comes_back_the_same(sessions, tmp_path):
-    cases = [*cohort(9, sessions), Case("s1", "odd", "T1", Path("odd.nii"))]
-    result = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing="unpaired", pairs_beside=5)
-    assert "pairs" not in split_to_json(make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing="unpaired"))
-    assert read_with_pairs(tmp_path, split_to_json(result), 5, cases) == result
 
 
 @pytest.mark.parametrize(
@@ -173,6 +155,4 @@ def test_a_saved_split_with_pairs_comes_back_the_same(sessions, tmp_path):
     ],
 )
 def test_pairs_that_do_not_fit_are_named(change, count, expected, tmp_path):
-    with pytest.raises(UserError) as caught:
-        read_with_pairs(tmp_path, BESIDE | change, count)
-    assert expected in [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert expected in problems(tmp_path, BESIDE | change, pairs_beside=count)

@@ -1,7 +1,7 @@
 import pytest
 from empty_files import make
 
-from pipeline.data.case import Case, pairs
+from pipeline.data.case import Case
 from pipeline.data.sources.nifti_folder import nifti_cases
 from pipeline.utils.errors import UserError
 
@@ -13,10 +13,6 @@ def session_of_files(folder, patterns=BIDS):
     cases = nifti_cases(folder, patterns)
     assert cases == sorted(cases)
     return {(case.subject, case.session, case.contrast): str(case.path.relative_to(folder)) for case in cases}
-
-
-def paired(folder, patterns=BIDS):
-    return [(a.path.name, b.path.name) for a, b in pairs(nifti_cases(folder, patterns), ("T1", "T2"))]
 
 
 def test_bids_subjects_are_found_at_any_depth(tmp_path):
@@ -90,91 +86,6 @@ def test_a_pattern_that_cannot_work_is_refused(pattern, reason, tmp_path):
         nifti_cases(tmp_path, {"T1": pattern})
 
 
-def test_bids_sessions_are_kept_apart(tmp_path):
-    for session in ("ses-1", "ses-2"):
-        make(tmp_path, *(f"sub-01/{session}/anat/sub-01_{session}_T{number}w.nii.gz" for number in (1, 2)))
-    assert set(session_of_files(tmp_path)) == {
-        ("01", ses, contrast) for ses in ("ses-1", "ses-2") for contrast in ("T1", "T2")
-    }
-
-
-def test_runs_are_named_only_where_a_contrast_has_several(tmp_path):
-    make(tmp_path, *(f"sub-01/anat/sub-01_run-{run}_T{number}w.nii.gz" for run in (1, 2) for number in (1, 2)))
-    make(tmp_path, "sub-02/anat/sub-02_run-1_T1w.nii.gz", "sub-02/anat/sub-02_T2w.nii.gz")
-    assert set(session_of_files(tmp_path)) == {
-        *(("01", run, contrast) for run in ("run-1", "run-2") for contrast in ("T1", "T2")),
-        ("02", "", "T1"),
-        ("02", "", "T2"),
-    }
-
-
-def test_an_acquisition_is_named_where_runs_do_not_tell_apart(tmp_path):
-    make(tmp_path, *(f"sub-01/ses-a/sub-01_ses-a_acq-{acq}_run-1_T1w.nii.gz" for acq in ("hi", "lo")))
-    make(tmp_path, "sub-01/ses-a/sub-01_ses-a_run-1_T2w.nii.gz")
-    cases = session_of_files(tmp_path, BIDS)
-    assert ("01", "ses-a_acq-hi", "T1") in cases
-    assert ("01", "ses-a_acq-lo", "T1") in cases
-    assert ("01", "ses-a_acq-hi", "T2") in cases
-
-
-def test_runs_pair_across_acquisitions_of_different_names(tmp_path):
-    make(tmp_path, *(f"sub-01/sub-01_acq-hi_run-{run}_T1w.nii.gz" for run in (1, 2)))
-    make(tmp_path, *(f"sub-01/sub-01_acq-tse_run-{run}_T2w.nii.gz" for run in (1, 2)))
-    assert {key[1] for key in session_of_files(tmp_path)} == {"run-1", "run-2"}
-    assert len(paired(tmp_path)) == 2
-
-
-def test_a_contrast_scanned_once_joins_the_first_run_of_the_other(tmp_path):
-    make(tmp_path, *(f"sub-01/sub-01_run-{run}_T1w.nii.gz" for run in (2, 10)), "sub-01/sub-01_T2w.nii.gz")
-    assert paired(tmp_path) == [("sub-01_run-2_T1w.nii.gz", "sub-01_T2w.nii.gz")]
-
-
-def test_a_contrast_scanned_once_joins_the_run_that_it_names(tmp_path):
-    make(tmp_path, *(f"sub-01/sub-01_run-{run}_T1w.nii.gz" for run in (1, 2)), "sub-01/sub-01_run-2_T2w.nii.gz")
-    assert paired(tmp_path) == [("sub-01_run-2_T1w.nii.gz", "sub-01_run-2_T2w.nii.gz")]
-
-
-LAB = {"T1": "{subject}/*/T1*.nii.gz", "T2": "{subject}/*/T2*.nii.gz"}
-
-
-def test_a_labs_visits_are_sessions_alike_in_both_contrasts(tmp_path):
-    visits = ("2019-01-02", "visit_b")
-    make(tmp_path, *(f"p1/{visit}/{name}.nii.gz" for visit in visits for name in ("T1_mprage", "T2_tse")))
-    make(tmp_path, "p2/visit_a/T1_mprage.nii.gz", "p2/visit_a/T2_tse.nii.gz")
-    assert set(session_of_files(tmp_path, LAB)) == {
-        *(("p1", visit, contrast) for visit in visits for contrast in ("T1", "T2")),
-        ("p2", "", "T1"),
-        ("p2", "", "T2"),
-    }
-
-
-def test_a_single_scan_joins_its_own_visit_and_no_other(tmp_path):
-    make(tmp_path, "p1/v1/T1.nii.gz", "p1/v2/T1.nii.gz", "p1/v2/T2.nii.gz")
-    make(tmp_path, "p2/v1/T1.nii.gz", "p2/v2/T1.nii.gz", "p2/v3/T2.nii.gz")
-    cases = session_of_files(tmp_path, LAB)
-    assert cases["p1", "v2", "T2"] == "p1/v2/T2.nii.gz"
-    assert [pair[0].path.parent.name for pair in pairs(nifti_cases(tmp_path, LAB), ("T1", "T2"))] == ["v2"]
-    assert len(cases) == 6
-
-
-def test_two_files_with_the_same_name_in_the_end_are_both_named(tmp_path):
-    make(tmp_path, "p1/a_b/T1.nii.gz", "p1/a/b/T1.nii.gz")
-    with pytest.raises(UserError, match=r"p1/a(/|_)b/T1\.nii\.gz and .*/T1\.nii\.gz would both be called p1_T1"):
-        nifti_cases(tmp_path, {"T1": "{subject}/**/T1.nii.gz"})
-
-
-def test_a_volume_with_and_without_gz_is_refused(tmp_path):
-    make(tmp_path, "p1/T1.nii", "p1/T1.nii.gz")
-    with pytest.raises(UserError, match=r"T1\.nii and .*T1\.nii\.gz: the same volume twice"):
-        nifti_cases(tmp_path, {"T1": "{subject}/T1.*"})
-
-
-def test_a_file_that_two_contrasts_claim_is_refused(tmp_path):
-    make(tmp_path, "p1/T1ce.nii.gz", "p1/T1.nii.gz")
-    with pytest.raises(UserError, match=r"T1ce\.nii\.gz: matched by both data.patterns.T1 and data.patterns.T1ce"):
-        nifti_cases(tmp_path, {"T1": "{subject}/T1*", "T1ce": "{subject}/T1ce*"})
-
-
 def test_a_session_inside_the_subjects_name_would_leak_and_is_refused(tmp_path):
     make(tmp_path, "sub-01_ses-1_T1w.nii.gz", "sub-01_ses-2_T1w.nii.gz")
     with pytest.raises(UserError, match=r"matched 'sub-01_ses-1', which holds a BIDS 'ses-' entity"):
@@ -183,6 +94,74 @@ def test_a_session_inside_the_subjects_name_would_leak_and_is_refused(tmp_path):
         ("sub-01", "ses-1", "T1"),
         ("sub-01", "ses-2", "T1"),
     }
+
+
+LAB = {"T1": "{subject}/*/T1*.nii.gz", "T2": "{subject}/*/T2*.nii.gz"}
+SESSIONS = {  # patterns, files, and each file's subject, session and contrast
+    "BIDS sessions are kept apart": (BIDS, {
+        "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz": ("01", "ses-1", "T1"),
+        "sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz": ("01", "ses-1", "T2"),
+        "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz": ("01", "ses-2", "T1"),
+    }),
+    "runs are named only where a contrast has several": (BIDS, {
+        "sub-1/sub-1_run-1_T1w.nii.gz": ("1", "run-1", "T1"), "sub-1/sub-1_run-1_T2w.nii.gz": ("1", "run-1", "T2"),
+        "sub-1/sub-1_run-2_T1w.nii.gz": ("1", "run-2", "T1"), "sub-1/sub-1_run-2_T2w.nii.gz": ("1", "run-2", "T2"),
+        "sub-02/sub-02_run-1_T1w.nii.gz": ("02", "", "T1"), "sub-02/sub-02_T2w.nii.gz": ("02", "", "T2"),
+    }),
+    "acquisitions are named where runs do not tell apart": (BIDS, {
+        "sub-01/sub-01_ses-a_acq-hi_run-1_T1w.nii.gz": ("01", "ses-a_acq-hi", "T1"),
+        "sub-01/sub-01_ses-a_acq-lo_run-1_T1w.nii.gz": ("01", "ses-a_acq-lo", "T1"),
+        "sub-01/sub-01_ses-a_run-1_T2w.nii.gz": ("01", "ses-a_acq-hi", "T2"),
+    }),
+    "runs pair across acquisitions of different names": (BIDS, {
+        "sub-1/sub-1_acq-a_run-1_T1w.nii.gz": ("1", "run-1", "T1"),
+        "sub-1/sub-1_acq-b_run-1_T2w.nii.gz": ("1", "run-1", "T2"),
+        "sub-1/sub-1_acq-a_run-2_T1w.nii.gz": ("1", "run-2", "T1"),
+        "sub-1/sub-1_acq-b_run-2_T2w.nii.gz": ("1", "run-2", "T2"),
+    }),
+    "a contrast scanned once joins the first run of the other": (BIDS, {
+        "sub-1/sub-1_run-2_T1w.nii.gz": ("1", "run-2", "T1"), "sub-1/sub-1_run-10_T1w.nii.gz": ("1", "run-10", "T1"),
+        "sub-1/sub-1_T2w.nii.gz": ("1", "run-2", "T2"),
+    }),
+    "a contrast scanned once joins the run that it names": (BIDS, {
+        "sub-1/sub-1_run-1_T1w.nii.gz": ("1", "run-1", "T1"), "sub-1/sub-1_run-2_T1w.nii.gz": ("1", "run-2", "T1"),
+        "sub-1/sub-1_run-2_T2w.nii.gz": ("1", "run-2", "T2"),
+    }),
+    "a lab's visits are sessions alike in both contrasts": (LAB, {
+        "p1/2019-01/T1_mprage.nii.gz": ("p1", "2019-01", "T1"), "p1/2019-01/T2_tse.nii.gz": ("p1", "2019-01", "T2"),
+        "p1/visit_b/T1_mprage.nii.gz": ("p1", "visit_b", "T1"), "p1/visit_b/T2_tse.nii.gz": ("p1", "visit_b", "T2"),
+        "p2/visit_a/T1_mprage.nii.gz": ("p2", "", "T1"), "p2/visit_a/T2_tse.nii.gz": ("p2", "", "T2"),
+    }),
+    "a single scan joins its own visit and no other": (LAB, {
+        "p1/v1/T1.nii.gz": ("p1", "v1", "T1"),
+        "p1/v2/T1.nii.gz": ("p1", "v2", "T1"), "p1/v2/T2.nii.gz": ("p1", "v2", "T2"),
+        "p2/v1/T1.nii.gz": ("p2", "v1", "T1"),
+        "p2/v2/T1.nii.gz": ("p2", "v2", "T1"), "p2/v3/T2.nii.gz": ("p2", "", "T2"),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", SESSIONS)
+def test_sessions_are_named(rule, tmp_path):
+    patterns, files = SESSIONS[rule]
+    make(tmp_path, *files)
+    assert session_of_files(tmp_path, patterns) == {key: name for name, key in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "patterns", "reason"),
+    [
+        (("p1/a_b/T1.nii.gz", "p1/a/b/T1.nii.gz"), {"T1": "{subject}/**/T1.nii.gz"},
+         r"p1/a(/|_)b/T1\.nii\.gz and .*/T1\.nii\.gz would both be called p1_T1"),
+        (("p1/T1.nii", "p1/T1.nii.gz"), {"T1": "{subject}/T1.*"}, r"T1\.nii and .*T1\.nii\.gz: the same volume twice"),
+        (("p1/T1ce.nii.gz", "p1/T1.nii.gz"), {"T1": "{subject}/T1*", "T1ce": "{subject}/T1ce*"},
+         r"T1ce\.nii\.gz: matched by both data.patterns.T1 and data.patterns.T1ce"),
+    ],
+)  # fmt: skip
+def test_files_that_would_count_twice_are_named(files, patterns, reason, tmp_path):
+    make(tmp_path, *files)
+    with pytest.raises(UserError, match=reason):
+        nifti_cases(tmp_path, patterns)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
