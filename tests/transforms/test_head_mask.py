@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from transforms.head_mask import find_head, without_empty_planes
-from transforms.mask_regions import bounding_box
 
 
 def ball(shape, radius):
@@ -63,14 +62,6 @@ def test_empty_planes_are_taken_off_down_to_an_object_and_not_into_it():
     volume[:, :, 0] = 3
     assert without_empty_planes(volume)[:2] == (slice(0, 20), slice(0, 18))
     assert without_empty_planes(np.random.default_rng(0).random((5, 6, 1))) == (slice(0, 5), slice(0, 6), slice(0, 1))
-
-
-@pytest.mark.parametrize("margin", [1, 4, 20])
-def test_the_amount_of_air_moves_neither_mask_nor_box(margin):
-    wide, head = head_in_noise(shape=(64, 66, 68), noise=12.0)
-    own = tuple(slice(bounds.start - margin, bounds.stop + margin) for bounds in bounding_box(head))
-    head_found = whole_mask(np.ascontiguousarray(wide[own]))
-    assert np.array_equal(head_found, whole_mask(wide)[own])
 
 
 def test_without_darker_air_around_it_a_heads_end_is_doubtful():

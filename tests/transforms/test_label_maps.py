@@ -70,9 +70,5 @@ def test_labels_move_with_the_transform_and_are_zero_beyond_their_field_of_view(
     moved = slices_on_grid(label_map, affine, to_map, (6, 7, 8), AFFINE, "axial")
     expected = np.zeros_like(label_map.indices)
     expected[:-1] = label_map.indices[1:]
-    assert moved.labels == (2, 1001)
-    stays = slices_on_grid(label_map, affine, np.eye(4), (6, 7, 8), AFFINE, "axial")
-    assert stays.indices.shape[0] == 8 and moved.indices.flags.c_contiguous
-    assert (stays.indices == 1).sum() == (blocks() == 2).sum()
-    np.testing.assert_array_equal(np.bincount(moved.indices.ravel()), np.bincount(expected.ravel()))
-    assert not np.array_equal(stays.indices, moved.indices)
+    assert moved.labels == (2, 1001) and moved.indices.flags.c_contiguous
+    np.testing.assert_array_equal(moved.indices, expected.transpose(2, 0, 1))

@@ -56,9 +56,8 @@ def test_an_empty_slice_beyond_a_cut_still_is_its_own_middle():
 @pytest.mark.parametrize("heights", [(-100, 100), (-30, 100), (-30, 40)])
 def test_the_exported_volume_translator_finds_the_same_ends(heights):
     slices = ball(3.0, *heights)
-    assert torch.jit.script(scripted_volume.neighbour_ends)(torch.from_numpy(slices), 3.0) == neighbour_ends(
-        slices, 3.0
-    )
+    scripted = torch.jit.script(scripted_volume.neighbour_ends)
+    assert scripted(torch.from_numpy(slices), 3.0) == neighbour_ends(slices, 3.0)
 
 
 def test_air_lies_beyond_an_end_where_the_head_ends_by_itself_and_all_of_it_is_used():
@@ -69,9 +68,5 @@ def test_air_lies_beyond_an_end_where_the_head_ends_by_itself_and_all_of_it_is_u
     whole = ball(3.0, -100, 100)
     occupied = np.flatnonzero((whole > -1).mean(axis=(1, 2)) > 0.05)
     assert air_beyond(whole, 3.0, occupied, occupied) == (True, True)
-    assert air_beyond(
-        whole[occupied[0] + 5 :], 3.0, occupied[5:] - occupied[0] - 5, occupied[5:] - occupied[0] - 5
-    ) == (
-        False,
-        True,
-    )
+    rest = occupied[5:] - occupied[5]
+    assert air_beyond(whole[occupied[5] :], 3.0, rest, rest) == (False, True)

@@ -32,17 +32,6 @@ def test_stacking_undoes_cutting(axis):
     assert np.array_equal(stack_slices(cut_slices(volume, axis), axis), volume)
 
 
-@pytest.mark.parametrize("height", [4, 5, 8, 9, 12])
-@pytest.mark.parametrize("size", [3, 6, 7, 10])
-def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(height, size):
-    slices = np.random.default_rng(0).random((2, height, 7))
-    padded_slices = centre_fit(slices, size, size, fill=-1)
-    restored = centre_fit(padded_slices, height, 7, fill=-1)
-    is_kept = restored != -1
-    assert np.array_equal(restored[is_kept], slices[is_kept])
-    assert is_kept.sum() == 2 * min(height, size) * min(7, size)
-
-
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(10, 10, (64, 64)), (64, 65, (64, 80)), (80, 81, (80, 96)), (200, 64, (208, 64))]
 )
@@ -66,12 +55,7 @@ def test_occupied_slices_have_their_share_of_foreground():
     assert occupied_slices(foreground, 0.2).tolist() == [2, 4]
     assert occupied_slices(foreground, 0.1).tolist() == [1, 2, 4]
     assert occupied_slices(foreground, 1.0).tolist() == [4]
-
-
-def test_an_empty_slice_is_never_occupied():
-    foreground = np.zeros((3, 2, 2), bool)
-    foreground[1, 0, 0] = True
-    assert occupied_slices(foreground, 0.0).tolist() == [1]
+    assert occupied_slices(foreground, 0.0).tolist() == [1, 2, 4]  # an empty slice never is
     assert occupied_slices(np.zeros((3, 2, 2), bool), 0.0).tolist() == []
 
 

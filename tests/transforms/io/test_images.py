@@ -43,23 +43,19 @@ def test_transparency_is_dropped(mode, tmp_path):
     np.testing.assert_array_equal(read_raster(tmp_path / "a.png")[0], LYING)
 
 
-def test_one_bit_is_black_and_white(tmp_path):
-    slice_, largest = read_raster(saved(tmp_path / "a.png", np.array([[False, True]])))
-    np.testing.assert_array_equal(slice_[..., 0], [[0], [255]])
-    assert largest == 255
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_sixteen_bits_keep_their_depth(name, tmp_path):
-    slice_, largest = read_raster(saved(tmp_path / name, ROWS.astype(np.uint16) * 1000 + 7))
-    np.testing.assert_array_equal(slice_, LYING * 1000 + 7)
-    assert largest == 65535
-
-
-def test_floats_keep_their_values_and_their_type_tells_no_range(tmp_path):
-    slice_, largest = read_raster(saved(tmp_path / "a.tif", ROWS.astype(np.float32) / 7 - 3))
-    np.testing.assert_array_equal(slice_, LYING / np.float32(7) - np.float32(3))
-    assert largest is None
+@pytest.mark.parametrize(
+    ("name", "rows", "expected", "largest"),
+    [
+        ("a.png", ROWS > 30, 255 * (LYING > 30), 255),
+        ("a.png", ROWS.astype(np.uint16) * 1000 + 7, LYING * 1000 + 7, 65535),
+        ("a.tif", ROWS.astype(np.uint16) * 1000 + 7, LYING * 1000 + 7, 65535),
+        ("a.tif", ROWS.astype(np.float32) / 7 - 3, LYING / np.float32(7) - np.float32(3), None),
+    ],
+)
+def test_values_keep_their_depth_and_their_type_tells_the_range_if_it_has_one(name, rows, expected, largest, tmp_path):
+    slice_, found = read_raster(saved(tmp_path / name, rows))
+    np.testing.assert_array_equal(slice_, expected)
+    assert found == largest
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -102,10 +98,7 @@ def refusal(path):
     return message
 
 
-@pytest.mark.parametrize(
-    ("suffix", "dtype"),
-    [("png", np.uint8), ("png", np.uint16), ("jpg", np.uint8), ("tif", np.uint8), ("tif", np.uint16)],
-)
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", np.uint8), ("jpg", np.uint8), ("tif", np.uint16)])
 def test_a_truncated_picture_is_refused(suffix, dtype, tmp_path):
     path = saved(tmp_path / f"a.{suffix}", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(dtype))
     content = path.read_bytes()
@@ -126,9 +119,8 @@ def test_what_is_no_picture_is_refused(content, tmp_path):
 def test_sixteen_bit_colour_is_refused_rather_than_cut_to_eight_bits(channels, name, tmp_path):
     rows = np.zeros((2, 3, channels), np.uint16)
     sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(tmp_path / name))
-    assert (
-        "a.png: 16-bit colour" in (said := refusal(tmp_path / name)) or "not a readable" in said or "a.tif: 16" in said
-    )
+    said = refusal(tmp_path / name)
+    assert f"{name}: 16-bit colour" in said or "not a readable" in said
 
 
 def test_nan_is_refused(tmp_path):

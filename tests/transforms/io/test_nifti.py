@@ -63,9 +63,8 @@ def test_a_volume_beyond_the_free_memory_is_refused_before_it_is_read(tmp_path, 
     free = SimpleNamespace(available=10_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     tracemalloc.start()
-    with pytest.raises(
-        ValueError, match=r"100×100×100 voxels need 0\.0[12]\d* GB and 0\.01 GB are free; crop it"
-    ) as caught:
+    message = r"100×100×100 voxels need 0\.0[12]\d* GB and 0\.01 GB are free; crop it"
+    with pytest.raises(ValueError, match=message) as caught:
         read_nifti(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
