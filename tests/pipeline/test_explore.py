@@ -93,15 +93,11 @@ def test_the_split_that_a_run_has_made_is_kept(archives, tmp_path):
 def test_what_cannot_be_read_is_named_and_the_others_are_shown(ixi, tmp_path, capsys):
     t1(ixi, SUBJECTS[1]).write_bytes(t1(ixi, SUBJECTS[1]).read_bytes()[:-500])
     assert explore(ixi, tmp_path / "out") == 0
-    reason = (
-        "truncated or damaged gzip data (Compressed file ended before the end-of-stream marker was reached); "
-        "copy or download it again"
-    )
-    captured = capsys.readouterr()
-    assert f"warning: {t1(ixi, SUBJECTS[1])}: {reason}; left out" in captured.err
     assert found(tmp_path / "out")[0] == ("unreadable", [f"{SUBJECTS[1]}_T1"])
     images = {image["name"]: image for image in record(tmp_path / "out")["images"]}
-    assert images[f"{SUBJECTS[1]}_T1"]["unreadable"] == reason and len(images) == 12
+    reason = images[f"{SUBJECTS[1]}_T1"]["unreadable"]
+    assert reason.startswith("truncated or damaged gzip data") and len(images) == 12
+    assert f"warning: {t1(ixi, SUBJECTS[1])}: {reason}; left out" in capsys.readouterr().err
     assert "unreadable" not in images[f"{SUBJECTS[0]}_T1"]
 
 

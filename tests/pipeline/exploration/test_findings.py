@@ -10,9 +10,8 @@ def found(cohort):
 
 
 def test_an_ordinary_cohort_has_no_findings():
-    assert (
-        find_all(cohort_of({case(n, contrast): statistics(low=n) for n in range(8) for contrast in ("T1", "T2")})) == []
-    )
+    images = {case(n, contrast): statistics(low=n) for n in range(8) for contrast in ("T1", "T2")}
+    assert find_all(cohort_of(images)) == []
 
 
 def test_equal_voxels_under_two_names_are_said_to_break_the_split():

@@ -111,11 +111,12 @@ def test_an_inverted_inside_trips_though_the_scalp_and_the_histogram_are_right()
     assert triggered(turned) == {"contrast_inversion"}
 
 
+MATCHED = SOURCE.copy()  # the source with the target's histogram
+MATCHED[HEAD] = np.sort(TARGET[HEAD])[np.argsort(np.argsort(SOURCE[HEAD]))]
+
+
 def test_a_source_with_the_targets_histogram_trips_where_the_contrasts_are_opposed():
-    order = np.argsort(np.argsort(SOURCE[HEAD]))
-    matched = SOURCE.copy()
-    matched[HEAD] = np.sort(TARGET[HEAD])[order]
-    assert triggered(matched) == {"contrast_inversion"}
+    assert triggered(MATCHED) == {"contrast_inversion"}
 
 
 def test_a_contrast_without_a_profile_is_not_judged():
@@ -133,17 +134,12 @@ def with_real(translation, real=TARGET):
 
 
 def test_a_contrast_that_keeps_its_sources_order_is_unturned_whatever_its_histogram():
-    matched = SOURCE.copy()
-    matched[HEAD] = np.sort(TARGET[HEAD])[np.argsort(np.argsort(SOURCE[HEAD]))]
     expected = 1 - np.corrcoef(*(rankdata(image[HEAD]) for image in (SOURCE, TARGET)))[0, 1]
-    for translation in (SOURCE, matched):
+    for translation in (SOURCE, MATCHED):
         assert unturned_contrast([with_real(translation)]) == pytest.approx(expected, abs=0.01)  # ties keep no order
     noisy = TARGET + np.random.default_rng(1).normal(0, 0.2, TARGET.shape).astype(np.float32)
     assert abs(unturned_contrast([with_real(TARGET)])) < 1e-9 and abs(unturned_contrast([with_real(noisy)])) < 0.2
-
-
-def test_without_a_real_target_or_its_contrast_no_contrast_is_called_unturned():
-    assert np.isnan(unturned_contrast([scan(SOURCE)]))
+    assert np.isnan(unturned_contrast([scan(SOURCE)]))  # without a real target, or its contrast
     assert np.isnan(unturned_contrast([with_real(SOURCE, np.full_like(SOURCE, 0.3))]))
 
 
@@ -165,12 +161,10 @@ def test_gain_and_offset_are_measured_and_trip_on_both_sides(factor, offset, nam
     assert triggered(changed) & {"gain", "brightness_offset"} == names
 
 
-def test_a_limit_is_named_on_the_side_that_was_passed():
-    def limit(value):
-        (result,) = check_failures({"detectors/a_to_b/gain": value}, 1.0)
-        return result.threshold, result.triggered
-
-    assert (limit(0.5), limit(1.0), limit(2.0)) == ((0.7, True), (1.4, False), (1.4, True))
+@pytest.mark.parametrize(("value", "limit", "trips"), [(0.5, 0.7, True), (1.0, 1.4, False), (2.0, 1.4, True)])
+def test_a_limit_is_named_on_the_side_that_was_passed(value, limit, trips):
+    (result,) = check_failures({"detectors/a_to_b/gain": value}, 1.0)
+    assert (result.threshold, result.triggered) == (limit, trips)
 
 
 def test_a_target_without_contrast_has_no_gain():
@@ -190,11 +184,9 @@ def test_a_shifted_target_trips_by_as_many_millimetres(pixels):
 
 
 def test_pixels_that_are_not_square_are_counted_along_their_axis():
-    shifted = np.roll(TARGET, 2, axis=2)
-    assert value("spatial_shift_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.15)
-    assert value("shift_y_px", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(2.0, abs=0.1)
-    assert value("shift_y_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.05)
-    assert value("shift_x_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(0, abs=0.15)
+    values = measure([scan(np.roll(TARGET, 2, axis=2), pixel_mm=(5.0, 0.5))], *COHORTS)
+    expected = {"spatial_shift_mm": 1.0, "shift_y_px": 2.0, "shift_y_mm": 1.0, "shift_x_mm": 0}
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=0.1)
 
 
 def test_more_than_half_a_pixel_trips_and_less_does_not():

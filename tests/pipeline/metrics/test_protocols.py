@@ -145,10 +145,6 @@ def test_the_truth_alone_decides_which_slices_are_measured(name):
     for key, values in of_model.items():
         np.testing.assert_array_equal(np.isnan(values), np.isnan(of_copy[key]))
         assert np.isfinite(values[6]) and values[6] != of_copy[key][6]
-    counts = [
-        [summary.n for summary in PUBLISHED[name].summarise([figures]).values()] for figures in (of_copy, of_model)
-    ]
-    assert counts[0] == counts[1]
 
 
 def test_an_empty_prediction_is_scored_as_zeros():

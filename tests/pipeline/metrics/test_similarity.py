@@ -40,12 +40,6 @@ def test_a_mask_leaves_everything_else_out():
     assert psnr(prediction, real, 2, mask) == pytest.approx(10 * np.log10(4 / 0.125))
 
 
-def test_a_voxel_that_is_no_number_leaves_no_psnr(two_slices):
-    broken = two_slices[1].copy()
-    broken.flat[3] = np.nan
-    assert np.isnan(psnr(two_slices[0], broken, 2)) and np.isnan(calibrated_psnr(two_slices[0], broken, 2))
-
-
 def test_identical_images_have_infinite_psnr_and_ssim_one(two_slices):
     _, real = two_slices
     assert psnr(real, real, 2) == float("inf")
@@ -93,6 +87,9 @@ def test_ssim_is_the_formula_of_its_paper(two_slices):
     expected = [[slow_ssim_at(prediction, real, row, column, 2) for column in range(5, 15)] for row in range(5, 19)]
     np.testing.assert_allclose(ssim_map(prediction, real, 2)[5:-5, 5:-5], expected, atol=1e-10)
     assert ssim(prediction, real, 2) == pytest.approx(np.mean(expected))
+    mask = np.zeros(real.shape, bool)
+    mask[8, 9] = mask[12, 7] = True
+    assert ssim(prediction, real, 2, mask) == pytest.approx((expected[3][4] + expected[7][2]) / 2)
 
 
 @pytest.mark.parametrize("shape", [(11, 30), (40, 33), (12, 11, 13), (18, 20, 16)])
@@ -109,14 +106,6 @@ def test_ssim_is_scikit_images(shape):
         assert values.dtype == kind
         np.testing.assert_allclose(values, plainly, atol=tolerance, rtol=0)
         assert ssim(a, b, 2) == pytest.approx(mean, abs=1e-6)
-
-
-def test_masked_ssim_is_the_mean_of_the_map_over_the_mask(two_slices):
-    prediction, real = two_slices
-    mask = np.zeros(real.shape, bool)
-    mask[8, 9] = mask[12, 7] = True
-    expected = np.mean([slow_ssim_at(prediction, real, *at, 2) for at in ((8, 9), (12, 7))])
-    assert ssim(prediction, real, 2, mask) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -147,28 +136,19 @@ def test_nmi_is_the_entropies_over_the_joint_entropy():
     assert nmi(prediction, real) == pytest.approx(entropies / entropy(joint))
 
 
-def test_nmi_is_two_for_any_recolouring_and_one_for_what_says_nothing():
-    generator = np.random.default_rng(0)
-    real = generator.integers(0, 10, (30, 40, 50)) / 10
-    for recoloured in (real, -real, 5 * real + 3, generator.permutation(10)[(real * 10).round().astype(int)]):
-        assert nmi(recoloured, real) == pytest.approx(2)
-    assert nmi(np.zeros_like(real), real) == pytest.approx(1)
-    assert nmi(generator.random(real.shape), real) < 1.01
-
-
-def test_nmi_falls_with_noise_and_sees_the_mask_only(two_slices):
+def test_nmi_is_two_for_a_recolouring_within_the_mask_and_one_for_what_says_nothing(two_slices):
     _, real = two_slices
-    noise = np.random.default_rng(0).standard_normal(real.shape)
-    values = [nmi(real + amount * noise, real) for amount in (0, 0.02, 0.2)]
-    assert values == sorted(values, reverse=True) and values[0] == pytest.approx(2) and values[2] < values[1] < 1.9
     mask = np.zeros(real.shape, bool)
     mask[:12] = True
-    assert nmi(np.where(mask, real, noise), real, mask) == pytest.approx(2)
+    assert nmi(np.where(mask, 3 - 5 * real, 0.1), real, mask) == pytest.approx(2)
+    assert nmi(np.zeros_like(real), real) == pytest.approx(1)
 
 
-def test_nmi_of_a_constant_target_or_a_broken_prediction_is_not_a_number():
-    image = np.linspace(0, 1, 16)
-    assert np.isnan(nmi(image, np.zeros(16))) and np.isnan(nmi(np.full(16, np.nan), image))
+def test_what_is_constant_or_no_number_has_neither_nmi_nor_psnr(two_slices):
+    _, real = two_slices
+    broken = np.where(real == real.max(), np.nan, real)
+    assert np.isnan([nmi(real, np.zeros_like(real)), nmi(broken, real)]).all()
+    assert np.isnan([psnr(real, broken, 2), calibrated_psnr(real, broken, 2)]).all()
 
 
 def test_the_slice_ratio_of_a_hand_made_stack():
