@@ -15,26 +15,12 @@ import numpy as np
 from monai.transforms import InvertibleTransform, MapTransform
 from nibabel.affines import from_matvec, voxel_sizes
 
+from transforms import spatial
 from transforms.head_mask import find_head
 from transforms.intensity import correct_bias_field, foreground_mask, percentile_range, scale_from_unit, scale_to_unit
 from transforms.io.images import is_raster, read_raster
 from transforms.io.nifti import name_of, read_nifti
 from transforms.slices import centre_fit, cut_slices, size_without_cropping, stack_slices
-from transforms.spatial import (
-    affine_at_shape,
-    box_around,
-    crop_box,
-    field_in_box,
-    fill_outside,
-    from_canonical,
-    paste_box,
-    repeat_edges,
-    resample_field,
-    resample_mask,
-    resample_to_shape,
-    shape_at_spacing,
-    to_canonical,
-)
 
 Data = Mapping[Hashable, object]
 
@@ -89,11 +75,11 @@ class Canonicald(InvertibleKeyedTransform):
     def forward(self, data: dict, key: str) -> None:
         affine = data[f"{key}_affine"]
         data[f"{key}_before_canonical"] = affine
-        data[key], data[f"{key}_affine"] = to_canonical(data[key], affine)
+        data[key], data[f"{key}_affine"] = spatial.to_canonical(data[key], affine)
 
     def backward(self, data: dict, key: str) -> None:
         data[f"{key}_affine"] = data[f"{key}_before_canonical"]
-        data[key] = from_canonical(data[key], data[f"{key}_affine"])
+        data[key] = spatial.from_canonical(data[key], data[f"{key}_affine"])
 
 
 class CropHeadd(InvertibleKeyedTransform):
@@ -114,19 +100,19 @@ class CropHeadd(InvertibleKeyedTransform):
         # Find the head and crop it, repeating the field's edge where the box reaches beyond.
         volume, affine = data[key], data[f"{key}_affine"]
         head = find_head(volume)
-        box = box_around(head, voxel_sizes(affine)) if self.box is None else self.box
+        box = spatial.box_around(head, voxel_sizes(affine)) if self.box is None else self.box
         mask_field = tuple(slice(0, length) for length in head.mask.shape)  # the masks cover the field only
         in_field = box - [[bounds.start] for bounds in head.field]
-        inside = field_in_box(in_field, mask_field)
-        foreground = crop_box(head.mask, in_field, mask_field)
-        fill_outside(foreground, inside, False)
-        data[key] = crop_box(volume, box, head.field)
+        inside = spatial.field_in_box(in_field, mask_field)
+        foreground = spatial.crop_box(head.mask, in_field, mask_field)
+        spatial.fill_outside(foreground, inside, False)
+        data[key] = spatial.crop_box(volume, box, head.field)
 
         # Fill blank voxels from the head's dark end.
-        blank = None if head.blank is None else crop_box(head.blank, in_field, mask_field)
+        blank = None if head.blank is None else spatial.crop_box(head.blank, in_field, mask_field)
         if head.masked:  # outside the field there is more background
             blank = np.zeros(foreground.shape, dtype=bool) if blank is None else blank
-            fill_outside(blank, inside, True)
+            spatial.fill_outside(blank, inside, True)
             inside = tuple(slice(0, length) for length in blank.shape)
         if blank is not None:
             data[key][blank] = _dark_end(data[key], foreground & ~blank)
@@ -147,7 +133,8 @@ class CropHeadd(InvertibleKeyedTransform):
         lowest = data[f"{key}_range"][0]
         if background is not None:
             data[key] = np.where(background, np.float32(lowest), data[key])
-        data[key], data[f"{key}_affine"] = paste_box(data[key], data[f"{key}_box"], field, shape, lowest), affine
+        data[key] = spatial.paste_box(data[key], data[f"{key}_box"], field, shape, lowest)
+        data[f"{key}_affine"] = affine
 
 
 def _dark_end(volume: np.ndarray, head: np.ndarray) -> float:
@@ -175,20 +162,20 @@ class Spacingd(InvertibleKeyedTransform):
     def forward(self, data: dict, key: str) -> None:
         shape, affine = data[key].shape, data[f"{key}_affine"]
         data[f"{key}_before_spacing"] = (shape, affine)
-        new_shape = shape_at_spacing(shape, affine, self.spacing_mm)
-        data[key] = resample_to_shape(data[key], new_shape, low_pass=self.low_pass)
-        data[f"{key}_affine"] = affine_at_shape(affine, shape, new_shape)
+        new_shape = spatial.shape_at_spacing(shape, affine, self.spacing_mm)
+        data[key] = spatial.resample_to_shape(data[key], new_shape, low_pass=self.low_pass)
+        data[f"{key}_affine"] = spatial.affine_at_shape(affine, shape, new_shape)
         for name in (f"{key}_foreground", f"{key}_blank"):
             if data.get(name) is not None:
-                data[name] = resample_mask(data[name], new_shape)
+                data[name] = spatial.resample_mask(data[name], new_shape)
         if f"{key}_inside" in data:
-            data[f"{key}_inside"] = resample_field(data[f"{key}_inside"], shape, new_shape)
+            data[f"{key}_inside"] = spatial.resample_field(data[f"{key}_inside"], shape, new_shape)
 
     def backward(self, data: dict, key: str) -> None:
         shape, data[f"{key}_affine"] = data[f"{key}_before_spacing"]
         if f"{key}_inside" in data:  # keep black voxels outside the field of view out of its edge
-            data[key] = repeat_edges(data[key], data[f"{key}_inside"])
-        data[key] = resample_to_shape(data[key], shape, low_pass=self.low_pass)
+            data[key] = spatial.repeat_edges(data[key], data[f"{key}_inside"])
+        data[key] = spatial.resample_to_shape(data[key], shape, low_pass=self.low_pass)
 
 
 class ScaleForegroundd(InvertibleKeyedTransform):
@@ -227,7 +214,7 @@ class ScaleForegroundd(InvertibleKeyedTransform):
         if blank is not None:
             data[key][blank] = -1
         if f"{key}_inside" in data:
-            fill_outside(data[key], data[f"{key}_inside"], -1)
+            spatial.fill_outside(data[key], data[f"{key}_inside"], -1)
 
     def backward(self, data: dict, key: str) -> None:
         data[key] = scale_from_unit(data[key], *data[f"{key}_range"])

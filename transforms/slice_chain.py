@@ -71,35 +71,23 @@ def slice_chain(
     """
     from monai.transforms import Compose, MapTransform  # here, so that settings are read without waiting for MONAI
 
-    from transforms.monai_transforms import (
-        BiasFieldd,
-        Canonicald,
-        CentreFitd,
-        CropHeadd,
-        LoadVolumed,
-        ScaleForegroundd,
-        Slicesd,
-        Spacingd,
-    )
+    from transforms import monai_transforms
 
     if settings.version not in (1, CHAIN_VERSION):
         raise ValueError(
             f"preprocessing of version {settings.version}: this release knows 1 to {CHAIN_VERSION}; use a newer one"
         )
-    steps: list[MapTransform] = [LoadVolumed(key)] if load else []
-    steps.append(Canonicald(key))
+    steps: list[MapTransform] = [monai_transforms.LoadVolumed(key)] if load else []
+    steps.append(monai_transforms.Canonicald(key))
     if settings.version > 1:
-        steps.append(CropHeadd(key, box))
+        steps.append(monai_transforms.CropHeadd(key, box))
     if settings.n4:
-        steps.append(BiasFieldd(key))
+        steps.append(monai_transforms.BiasFieldd(key))
     if settings.spacing_mm is not None:
         in_plane, through_plane = settings.spacing_mm
         spacing = [in_plane] * 3
         spacing[AXES[settings.axis]] = through_plane
-        steps.append(Spacingd(key, spacing, low_pass=settings.version > 1))
-    steps += [
-        ScaleForegroundd(key, settings.percentiles, limits),
-        Slicesd(key, settings.axis),
-        CentreFitd(key, settings.size, stride),
-    ]
+        steps.append(monai_transforms.Spacingd(key, spacing, low_pass=settings.version > 1))
+    steps.append(monai_transforms.ScaleForegroundd(key, settings.percentiles, limits))
+    steps += [monai_transforms.Slicesd(key, settings.axis), monai_transforms.CentreFitd(key, settings.size, stride)]
     return Compose(steps)

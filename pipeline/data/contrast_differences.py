@@ -5,7 +5,8 @@ Coverage and voxel size are also read from headers alone, at a millisecond per f
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import nibabel as nib
@@ -78,29 +79,22 @@ class HeaderGrid(NamedTuple):
     voxel_mm: tuple[float, ...]
 
 
-def header_grids(cases: Sequence[Case]) -> Iterator[HeaderGrid]:
-    """Yield the grids of at most `MAX_HEADERS` NIfTI volumes, spread evenly over the cases.
+def header_grids(cases: Sequence[Case]) -> list[HeaderGrid]:
+    """Return the grids of at most `MAX_HEADERS` NIfTI volumes, spread evenly over the cases.
 
     Unreadable headers are skipped: a run reports them.
     """
+    grids = []
     for number in evenly_spread(len(cases), MAX_HEADERS):
-        grid = _grid(cases[number])
-        if grid is not None:
-            yield grid
-
-
-def _grid(case: Case) -> HeaderGrid | None:
-    try:
-        with nibabel_silent():
-            image = nib.load(case.path)
-        assert isinstance(image, SpatialImage)
-        affine, _ = affine_mm(image, str(case.path))
-        order = np.argsort(nib.io_orientation(affine)[:, 0])  # the file's axes in the order R, A, S
-        voxel_mm = voxel_sizes(affine)[order]
-        field_mm = np.array(image.shape[:3])[order] * voxel_mm
-    except Exception:  # whatever a damaged header makes nibabel raise
-        return None
-    return HeaderGrid(tuple(field_mm.tolist()), tuple(voxel_mm.tolist()))
+        with suppress(Exception), nibabel_silent():  # whatever a damaged header makes nibabel raise
+            image = nib.load(cases[number].path)
+            assert isinstance(image, SpatialImage)
+            affine, _ = affine_mm(image, str(cases[number].path))
+            order = np.argsort(nib.io_orientation(affine)[:, 0])  # the file's axes in the order R, A, S
+            voxel_mm = voxel_sizes(affine)[order]
+            field_mm = np.array(image.shape[:3])[order] * voxel_mm
+            grids.append(HeaderGrid(tuple(field_mm.tolist()), tuple(voxel_mm.tolist())))
+    return grids
 
 
 def similar_ids(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[str, str]]:

@@ -20,20 +20,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from pipeline.metrics import names
+from pipeline.metrics import names, similarity
 from pipeline.metrics.haarpsi import mean_haarpsi
 from pipeline.metrics.regions import measure_regions
-from pipeline.metrics.similarity import (
-    DATA_RANGE,
-    calibrated_psnr,
-    mae,
-    mean_inside_border,
-    nmi,
-    nrmse,
-    possible_ssim_map,
-    psnr,
-    slice_ratio,
-)
+from pipeline.metrics.similarity import DATA_RANGE
 from pipeline.metrics.tissue_dice import interior, tissue_agreement
 from transforms.label_maps import LabelMap
 
@@ -110,12 +100,20 @@ def measure_own(
     calibrated PSNR inside the foreground, HaarPSI, the Dice coefficients of tissue classes in the foreground's
     interior, and errors and similarity in each label of `regions` (name -> labels (N, H, W)).
     """
-    similarity = possible_ssim_map(prediction, real, DATA_RANGE)
-    measurements = _measure_unit("volume", prediction, real, foreground, similarity)
-    measurements |= measure_regions(prediction, real, foreground, similarity, regions or {})
-    measurements |= _measure_structure(prediction, real, foreground, spacing_mm)
+    ssim_map = similarity.possible_ssim_map(prediction, real, DATA_RANGE)
+    measurements = _measure_unit("volume", prediction, real, foreground, ssim_map)
+    measurements |= measure_regions(prediction, real, foreground, ssim_map, regions or {})
+    structure = {
+        "foreground/nmi": similarity.nmi(prediction, real, foreground),
+        "foreground/slice_ratio": similarity.slice_ratio(prediction, real, foreground),
+        "foreground/calibrated_psnr": similarity.calibrated_psnr(prediction, real, DATA_RANGE, foreground),
+        "image/haarpsi": mean_haarpsi(prediction, real, foreground),
+    }
+    tissues = tissue_agreement(prediction, real, interior(foreground, spacing_mm))
+    structure |= {f"interior/{metric}": value for metric, value in tissues.items()}
+    measurements |= {f"volume/{name}": np.array([value]) for name, value in structure.items()}
     per_slice = [
-        _measure_unit("slice", *images, possible_ssim_map(*images[:2], DATA_RANGE))
+        _measure_unit("slice", *images, similarity.possible_ssim_map(*images[:2], DATA_RANGE))
         for images in zip(prediction, real, foreground, strict=True)
         if images[2].any()  # the slice of the foreground
     ]
@@ -123,33 +121,19 @@ def measure_own(
 
 
 def _measure_unit(
-    unit: str, prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, similarity: np.ndarray | None
+    unit: str, prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, ssim_map: np.ndarray | None
 ) -> Measurements:
-    similarities = {"image": np.nan, "foreground": np.nan}
-    if similarity is not None:
-        similarities = {"image": mean_inside_border(similarity), "foreground": float(similarity[foreground].mean())}
+    ssims = {"image": np.nan, "foreground": np.nan}
+    if ssim_map is not None:
+        ssims = {"image": similarity.mean_inside_border(ssim_map), "foreground": float(ssim_map[foreground].mean())}
     measurements: dict[str, float] = {}
     for region, mask in (("image", None), ("foreground", foreground)):
         measurements |= {
-            f"{unit}/{region}/mae": mae(prediction, real, mask),
-            f"{unit}/{region}/nrmse": nrmse(prediction, real, mask),
-            f"{unit}/{region}/psnr": psnr(prediction, real, DATA_RANGE, mask),
-            f"{unit}/{region}/ssim": similarities[region],
+            f"{unit}/{region}/mae": similarity.mae(prediction, real, mask),
+            f"{unit}/{region}/nrmse": similarity.nrmse(prediction, real, mask),
+            f"{unit}/{region}/psnr": similarity.psnr(prediction, real, DATA_RANGE, mask),
+            f"{unit}/{region}/ssim": ssims[region],
         }
-    return {key: np.array([value]) for key, value in measurements.items()}
-
-
-def _measure_structure(
-    prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray, spacing_mm: Sequence[float]
-) -> Measurements:
-    measurements = {
-        "volume/foreground/nmi": nmi(prediction, real, foreground),
-        "volume/foreground/slice_ratio": slice_ratio(prediction, real, foreground),
-        "volume/foreground/calibrated_psnr": calibrated_psnr(prediction, real, DATA_RANGE, foreground),
-        "volume/image/haarpsi": mean_haarpsi(prediction, real, foreground),
-    }
-    tissues = tissue_agreement(prediction, real, interior(foreground, spacing_mm))
-    measurements |= {f"volume/interior/{metric}": value for metric, value in tissues.items()}
     return {key: np.array([value]) for key, value in measurements.items()}
 
 

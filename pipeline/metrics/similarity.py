@@ -98,18 +98,8 @@ def ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.
     squares = np.square(mean_x, out=mean_x)
     squares += np.square(mean_y, out=mean_y)
     variances -= squares  # the sum of both images' variances, which is all that SSIM needs
-    return _similarity(products, squares, covariance, variances, data_range)
 
-
-def possible_ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.ndarray | None:
-    """Return `ssim_map`; None where an axis is shorter than the window."""
-    return ssim_map(prediction, real, data_range) if min(real.shape) >= SSIM_WINDOW else None
-
-
-def _similarity(
-    products: np.ndarray, squares: np.ndarray, covariance: np.ndarray, variances: np.ndarray, data_range: float
-) -> np.ndarray:
-    """Return equation 13 of Wang et al. 2004 from local means' product and sum of squares; all are overwritten."""
+    # Equation 13 of the paper, in place.
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     for term, constant in ((products, c1), (covariance, c2)):
         term *= 2
@@ -120,6 +110,11 @@ def _similarity(
     squares *= variances
     products /= squares
     return products
+
+
+def possible_ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.ndarray | None:
+    """Return `ssim_map`; None where an axis is shorter than the window."""
+    return ssim_map(prediction, real, data_range) if min(real.shape) >= SSIM_WINDOW else None
 
 
 def _windowed(images: np.ndarray) -> np.ndarray:

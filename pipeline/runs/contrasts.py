@@ -164,7 +164,7 @@ def warn_of_headers(
         paired: Whether training sees the same places in both contrasts, so that their ranges do not matter.
         native_spacing: Whether volumes keep their own spacing, so that their voxel sizes matter.
     """
-    grids = {contrast: list(header_grids(cases)) for contrast, cases in split.train.items()}
+    grids = {contrast: header_grids(cases) for contrast, cases in split.train.items()}
     extents_mm = {contrast: [grid.field_mm[AXES[axis]] for grid in side] for contrast, side in grids.items()}
     fields = typical_lengths(extents_mm)
     coverage = Coverage(axis, coverage_mm if isinstance(coverage_mm, float) else None, fields)

@@ -17,20 +17,9 @@ from nibabel.fileholders import FileHolder
 from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spatialimages import SpatialHeader, SpatialImage
 
+from transforms.io import nifti_checks as checks
 from transforms.io.fetched import not_fetched
-from transforms.io.nifti_checks import (
-    TooLargeError,
-    VolumeError,
-    affine_mm,
-    finite_float32,
-    nibabel_silent,
-    repaired_header,
-    require_memory,
-    shape_of,
-    sizes_text,
-    volume_shape,
-    voxel_bytes,
-)
+from transforms.io.nifti_checks import VolumeError
 
 PAIR_SUFFIXES = (".hdr", ".img")
 FREESURFER_SUFFIXES = (".mgz", ".mgh")
@@ -76,14 +65,14 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
 def read_with_warnings(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, SpatialHeader, list[str]]:
     """Read like `read_nifti`, but return what is doubtful, and `image.extra["warnings"]`, instead of warning of it."""
     name = name_of(source)
-    with nibabel_silent(), naming_errors(name):
+    with checks.nibabel_silent(), naming_errors(name):
         if isinstance(source, SpatialImage):
             image, warnings = source, source.extra.get("warnings", [])
         else:
             image, warnings = open_volume(Path(source))
-        shape = volume_shape(image.header, name)
-        affine, grid_warnings = affine_mm(image, name)
-        array, value_warnings = finite_float32(image, shape, name)
+        shape = checks.volume_shape(image.header, name)
+        affine, grid_warnings = checks.affine_mm(image, name)
+        array, value_warnings = checks.finite_float32(image, shape, name)
     return array, affine, image.header, [*value_warnings, *warnings, *grid_warnings]
 
 
@@ -117,13 +106,13 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
             _require_fitting_name(path, isinstance(stream, gzip.GzipFile))
 
         # Refuse volumes that cannot be in the file or in memory.
-        required = voxel_bytes(header) + offset
+        required, sizes = checks.voxel_bytes(header) + offset, checks.sizes_text(checks.shape_of(header))
         if required > most_bytes:
             raise VolumeError(
-                f"{path}: its header claims {sizes_text(shape_of(header))} voxels, more than the file can hold; "
+                f"{path}: its header claims {sizes} voxels, more than the file can hold; "
                 "it is damaged or truncated, copy or download it again"
             )
-        require_memory(header, 2 * required, path)  # the bytes read here, and nibabel's copy
+        checks.require_memory(header, 2 * required, path)  # the bytes read here, and nibabel's copy
 
         # Read the voxels, then what follows them to the end.
         content = io.BytesIO()
@@ -137,7 +126,7 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
         while chunk := stream.read(_CHUNK_BYTES):  # gzip verifies its checksum at the end of the stream
             footer += chunk
             if len(footer) > MAX_TRAILING_BYTES:
-                limit = f"more than {MAX_TRAILING_BYTES >> 20} MiB behind its {sizes_text(shape_of(header))} voxels"
+                limit = f"more than {MAX_TRAILING_BYTES >> 20} MiB behind its {sizes} voxels"
                 raise VolumeError(f"{path}: holds {limit}; its header does not fit, convert it again")
         content.write(footer)
     content.seek(0)
@@ -150,7 +139,7 @@ def _nifti_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader
     if image_class is None or len(start) < image_class.header_class.sizeof_hdr:
         raise VolumeError(f"{path}: not a NIfTI volume but {_describe_file(start)}")
     header_class = image_class.header_class
-    header, warnings = repaired_header(header_class, start[: header_class.sizeof_hdr], str(path))
+    header, warnings = checks.repaired_header(header_class, start[: header_class.sizeof_hdr], str(path))
     if header["vox_offset"] == 0:  # nibabel would read the header as voxels
         header["vox_offset"] = header.single_vox_offset
         warnings.append(f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}")
@@ -161,7 +150,7 @@ def _mgh_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, 
     if len(start) < MGH_BYTES or not _is_mgh(start):
         raise VolumeError(f"{path}: not a FreeSurfer volume but {_describe_file(start)}")
     header = MGHHeader(start[:MGH_BYTES], check=False)
-    volume_shape(header, str(path))
+    checks.volume_shape(header, str(path))
     has_orientation = int.from_bytes(start[28:30], "big") == 1  # goodRASFlag
     message = "its header gives no orientation; taken as FreeSurfer's default, coronal slices"
     return nib.MGHImage, header, start[:MGH_BYTES], MGH_BYTES, [] if has_orientation else [message]
@@ -187,19 +176,19 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
             warnings = ["Analyze files store no orientation; taken as LAS, so check left and right"]
     else:
         size = image_class.header_class.sizeof_hdr
-        header, warnings = repaired_header(image_class.header_class, start[:size], str(header_path))
+        header, warnings = checks.repaired_header(image_class.header_class, start[:size], str(header_path))
         header_file, voxels_file = FileHolder(fileobj=io.BytesIO(header.binaryblock)), FileHolder(str(voxels_path))
         image = image_class.from_file_map({"header": header_file, "image": voxels_file})
-    volume_shape(image.header, str(header_path))
+    checks.volume_shape(image.header, str(header_path))
 
     # Check the voxels' length; nibabel's header of a loaded image has lost their offset.
     offset = _voxel_offset(cast(ArrayProxy, image.dataobj).offset, header_path)
-    required, present = voxel_bytes(image.header) + offset, voxels_path.stat().st_size
+    required, present = checks.voxel_bytes(image.header) + offset, voxels_path.stat().st_size
     if required > present:
         raise VolumeError(
             f"{voxels_path}: truncated, {required:,} bytes expected and {present:,} found; copy or download it again"
         )
-    require_memory(image.header, required, header_path)
+    checks.require_memory(image.header, required, header_path)
     return image, warnings
 
 
@@ -282,7 +271,7 @@ def naming_errors(name: str) -> Iterator[None]:
     except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:  # type: ignore[misc]  # isal's stub has an instance
         raise VolumeError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
     except MemoryError as error:
-        raise TooLargeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
+        raise checks.TooLargeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
     except OSError as error:
         reason = error.strerror or _one_line(error)
         raise VolumeError(f"{name}: cannot be read ({reason}); check its name, permissions and disk") from error

@@ -24,9 +24,9 @@ def test_of_many_volumes_some_are_read_and_what_cannot_be_is_passed_over(tmp_pat
     case = write(tmp_path / "a.nii", (3, 4, 5), np.eye(4))
     (tmp_path / "b.nii").write_bytes(b"damaged")
     bad = Case("b", "", "T1", tmp_path / "b.nii")
-    assert len(list(header_grids([case] * 500))) == MAX_HEADERS
-    assert len(list(header_grids([bad, case, Case("c", "", "T1", tmp_path / "none.nii")]))) == 1
-    assert list(header_grids([])) == []
+    assert len(header_grids([case] * 500)) == MAX_HEADERS
+    assert len(header_grids([bad, case, Case("c", "", "T1", tmp_path / "none.nii")])) == 1
+    assert header_grids([]) == []
 
 
 # ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────
