@@ -1,8 +1,13 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from full_disk import fill
+from small_pairs import SETTINGS as PAIR_SETTINGS
+from small_pairs import build as build_pairs
 from small_store import SETTINGS, build, make_cases
 from small_volumes import write_volume
 
@@ -50,6 +55,23 @@ def test_a_dangling_link_is_a_bad_volume(tmp_path, capsys):
     stored, failures = build(cases, tmp_path / "store")
     assert [entry.case for entry in stored] == cases[1:] and list(failures) == cases[:1]
     assert "No such file" in failures[cases[0]] and str(cases[0].path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_pair", [False, True])
+def test_what_is_doubtful_about_a_volume_is_one_line(as_pair, tmp_path, capfd):
+    cases = make_cases(tmp_path, 1)
+    for case in cases:
+        image = nib.load(case.path)
+        data = image.get_fdata(dtype=np.float32)
+        data[0, 0, 0] = np.nan
+        nib.save(nib.Nifti1Image(data, image.affine), case.path)
+    if as_pair:
+        build_pairs([tuple(cases)], tmp_path, settings=replace(PAIR_SETTINGS, register=False))
+    else:
+        build(cases, tmp_path / "store")
+    lines = sorted(capfd.readouterr().err.splitlines())
+    assert len(lines) == len(cases) and not any(".py" in line for line in lines)
+    assert all(line.startswith(f"warning: {case.path}: ") for line, case in zip(lines, cases, strict=True))
 
 
 def test_too_little_foreground_says_which_setting_to_change(tmp_path):
