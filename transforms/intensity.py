@@ -7,6 +7,7 @@ import numpy as np
 
 from transforms.head_mask import HEAD_THRESHOLD, filled_mask
 
+SHRINK = 4  # largest factor by which N4 reduces a volume along an axis
 MIN_RANGE = 1e-30  # smallest range of intensities to scale; below 1e-38 the float32 factor overflows
 
 
@@ -53,12 +54,10 @@ def scale_from_unit(scaled: np.ndarray, low: float, high: float) -> np.ndarray:
     return (scaled.astype(np.float32) + 1) * np.float32((high - low) / 2) + np.float32(low)
 
 
-def correct_bias_field(
-    volume: np.ndarray, foreground: np.ndarray, shrink: int = 4, blank: np.ndarray | None = None
-) -> np.ndarray:
+def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, blank: np.ndarray | None = None) -> np.ndarray:
     """Divide out the smooth gain of the receive coil (N4, Tustison et al. 2010, SimpleITK's implementation).
 
-    The field is fitted inside the foreground of a volume reduced by `shrink`, less along short axes (with fewer than
+    The field is fitted inside the foreground of a volume reduced by `SHRINK`, less along short axes (with fewer than
     about 16 voxels along an axis N4 finds no field), and applied at full resolution.
 
     All arrays are (X, Y, Z); the lowest intensity counts as no signal. `blank` voxels have no measurement: they are
@@ -75,7 +74,7 @@ def correct_bias_field(
     # Fit the field to a reduced volume.
     image = sitk.GetImageFromArray(positive.squeeze())  # N4 needs a 2D image of a volume one voxel thick
     mask = sitk.GetImageFromArray(foreground.astype(np.uint8).squeeze())
-    factors = [max(1, min(shrink, length // 16)) for length in image.GetSize()]
+    factors = [max(1, min(SHRINK, length // 16)) for length in image.GetSize()]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([50, 50, 30])
     with one_simpleitk_thread():

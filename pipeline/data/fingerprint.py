@@ -24,23 +24,23 @@ RANGE_PERCENTILES = (5, 95)  # percentiles that bound a cohort's sizes, so that 
 MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
 
 
-def volume_fingerprint(data: Mapping[str, Any], axis: str, size: int, key: str = "image") -> Fingerprint | None:
+def volume_fingerprint(data: Mapping[str, Any], axis: str, size: int) -> Fingerprint | None:
     """Return a volume's fingerprint, from the result of `transforms.slice_chain.slice_chain` (of any stride).
 
     `size` is the side of the training slices: of larger ones only the centre's intensities count, as cropped in
     training, but the whole head's extent. None for pictures, whose pixels have no size, and for heads of fewer than
     `MIN_VOXELS` coarse voxels.
     """
-    if f"{key}_type_range" in data:
+    if "image_type_range" in data:
         return None
-    foreground, stack = data[f"{key}_foreground"], data[key]
+    foreground, stack = data["image_foreground"], data["image"]
     axis_index = AXES[axis]
-    grid_mm = _slices_first(voxel_sizes(data[f"{key}_affine"]), axis_index)
+    grid_mm = _slices_first(voxel_sizes(data["image_affine"]), axis_index)
 
     # Thin the volume to a coarse grid, cropped to the slices' training size.
     steps = np.maximum(1, np.rint(COARSE_MM / grid_mm)).astype(int)
     coarse, coarse_mm = tuple(slice(None, None, step) for step in steps), grid_mm * steps
-    whole_head = data[f"{key}_whole_foreground"][coarse]
+    whole_head = data["image_whole_foreground"][coarse]
     if max(foreground.shape[1:]) > size:
         height, width = (min(size, length) for length in foreground.shape[1:])
         foreground = centre_fit(foreground, height, width, fill=False)
@@ -53,8 +53,8 @@ def volume_fingerprint(data: Mapping[str, Any], axis: str, size: int, key: str =
     box = find_objects(foreground.astype(np.uint8))[0]
     head = foreground[box]
     values, depth = stack[box][head], _depth_mm(head, coarse_mm)[head]
-    field = np.array([len(data[key]), *data[f"{key}_before_fit"]]) * grid_mm
-    file_affine = data[f"{key}_before_spacing"][1] if f"{key}_before_spacing" in data else data[f"{key}_affine"]
+    field = np.array([len(data["image"]), *data["image_before_fit"]]) * grid_mm
+    file_affine = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
     return Fingerprint(
         core=_standardised(_quantiles(values[depth >= np.quantile(depth, 2 / 3)])).round(4).tolist(),
         head=_quantiles(values).round(4).tolist(),

@@ -14,6 +14,7 @@ from transforms.context_lookup import ContextTable
 
 BACKGROUND = -1.0
 QUANTILES = 2048
+LOOKUP_BINS = 128
 
 
 def copy_input(source: np.ndarray, foreground: np.ndarray, slice_mm: float = 1.0) -> np.ndarray:
@@ -58,22 +59,19 @@ def look_up_in_context(
     return np.where(foreground, prediction, np.float32(BACKGROUND)).astype(source.dtype, copy=False)
 
 
-def fit_lookup(
-    training_pairs: Iterable[tuple[np.ndarray, np.ndarray]], bins: int = 128
-) -> tuple[np.ndarray, np.ndarray]:
+def fit_lookup(training_pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Fit the best table from intensity to intensity by least squares.
 
     It is fitted on pairs, which the unpaired model never sees: for each training subject the (source, target)
     intensities (n,) of the same foreground voxels. The table has (L,) rising source intensities, and the (L,) target
     intensities expected there. ValueError: there is no voxel.
     """
-    edges = np.linspace(-1, 1, bins + 1)
-    counts, source_sums, target_sums = np.zeros(bins), np.zeros(bins), np.zeros(bins)
+    edges = np.linspace(-1, 1, LOOKUP_BINS + 1)
+    counts, source_sums, target_sums = np.zeros((3, LOOKUP_BINS))
     for source, target in training_pairs:
-        index = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, bins - 1)
-        counts += np.bincount(index, minlength=bins)
-        source_sums += np.bincount(index, weights=source, minlength=bins)
-        target_sums += np.bincount(index, weights=target, minlength=bins)
+        index = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, LOOKUP_BINS - 1)
+        for sums, weights in ((counts, None), (source_sums, source), (target_sums, target)):
+            sums += np.bincount(index, weights, LOOKUP_BINS)
     occupied = counts > 0
     if not occupied.any():
         raise ValueError("the intensity lookup needs at least one training pair with foreground, and there is none")

@@ -28,7 +28,7 @@ def archives(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ixi")
     for number, subject in enumerate(SUBJECTS):
         thick = subject == "IXI014-HH-1236"
-        shape, through_mm = ((32, 32, 33), 4.98) if thick else ((32, 32, 130), 1.25)
+        shape, through_mm = ((32, 32, 33), 4.98) if thick else ((32, 32, 66), 2.5)
         affine = centred_affine(shape, LEFT_ANTERIOR_SUPERIOR, (7.5, 7.5, through_mm), 4 + 0.2 * number)
         t2 = nib.Nifti1Image(head(shape, affine, "T2", seed=number), affine)
         for contrast, image in (("T1", ixi_t1(8, seed=number)), ("T2", t2)):
@@ -67,7 +67,7 @@ def test_the_one_with_thick_slices_is_named_and_nobody_else_and_images_are_count
     assert explore(archives, out) == 0
     assert found(out) == [("voxel sizes", []), ("outlier", ["IXI014-HH-1236_T2"])]  # PSR and LAS, nothing resampled
     output = capsys.readouterr().out
-    assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 1.25 mm" in output
+    assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 2.5 mm" in output
     assert f"page        {out / 'explore.html'}" in output.splitlines()[-3]
     page = (out / "explore.html").read_text(encoding="utf-8")
     assert "spacing inferior–superior 4.98 mm" in page and "PSR" in page and "LAS" in page
