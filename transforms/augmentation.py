@@ -57,9 +57,10 @@ class Augmentation:
 
     def apply(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Return slices (N, C, S, S), each with its own parameters applied; they stay within [-1, 1]."""
-        enlarged, augmented = enlarge(slices, self.jitter), torch.empty_like(slices)
+        size, enlarged, augmented = slices.shape[-1], enlarge(slices, self.jitter), torch.empty_like(slices)
         for target, image, change in zip(augmented, enlarged, changes, strict=True):
-            image = _cropped(image, slices.shape[-1], change)
+            top, left = (int(start * (image.shape[-1] - size + 1)) for start in change.crop)
+            image = image[:, top : top + size, left : left + size]
             flips = [axis for axis, on in ((1, change.flip_left_right), (2, change.flip_front_back)) if on]
             target.copy_(self._finished(image.flip(flips) if flips else image, change))
         return augmented
@@ -109,7 +110,11 @@ class Augmentation:
 
     def _finished(self, image: Tensor, change: AugmentationParameters) -> Tensor:
         """Return one flipped slice (C, S, S) with everything else that its parameters change."""
-        image = _rotated_and_adjusted(image, change)
+        if change.quarter_turns:
+            image = torch.rot90(image, change.quarter_turns, (1, 2))
+        if change.brightness or change.contrast != 1:
+            mean = image.mean()
+            image = ((image - mean) * change.contrast + mean + change.brightness).clamp(-1, 1)
         return self.extra(image, change.extra_seed) if self.extra else image
 
 
@@ -144,19 +149,3 @@ def _source_indices(
         row[:] = top + (forward[::-1] if is_row_reversed else forward)
         column[:] = left + (forward[::-1] if is_column_reversed else forward)
     return rows, columns, np.array([change.quarter_turns % 2 == 1 for change in changes])
-
-
-def _cropped(image: Tensor, size: int, change: AugmentationParameters) -> Tensor:
-    """Return one slice (C, S', S') cropped to (C, size, size)."""
-    top, left = (int(start * (image.shape[-1] - size + 1)) for start in change.crop)
-    return image[:, top : top + size, left : left + size]
-
-
-def _rotated_and_adjusted(image: Tensor, change: AugmentationParameters) -> Tensor:
-    """Return one flipped slice (C, S, S) rotated, with its brightness and contrast changed."""
-    if change.quarter_turns:
-        image = torch.rot90(image, change.quarter_turns, (1, 2))
-    if change.brightness or change.contrast != 1:
-        mean = image.mean()
-        image = ((image - mean) * change.contrast + mean + change.brightness).clamp(-1, 1)
-    return image
