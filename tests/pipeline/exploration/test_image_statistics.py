@@ -106,7 +106,7 @@ def test_what_the_slices_cut_off_is_told(tmp_path):
     assert look(path, size=40).cut_off == 0
     assert look(path, size=64).cut_off == 0
     assert 0.2 < look(path, size=24).cut_off < 0.8
-    assert look(path, min_foreground=0.99).slices == 0
+    assert look(path, size=64, min_foreground=0.99).slices == 0
 
 
 def test_lattice_points_are_those_of_the_space_not_of_the_grid():
