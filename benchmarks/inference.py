@@ -51,7 +51,7 @@ STAGES = {  # stages of a volume's translation: the function of each, in the mod
 
 
 def benchmark_model(
-    uri: str | None, to: str | None, *, width: int, size: int, device: str = "cpu", tuned: bool = True
+    uri: str | None, to: str | None, device: str, *, tuned: bool = True
 ) -> "tuple[TranslationModel, str]":
     """Return a model and its target contrast: a trained model, or an untrained U-Net down to one pixel.
 
@@ -72,12 +72,12 @@ def benchmark_model(
     else:
         torch.manual_seed(0)
         torch_device = choose_device(device)
-        network: Any = UNet(depth=size.bit_length() - 1, width=width).to(torch_device).eval().requires_grad_(False)
+        network: Any = UNet(depth=SIZE.bit_length() - 1, width=WIDTH).to(torch_device).eval().requires_grad_(False)
         if tuned and torch_device.type == "cpu":  # as `load_model` does
             accelerate(network)
-            if is_large(network, size, network.stride):
+            if is_large(network, SIZE, network.stride):
                 network.to(memory_format=torch.channels_last)
-        settings = PreprocessSettings("axial", None, size, n4=False, percentiles=(0.5, 99.5))
+        settings = PreprocessSettings("axial", None, SIZE, n4=False, percentiles=(0.5, 99.5))
         contrasts, to = {"T2": ContrastStatistics(0.0, 1000.0, integer=True)}, "T2"
         model = TranslationModel(("T1", "T2"), {to: network}, settings, contrasts, network.stride, torch_device)
     if tuned:
@@ -89,12 +89,12 @@ def benchmark_model(
     return replace(model, translators=plain), to
 
 
-def ellipsoid_volume(size: int, slices: int) -> "np.ndarray":
-    """Return an uneven ellipsoid in noisy air, (size, size, slices) int16."""
+def ellipsoid_volume(slices: int) -> "np.ndarray":
+    """Return an uneven ellipsoid in noisy air, (`SIZE`, `SIZE`, slices) int16."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    axes = np.ogrid[-1.1 : 1.1 : size * 1j, -1.1 : 1.1 : size * 1j, -1.1 : 1.1 : slices * 1j]
+    axes = np.ogrid[-1.1 : 1.1 : SIZE * 1j, -1.1 : 1.1 : SIZE * 1j, -1.1 : 1.1 : slices * 1j]
     inside = np.sum([axis**2 for axis in np.broadcast_arrays(*axes)], axis=0) < 1
     return (random.integers(0, 20, inside.shape) + inside * random.integers(400, 1000, inside.shape)).astype(np.int16)
 
@@ -125,9 +125,9 @@ def translation_work(
 
     if tuned:
         set_up(threads=None)
-    model, to = benchmark_model(uri, to, width=WIDTH, size=SIZE, device=device, tuned=tuned)
+    model, to = benchmark_model(uri, to, device, tuned=tuned)
     model = replace(model, run=CompiledForms(batch_size)) if compiled else model
-    source = volume or nib.Nifti1Image(ellipsoid_volume(SIZE, slices), np.eye(4))
+    source = volume or nib.Nifti1Image(ellipsoid_volume(slices), np.eye(4))
     opened = open_volume(source, model, to, compare=False)
     images = opened.slices[opened.foreground.any(axis=(1, 2))]  # (N, H, W) in [-1, 1]
     options: dict[str, Any] = {
@@ -198,12 +198,12 @@ def file_to_file(common: dict[str, Any], rounds: int) -> None:
 
     # The model, and the function with which the command translates a volume.
     set_up(threads=None)
-    model, to = benchmark_model(common["uri"], common["to"], width=WIDTH, size=SIZE, device=common["device"])
+    model, to = benchmark_model(common["uri"], common["to"], common["device"])
     seconds_by_stage: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
     with tempfile.TemporaryDirectory() as folder:
         source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
         if common["volume"] is None:
-            nib.save(nib.Nifti1Image(ellipsoid_volume(SIZE, common["slices"]), np.eye(4)), source)
+            nib.save(nib.Nifti1Image(ellipsoid_volume(common["slices"]), np.eye(4)), source)
         view = open_multi_view([str(common["uri"])], [model], to, None, uncertainty=False)
         translator = JobTranslator(view.compiled("no", 1, BATCH_SIZE), Provenance(to, "", ""), batch_size=BATCH_SIZE)
 

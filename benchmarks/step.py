@@ -55,15 +55,11 @@ ROWS = {
         128, MUNIT, {"type": "munit", "width": 16, "mlp_width": 64}, {"type": "multiscale", "width": 16, "layers": 3}
     ),
 }
-SMALL = {  # whether a benchmark runs, not how fast
-    "unet-32": Row(32, CYCLEGAN, UNET | {"width": 4}, {"width": 4, "layers": 2}),
-    "resnet-32": Row(32, CYCLEGAN, RESNET | {"width": 4, "blocks": 1}, {"width": 4, "layers": 2}),
-}
 
 
 def config_of(row: str, batch: int, precision: str = "float32") -> Config:
-    """Return the configuration of a row, or of a `SMALL` one; the keys that a step does not read are the usual ones."""
-    job = (ROWS | SMALL)[row]
+    """Return the configuration of a row; the keys that a step does not read are the usual ones."""
+    job = ROWS[row]
     sections = {"method": job.method, "generator": job.generator, "discriminator": job.discriminator}
     training = {"batch_size": batch, "precision": precision}
     base = {"name": row, "data": {"source": "phantom"}, "preprocess": {"size": job.size}, "training": training}
@@ -107,7 +103,7 @@ def prepare(row: str, batch: int, kind: str, device: str, foreach: bool | None =
     return lambda: step(*images)
 
 
-def convolution(device: str, kind: str, layout: str, shape: tuple[int, int, int, int] = ROOF_IMAGES) -> Work:
+def convolution(device: str, kind: str, layout: str) -> Work:
     """Return the roof's work: a large 3×3 convolution in a side's precision and a memory layout."""
     import torch
 
@@ -116,15 +112,15 @@ def convolution(device: str, kind: str, layout: str, shape: tuple[int, int, int,
     set_up(None)
     tune(torch.device(device), tf32=kind == "tf32")
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
-    channels, memory_format = shape[1], getattr(torch, layout)
-    images = torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format)
+    channels, memory_format = ROOF_IMAGES[1], getattr(torch, layout)
+    images = torch.randn(ROOF_IMAGES, device=device, dtype=dtype).to(memory_format=memory_format)
     weights = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=memory_format)
     return torch.inference_mode()(lambda: torch.nn.functional.conv2d(images, weights, padding=1))
 
 
-def roof_flop(shape: tuple[int, int, int, int] = ROOF_IMAGES) -> int:
-    """Return the floating-point operations of the roof's work, usually 77.3 billion."""
-    images, channels, height, width = shape
+def roof_flop() -> int:
+    """Return the floating-point operations of the roof's work: 77.3 billion."""
+    images, channels, height, width = ROOF_IMAGES
     return 2 * images * height * width * channels**2 * 9
 
 

@@ -197,12 +197,8 @@ def machine() -> str:
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    return f"{date.today()}, {_processor()}, {core_count()} cores{gpu}, torch {version('torch')}: {command}"
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{date.today()}, {_processor()}, {cores} cores{gpu}, torch {version('torch')}: {command}"
 
 
 def _processor() -> str:

@@ -1,7 +1,7 @@
-"""Pictures for the documentation: screenshots of a run's report, a comparison, an exploration, and MLflow's pages.
+"""Pictures for the documentation: screenshots of a run's report, an exploration, and MLflow's page of a model.
 
-    make pictures                                # of runs/phantom and runs/sweep, or of FOLDER=… and SWEEP=…
-    python docs/_pictures.py runs/phantom --sweep runs/sweep
+    make pictures                        # of runs/phantom, or of FOLDER=…
+    python docs/_pictures.py runs/phantom
 
 Chromium makes them, without a window. They show phantoms only: a run on other data is refused. MLflow shows the
 store of the folder where this is started, on a port of this machine for the time being.
@@ -18,11 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -42,19 +40,10 @@ SERVER_S, ASKED_MS, DRAWN_MS = 120, 20_000, 3000  # patience with the server's s
 HINTS = ("mlflow.assistant.fab.autoOpenedOnFirstLoad", "mlflow.detectIssues.guidanceShown")
 QUIET = "".join(f"localStorage.setItem('{hint}{end}', 'true');" for hint in HINTS for end in ("", "_v1"))
 QUIET = f"try {{ {QUIET} }} catch {{}}"  # about:blank has no storage
+WIDTH = 1500  # pixels
 MOST_BYTES = 150_000
 QUALITIES = range(85, 20, -10)  # of JPEG, best first
 QUERY = "?workflowType=machine_learning"  # MLflow's pages of training, not of prompts
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One picture: its name, its address, and the size in pixels of what is shown."""
-
-    name: str
-    address: str
-    width: int = 1500
-    height: int = 1100
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,8 +51,6 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="python docs/_pictures.py", description=__doc__.splitlines()[0])
     command.add_argument("run", type=Path, nargs="?", default=Path("runs/phantom"),
                          help="folder of a finished phantom run (default: runs/phantom, of `make demo`)")  # fmt: skip
-    command.add_argument("--sweep", type=Path, default=Path("runs/sweep"),
-                         help="folder of a sweep to show (default: runs/sweep; left out if not there)")  # fmt: skip
     command.add_argument("-o", "--output", type=Path, default=DOCS, help="folder of the pictures (default: docs)")
     command.add_argument("--browser", help="the browser's command (default: the Chromium that is installed)")
     return command
@@ -75,13 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path = find_browser(arguments.browser)
         require_phantom(arguments.run)
-        require_phantoms(arguments.sweep)
         with tempfile.TemporaryDirectory() as scratch, opened_browser(path) as page:
-            for shot in pages(arguments.run, arguments.sweep, Path(scratch)):
-                picture(page, shot, arguments.output)
+            report, explored = (arguments.run / "report.html").resolve(), explore(arguments.run, Path(scratch))
+            picture(page, report.as_uri(), 1280, arguments.output / "report.jpg")
+            picture(page, explored.as_uri(), 1500, arguments.output / "exploration.jpg")
             with mlflow_server(arguments.run) as server:
-                for shot in mlflow_pages(server, arguments.run, arguments.sweep):
-                    picture(page, shot, arguments.output)
+                picture(page, model_page(server, arguments.run), 1200, arguments.output / "mlflow_model.jpg")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -114,30 +100,6 @@ def require_phantom(run: Path) -> None:
         raise UserError(f"{run}: its data is {source}; pictures in the documentation show phantoms only")
 
 
-def require_phantoms(sweep: Path) -> None:
-    """Refuse a sweep's comparison that shows people, or does not say what it shows.
-
-    Raises:
-        UserError: See above.
-    """
-    if not (sweep / "compare.html").is_file():
-        return
-    if not (sweep / "compare.json").is_file():
-        raise UserError(f"{sweep}: has no compare.json, so what its comparison shows is not known; compare anew")
-    for entry in json.loads((sweep / "compare.json").read_text(encoding="utf-8"))["runs"]:
-        require_phantom(Path(entry["folder"]))
-
-
-def pages(run: Path, sweep: Path, scratch: Path) -> Iterator[Shot]:
-    """Yield the pages that are files; the exploration's is made of the run's data."""
-    yield Shot("report", (run / "report.html").resolve().as_uri(), height=1280)
-    yield Shot("exploration", explore(run, scratch).as_uri(), height=1500)
-    if (sweep / "compare.html").is_file():
-        yield Shot("comparison_page", (sweep / "compare.html").resolve().as_uri(), height=1500)
-    else:
-        print(f"{sweep / 'compare.html'}: not there, so its picture is left as it is; pipeline.sweep makes it")
-
-
 def explore(run: Path, folder: Path) -> Path:
     """Explore the data of a run; return the page.
 
@@ -151,21 +113,11 @@ def explore(run: Path, folder: Path) -> Path:
     return folder / "explore.html"
 
 
-def mlflow_pages(server: str, run: Path, sweep: Path) -> Iterator[Shot]:
-    """Yield MLflow's pages of the run, of a model that it registered, and of the sweep."""
-    run_id = _json(run / "mlflow.json")["run_id"]
-    experiment = _experiment_of(server, run_id)
-    page = f"{server}/#/experiments/{experiment}"
-    yield Shot("mlflow_run", f"{page}/runs/{run_id}{QUERY}", height=1400)
-    yield Shot("mlflow_charts", f"{page}/runs/{run_id}/model-metrics{QUERY}", height=1400)
-    for address in list(_json(run / "models.json")["models"].values())[:1]:
-        name = address.removeprefix("models:/").partition("@")[0].partition("/")[0]
-        yield Shot("mlflow_model", f"{server}/#/models/{quote(name, safe='')}{QUERY}", height=1200)
-    if (sweep / "compare.json").is_file():
-        ids = [run["mlflow_run_id"] for run in _json(sweep / "compare.json")["runs"]]
-        chosen = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
-        yield Shot("mlflow_runs", f"{page}/runs{QUERY}", height=900)
-        yield Shot("mlflow_comparison", f"{server}/#/compare-runs{QUERY}&{chosen}", height=1400)
+def model_page(server: str, run: Path) -> str:
+    """Return the address of MLflow's page of a model that the run registered."""
+    address = next(iter(_json(run / "models.json")["models"].values()))
+    name = address.removeprefix("models:/").partition("@")[0].partition("/")[0]
+    return f"{server}/#/models/{quote(name, safe='')}{QUERY}"
 
 
 def _json(path: Path) -> dict:
@@ -174,19 +126,6 @@ def _json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); MLflow's pages need it") from error
     return content
-
-
-def _experiment_of(server: str, run_id: str) -> str:
-    """Return the id of a run's experiment.
-
-    Raises:
-        UserError: The server does not know the run.
-    """
-    try:
-        with urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=SERVER_S) as response:
-            return str(json.load(response)["run"]["info"]["experiment_id"])
-    except (URLError, KeyError, ValueError) as error:
-        raise UserError(f"MLflow does not know the run {run_id} ({error}); start where mlflow.db is") from error
 
 
 @contextmanager
@@ -245,17 +184,15 @@ def opened_browser(path: str) -> Iterator["Page"]:
             raise UserError(f"{path}: {first_line(error)}") from error
 
 
-def picture(page: "Page", shot: Shot, folder: Path) -> None:
+def picture(page: "Page", address: str, height: int, path: Path) -> None:
     """Open a page, unfold its description, and keep what it shows as a JPEG of modest size."""
-    page.set_viewport_size({"width": shot.width, "height": shot.height})
-    page.goto("about:blank")  # or only what follows # would change, and the page be kept
-    page.goto(shot.address)
+    page.set_viewport_size({"width": WIDTH, "height": height})
+    page.goto(address)
     _settle(page)
     more = page.get_by_text("Show more", exact=True)
     if more.count():
         more.first.click()
         _settle(page)
-    path = folder / f"{shot.name}.jpg"
     with Image.open(BytesIO(page.screenshot())) as image:
         size_bytes = save_jpeg(image.convert("RGB"), path)
     print(f"{path}: {size_bytes / 1000:.0f} kB")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_run import QUICK, phantom_run
 
-from benchmarks import backends, data, inference, overheads, scaling, size, step, views
+from benchmarks import backends, data, inference, overheads, step, views
 from benchmarks.timing import Timing
 
 SMALL = """name: small
@@ -121,12 +121,10 @@ def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
         (step, "--batch 1 x", "--batch: 'x' is not a whole number from 1"),
         (step, "unet-129", "no such row: unet-129; choose from unet-256"),
         (step, "--device auto --graph", "--graph and tf32 need --device cuda"),
-        (scaling, "pixel", "no such quantity: pixel"),
-        (scaling, "processes --processes 1 2 --batch 3", "--batch 3: cannot be divided among 2 processes"),
         (inference, "--volume no.nii", "no.nii: no such file; give the path of a NIfTI volume"),
         (inference, "--backends brain", "brain: no such file in configs; give others, as phantom ixi"),
         (inference, "--precision bf16", "--precision and --only go with --backends alone"),
-        (scaling, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
+        (step, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
         (data, "--device cuda", "device cuda: not available"),
     ],
 )
@@ -165,27 +163,6 @@ def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
     )
     rows = overheads.record_rows(1.0, log_every=5, rounds=3)  # ten steps
     assert [row[1:] for row in rows] == [["30 ms", "30.00%"]] * 2
-
-
-def test_size_counts_lines_files_and_keys(tmp_path, capsys):
-    files = {
-        "pipeline/__init__.py": "",
-        "pipeline/a.py": "x = 1\n\ny = 2\n",
-        "networks/b/c.py": "z = 3\n",
-        "tests/test_a.py": "assert True\n" * 4,
-        "configs/one.yaml": "name: one\ndata:\n  source: ixi\n  folder: x\n",
-        "configs/two.yaml": "base: one.yaml\ndata:\n  seed: 1\n",
-        "README.md": "# A title\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert size.sizes(tmp_path) == {
-        "source lines": 4, "source files": 2, "test lines": 4, "configuration keys": 5, "lines of configs/": 7,
-        "README, words": 3,
-    }  # fmt: skip
-    assert size.main([str(tmp_path), str(tmp_path)]) == 0
-    assert "4 (1.00)" in capsys.readouterr().out
 
 
 def test_views(tmp_path, capsys):

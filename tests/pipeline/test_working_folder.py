@@ -97,5 +97,5 @@ def test_a_command_is_one_however_it_is_spelt(research, spelling):
 def test_the_projects_own_root_stays_on_the_path():
     ended = started_in(ROOT, "-m", "pipeline.run", "--help", path="")
     assert (ended.returncode, ended.stderr) == (0, "")
-    ended = started_in(ROOT, "-m", "benchmarks.scaling", "--help", path="")
+    ended = started_in(ROOT, "-m", "benchmarks.data", "--help", path="")
     assert (ended.returncode, ended.stderr) == (0, "")
