@@ -19,7 +19,7 @@ from pipeline.data_builders import (
     warn_of_names,
 )
 from pipeline.planning.cohort import CohortEstimates, first_scans, split_table, subject_names
-from pipeline.planning.durations import cpu_work_text, step_pace, time_text
+from pipeline.planning.durations import step_pace, time_text
 from pipeline.planning.resources import (
     BYTES_PER_PIXEL,
     DiskNeed,
@@ -97,13 +97,6 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     resident = f", and {human_bytes(kept * preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     resident = resident if config.training.slices_on_device else ""
     echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
-    evaluation = config.evaluation
-    work = cpu_work_text(
-        split, contrasts, estimates,
-        protocols=evaluation.protocols, register=evaluation.register_pairs, processes=preprocess.processes,
-        paired=engine.paired,
-    )  # fmt: skip
-    echo(work)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)
     echo("dry run: nothing was written")

@@ -14,7 +14,11 @@ CLOSE = 1e-3  # relative tolerance for baselines computed with other versions of
 PREPROCESS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles", "min_foreground", "coverage_mm")
 EVALUATION = ("checkpoint", "register_pairs")
 
-Difference = tuple[str, str, str]  # what differs, its value in the reference run and in this run
+Difference = tuple[str, str, str]  # what differs, its value in the first run and in the other
+REFUSAL = (
+    "these runs cannot be compared, for their figures do not mean the same; leave out those that differ, or run them "
+    "again on one data, split (split.file), preprocess and evaluation:"
+)
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
@@ -30,24 +34,9 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     problems = []
     for run in runs[1:]:
         first_of_kind = next(candidate for candidate in runs if candidate.is_bound == run.is_bound)
-        for reference in (runs[0], first_of_kind):  # the run itself has no differences from itself
-            differences = _differences(reference, run)
-            problems += [
-                f"{title}: {reference_value} in {reference.folder}, {run_value} in {run.folder}"
-                for title, reference_value, run_value in differences
-            ]
-            if differences:
-                break
+        problems += _problems(runs[0], run) or _problems(first_of_kind, run)
     if problems:
-        raise UserError(
-            "\n  ".join(
-                [
-                    "these runs cannot be compared, for their figures do not mean the same; leave out those that "
-                    "differ, or run them again on one data, split (split.file), preprocess and evaluation:",
-                    *problems,
-                ]
-            )
-        )
+        raise UserError("\n  ".join([REFUSAL, *problems]))
 
 
 def setting_differences(first: Settings, second: Settings) -> Iterator[tuple[str, object, object]]:
@@ -67,16 +56,15 @@ def setting_differences(first: Settings, second: Settings) -> Iterator[tuple[str
             yield f"data.regions.{name}", first_regions[name], second_regions[name]
 
 
-def _differences(first: FinishedRun, run: FinishedRun) -> list[Difference]:
+def _problems(first: FinishedRun, run: FinishedRun) -> list[str]:
     """Return the differences that forbid a comparison of two runs; those that follow from others are left out."""
-    differences = [
-        (key, repr(first_value), repr(run_value))
-        for key, first_value, run_value in setting_differences(first.settings, run.settings)
-    ]
+    settings = setting_differences(first.settings, run.settings)
+    differences = [(key, repr(value), repr(run_value)) for key, value, run_value in settings]
     differences += _split_differences(first, run)
     if first.protocols[OWN] != run.protocols[OWN]:
-        differences.append(("our own protocol", f"{first.protocols[OWN]!r}", f"{run.protocols[OWN]!r}"))
-    return differences or [*_scored_differences(first, run)] or [*_baseline_differences(first, run)][:1]
+        differences.append(("our own protocol", repr(first.protocols[OWN]), repr(run.protocols[OWN])))
+    differences = differences or [*_scored_differences(first, run)] or [*_baseline_differences(first, run)][:1]
+    return [f"{key}: {value} in {first.folder}, {run_value} in {run.folder}" for key, value, run_value in differences]
 
 
 def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Difference]:

@@ -39,9 +39,8 @@ def compare_folders(
     """Compare finished runs: print the tables, and write page, CSV and JSON beside each other.
 
     Args:
-        folders: Folders of the runs.
+        folders, read_settings, paired_methods: See `pipeline.comparison.runs.load_runs`.
         page: The HTML file; the other files have its name with other endings.
-        read_settings, paired_methods: See `pipeline.comparison.runs.load_runs`.
         quiet: Whether to leave out progress bars.
         log: Logs the comparison and these files to MLflow, and returns a line on how to open it; None for a run of its
             own (`log_comparison`).
@@ -163,13 +162,8 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
 def log_comparison(comparison: "Comparison", files: Sequence[Path], *, name: str, folder: Path) -> str:
     """Log the comparison as an MLflow run in the compared runs' experiment, and return a line on how to open it.
 
-    A server that does not answer delays this by seconds only.
-
-    Args:
-        comparison: The comparison to log.
-        files: Artifacts of the MLflow run.
-        name: Name of the MLflow run.
-        folder: Folder for the record; it is removed once MLflow has everything.
+    A server that does not answer delays this by seconds only. The record's folder is removed once MLflow has
+    everything.
     """
     from pipeline.comparison.comparison_page import markdown
     from pipeline.tracking.tracker import Tracker

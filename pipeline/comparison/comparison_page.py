@@ -34,7 +34,9 @@ STATISTICS = (
 
 def terminal_text(comparison: Comparison) -> str:
     """Return one table per direction: figures, and the difference in PSNR to the best run."""
-    paragraphs = [_terminal_table(direction) for direction in comparison.directions]
+    paragraphs = [
+        f"{_heading(direction)}\n{table(*_direction_table(direction))}" for direction in comparison.directions
+    ]
     return "\n\n".join([*paragraphs, FOOTNOTE, *(f"note: {note}" for note in comparison.notes)])
 
 
@@ -43,14 +45,14 @@ def markdown(comparison: Comparison) -> str:
     parts = [result_sentence(comparison)]
     for direction in comparison.directions:
         header, body = _direction_table(direction)
-        lines = [[f"{' → '.join(direction.contrasts)}, {count_text(direction)}", *header[1:]], ["---"] * len(header)]
+        lines = [[_heading(direction), *header[1:]], ["---"] * len(header)]
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in (*lines, *body)))
     parts.append(FOOTNOTE)
     return "\n\n".join([*parts, *(f"Note: {note}" for note in comparison.notes)])
 
 
-def _terminal_table(direction: Direction) -> str:
-    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(*_direction_table(direction))}"
+def _heading(direction: Direction) -> str:
+    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}"
 
 
 def _direction_table(direction: Direction) -> tuple[list[str], list[list[str]]]:
@@ -63,8 +65,7 @@ def _direction_table(direction: Direction) -> tuple[list[str], list[list[str]]]:
         difference = "best" if row.label == direction.best.label else f"{mean} [{low}, {high}]" if low else mean
         figures = [value_text(column, row.values.get(column)) for column in columns]
         body.append([row.label, kind_text(row), *figures, difference, p, *cost_texts(row.run)[:2]])
-    header = ["", "method", *headings, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
-    return header, body
+    return ["", "method", *headings, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"], body
 
 
 def render(comparison: Comparison, picture: Picture | None) -> str:

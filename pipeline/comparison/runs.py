@@ -28,7 +28,6 @@ class FinishedRun:
     """The results of one run that a comparison needs.
 
     Attributes:
-        folder: Folder of the run.
         label: Name of the run in tables, unique among the compared runs.
         settings: Resolved configuration of the run.
         is_bound: Whether the model trained on pairs, which makes it an upper bound for unpaired methods.
@@ -37,7 +36,6 @@ class FinishedRun:
             with several sessions has several scans.
         protocols: Name of a protocol -> its description.
         record: Content of run.json; empty for a run without that file.
-        mlflow_id: Id of the MLflow run; None for none.
     """
 
     folder: Path

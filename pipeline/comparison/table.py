@@ -21,31 +21,21 @@ RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference between two methods over the subjects that both have.
-
-    Attributes:
-        mean: Mean difference.
-        low, high: 95 % bootstrap interval of the mean; NaN with fewer than two subjects.
-        p: p-value of the two-sided Wilcoxon signed-rank test; None if too few subjects.
-        n: Number of subjects with figures of both methods.
-        p_holm: p-value corrected by Holm's method for the other comparisons of its family; see `holm`.
-    """
+    """Difference between two methods over the `n` subjects that both have."""
 
     mean: float
-    low: float
+    low: float  # 95 % bootstrap interval of the mean; NaN with fewer than two subjects
     high: float
-    p: float | None
+    p: float | None  # of the two-sided Wilcoxon signed-rank test; None if too few subjects
     n: int
-    p_holm: float | None = None
+    p_holm: float | None = None  # corrected for the other comparisons of its family; see `holm`
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method in one direction.
+    """One method in one direction: a run, or a baseline.
 
     Attributes:
-        label: Name of the run or the baseline.
-        run: The finished run; None for a baseline.
         values: Column -> mean and SD over test subjects; one with several sessions counts once, with their mean.
         differences: Column -> difference to the best run; empty for that run itself.
     """
@@ -76,7 +66,6 @@ class Direction:
     """All methods in one direction.
 
     Attributes:
-        contrasts: Source and target contrast.
         columns: Columns "region/metric", in the order of display.
         region_columns: Columns of the regions that the configurations name, which are not tested.
         rows: The runs, then the baselines.
@@ -95,18 +84,11 @@ class Direction:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of runs.
-
-    Attributes:
-        runs: The compared runs.
-        directions: The table of each direction.
-        settings: Setting in which the runs differ -> its value in each run.
-        notes: Further remarks for readers.
-    """
+    """A comparison of runs: the table of each direction, and remarks for readers."""
 
     runs: list[FinishedRun]
     directions: list[Direction]
-    settings: Mapping[str, list[str]]
+    settings: Mapping[str, list[str]]  # setting in which the runs differ -> its value in each run
     notes: list[str]
 
 

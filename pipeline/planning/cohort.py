@@ -80,19 +80,6 @@ class CohortEstimates:
         by_contrast = [[case for case in cases if case.contrast == contrast] for contrast in contrasts]
         return sum(len(side) * prod(self.grid_of(side)[0]) for side in by_contrast)
 
-    def prepared_voxels(self, cases: Sequence[Case]) -> float:
-        """Return the number of voxels of a scan after resampling, or of a picture."""
-        if self.pictures or not cases:
-            return float(self.size**2)
-        from nibabel.affines import voxel_sizes
-
-        shape, affine = self.grid_of(cases)
-        voxels = prod(shape[:3])
-        if self.spacing_mm is None:
-            return float(voxels)
-        in_plane, through_plane = self.spacing_mm
-        return voxels * float(prod(voxel_sizes(affine))) / (in_plane**2 * through_plane)
-
 
 def first_scans(cases: Iterable[Case], contrasts: Contrasts) -> list[Case]:
     """Return the first contrast's scan of each pair among the cases, on whose grid pairs are trained on."""

@@ -1,19 +1,14 @@
-"""Time that a run will take: its training, from its own records if it has begun, and the work of the CPU beside it."""
+"""Time that training will take: from the run's own records if it has begun, or of a few steps made to see."""
 
-import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pipeline.data.case import Case, pairs
-from pipeline.data.splits import CohortSplit
-from pipeline.planning.cohort import CohortEstimates, Contrasts
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.files import human_bytes
-from transforms.registration import same_grid
 
 if TYPE_CHECKING:
     from pipeline.engines.base import Engine
@@ -21,28 +16,14 @@ if TYPE_CHECKING:
 ENOUGH_SECONDS = 2.0  # of timed steps; at least two are made
 MOST_IMAGES = 4  # in a batch of the timed steps; time is taken to grow with the batch size
 
-# Seconds per million voxels of a prepared scan, measured on one core of a server of 2025, on a pair of IXI's size
-# (256×256×150 and 256×256×130 voxels).
-READ_S = 0.15  # to read and prepare a scan, and to resample its partner onto its grid
-REGISTER_S = 0.6  # a pair, by the voxels of one of its scans
-DRAW_S = 0.2  # to write a translated scan, its mosaic and its volumes for the viewer
-OWN_S = 0.24  # to compute and score one system's prediction in our own protocol
-PUBLISHED_S: Mapping[str, float] = {"syndiff": 0.03, "selfrdb": 0.21, "reggan": 0.07}
-SYSTEMS = 5  # the model and four baselines
-LOOKUP_PAIRS = 8  # maximum of training pairs to which the lookup baseline is fitted
-
 
 def time_text(
     folder: RunFolder, *, steps: int, memory: float, free: float, pace: Callable[[], tuple[float, str]]
 ) -> str:
-    """Return the training time of a run as text.
+    """Return the training time of a run of so many steps as text.
 
-    Args:
-        folder: Folder of the run.
-        steps: Number of all steps.
-        memory: Bytes that training needs.
-        free: Bytes of the device's memory that are free; if training needs more, no step is timed.
-        pace: Function that returns the seconds per step on this machine, and the device's name.
+    `memory` and `free` are the bytes that training needs and those that the device has: if it needs more, no step is
+    timed. `pace` returns the seconds per step on this machine, and the device's name.
     """
     steps_done, step_seconds = measured_pace(folder)
     if step_seconds is not None:
@@ -130,51 +111,3 @@ def duration(count: float) -> str:
         minutes = max(1, round(count / 60))
         return f"{minutes} minute{'s' if minutes > 1 else ''}"
     return f"{count / 3600:.1f} hours" if count < 36_000 else f"{count / 3600:,.0f} hours"
-
-
-def cpu_work_text(
-    split: CohortSplit,
-    contrasts: Contrasts,
-    estimates: CohortEstimates,
-    *,
-    protocols: Sequence[str],
-    register: bool,
-    processes: int | None,
-    paired: bool = False,
-) -> str:
-    """Return a line with the minutes to register the pairs and to evaluate the test subjects.
-
-    Pairs on different grids are registered if `register`, all training pairs among them if the method learns from pairs
-    (`paired`). `processes` is None for one per core.
-    """
-    # Count the pairs to register and the scans to evaluate.
-    training_pairs = len(pairs([case for side in split.train.values() for case in side], contrasts))
-    test_pairs = pairs(split.test, contrasts)
-    held_out = [*pairs(split.validation, contrasts), *test_pairs]
-    test_subjects = len(test_pairs) or len(split.test)
-    million = estimates.prepared_voxels([*split.test, *split.validation]) / 1e6
-    is_registered = register and held_out and not estimates.pictures and not _on_one_grid(held_out, estimates)
-    fitted = training_pairs if paired else min(LOOKUP_PAIRS, training_pairs)
-    registrations = len(held_out) + fitted if is_registered else 0
-
-    # Multiply by the measured seconds, and divide among the processes.
-    workers = processes or os.cpu_count() or 1
-    scan_seconds = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in protocols)) + DRAW_S + READ_S
-    scans = 2 * len(test_pairs) or len(split.test)
-    registration_seconds = registrations * (REGISTER_S + 2 * READ_S) * million / min(workers, max(1, registrations))
-    evaluation_seconds = scans * scan_seconds * million / min(workers, max(1, scans))
-    return (
-        f"CPU work   {_minutes(registration_seconds)} to register {registrations:,} pairs and "
-        f"{_minutes(evaluation_seconds)} to evaluate {test_subjects:,} test subjects, in {workers} processes, "
-        "besides the networks (estimate)"
-    )
-
-
-def _on_one_grid(case_pairs: Sequence[tuple[Case, Case]], estimates: CohortEstimates) -> bool:
-    """Whether the first pair's two scans share a grid; all other pairs are assumed to be alike."""
-    first, second = (estimates.grid_of([pair[side] for pair in case_pairs]) for side in (0, 1))
-    return same_grid(*first, *second)
-
-
-def _minutes(seconds: float) -> str:
-    return "under a minute" if seconds < 60 else f"some {round(seconds / 60):,} min"

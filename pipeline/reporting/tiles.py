@@ -127,24 +127,14 @@ def sheet(
 
     # Write title, footer and labels.
     if title:
-        draw.text(
-            (_MARGIN, _MARGIN), fitted_text(title, width - 2 * _MARGIN, title_size), fill=_INK, font=font(title_size)
-        )
+        line = fitted_text(title, width - 2 * _MARGIN, title_size)
+        draw.text((_MARGIN, _MARGIN), line, fill=_INK, font=font(title_size))
     if footer:
-        draw.text(
-            (_MARGIN, bottom + 10),
-            fitted_text(footer, width - 2 * _MARGIN, footer_size),
-            fill=_FAINT,
-            font=font(footer_size),
-        )
+        line = fitted_text(footer, width - 2 * _MARGIN, footer_size)
+        draw.text((_MARGIN, bottom + 10), line, fill=_FAINT, font=font(footer_size))
     for label, x, cell in zip(column_labels, lefts, widths, strict=False):
-        draw.text(
-            (int(x) + cell // 2, top - 8),
-            fitted_text(label, cell, text_size),
-            fill=_INK,
-            font=font(text_size),
-            anchor="ms",
-        )
+        line = fitted_text(label, cell, text_size)
+        draw.text((int(x) + cell // 2, top - 8), line, fill=_INK, font=font(text_size), anchor="ms")
     for label, y, cell in zip(row_labels, tops, heights, strict=False):
         draw.text((_MARGIN, int(y) + cell // 2), label, fill=_INK, font=font(text_size), anchor="lm")
 

@@ -71,13 +71,12 @@ def log_translator(
         path = Path(folder) / "model"
         export_translator(module, path, stride=stride, channels=channels, metadata=metadata)
         size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        return tracker.call(
-            f"the model {name}",
-            lambda run: _upload(
-                run, path, clean_name(name), register_as, score, score_name, printable(description)[:TAG_LENGTH]
-            ),
-            size_bytes,
-        )
+        text = printable(description)[:TAG_LENGTH]
+
+        def upload(run: MlflowRun) -> str:
+            return _upload(run, path, clean_name(name), register_as, score, score_name, text)
+
+        return tracker.call(f"the model {name}", upload, size_bytes)
 
 
 def export_translator(
@@ -106,19 +105,13 @@ def export_translator(
 
 
 def _upload(
-    run: MlflowRun,
-    path: Path,
-    name: str,
-    register_as: str | None,
-    score: float | None,
-    score_name: str,
-    description: str,
+    run: MlflowRun, path: Path, name: str, register_as: str | None, score: float | None, score_name: str, text: str
 ) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     _drop_half_logged(run, name)
-    tags = {NOTE_TAG: description} if description else {}
+    tags = {NOTE_TAG: text} if text else {}
     logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id, tags=tags)
     model = Model.load(str(path))
     model.model_id, model.run_id = logged.model_id, run.id
@@ -129,7 +122,7 @@ def _upload(
     run.client.finalize_logged_model(logged.model_id, "READY")
     if register_as is None:
         return f"runs:/{run.id}/{name}"
-    return register_version(run, clean_name(register_as), logged.model_id, score, score_name, description)
+    return register_version(run, clean_name(register_as), logged.model_id, score, score_name, text)
 
 
 def _drop_half_logged(run: MlflowRun, name: str) -> None:
@@ -190,12 +183,7 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
 
 
 def _refuse_incomplete(uri: str) -> None:
-    """Refuse the address of a run that names none of its models, and list them.
-
-    Raises:
-        UserError: The address is incomplete.
-        MlflowException: The store knows no such run, or does not answer.
-    """
+    """Refuse the address of a run that names none of its models, and list them; raises MLflow's own errors, too."""
     import mlflow
 
     match = _RUN.fullmatch(uri)

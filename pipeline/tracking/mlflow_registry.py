@@ -2,8 +2,12 @@
 
 import json
 import logging
+from typing import TYPE_CHECKING
 
 from pipeline.tracking.mlflow_run import MlflowRun
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 ALIAS = "best"
@@ -31,43 +35,38 @@ def register_version(
     )
     registered = json.dumps([{"name": name, "version": version.version}])
     run.client.set_logged_model_tags(model_id, {VERSIONS_TAG: registered})
-    if score is not None and _outscored(run, name, score, score_name):
+    best = _best_version(run, name)
+    if score is not None and best is not None and _outscores(best, score, score_name):
         return f"models:/{name}/{version.version}"
-    _describe(run, name, description)
+
+    # Describe the registered model by this version, unless somebody wrote it another text.
+    text = run.client.get_registered_model(name).description or ""
+    if description and text in ("", (best and best.description) or ""):
+        run.client.update_registered_model(name, description)
     run.client.set_registered_model_alias(name, ALIAS, version.version)
     return f"models:/{name}@{ALIAS}"
 
 
-def _describe(run: MlflowRun, name: str, description: str) -> None:
-    """Describe a registered model by the version that gets the alias, unless somebody wrote it another text."""
-    text = run.client.get_registered_model(name).description or ""
-    if description and text in ("", _description_of_best(run, name)):
-        run.client.update_registered_model(name, description)
-
-
-def _description_of_best(run: MlflowRun, name: str) -> str:
-    """Return the description of the version that has the alias; "" where none has it."""
+def _best_version(run: MlflowRun, name: str) -> "ModelVersion | None":
+    """Return the version that has the alias; None where none has it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return run.client.get_model_version_by_alias(name, ALIAS).description or ""
+        return run.client.get_model_version_by_alias(name, ALIAS)
     except MlflowException:
-        return ""
+        return None
 
 
-def _outscored(run: MlflowRun, name: str, score: float, score_name: str) -> bool:
+def _outscores(best: "ModelVersion", score: float, score_name: str) -> bool:
     """Whether the version that has the alias has a higher score of the same name; say so if it has one of another."""
-    from mlflow.exceptions import MlflowException
-
     try:
-        best_version = run.client.get_model_version_by_alias(name, ALIAS)
-        best_score = float(best_version.tags[SCORE_TAG])
-    except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
+        best_score = float(best.tags[SCORE_TAG])
+    except (KeyError, ValueError):
         return False
-    best_name = best_version.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
+    best_name = best.tags.get(SCORE_NAME_TAG, "a score without a name, as earlier releases gave")
     if best_name != score_name:
         logger.info(
-            f"models:/{name}@{ALIAS} moves from version {best_version.version} to the new one, for their scores do not "
+            f"models:/{best.name}@{ALIAS} moves from version {best.version} to the new one, for their scores do not "
             f"compare ({best_name}; {score_name}); set the alias back if the earlier model is better"
         )
         return False

@@ -169,7 +169,7 @@ class Tracker:
         worker = self._worker
         if worker is None or worker.uri is None or worker.experiment_id is None:
             return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
-        uri, page = (without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}{QUERY}")
+        uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}{QUERY}"
         if uri.startswith("http"):
             return f"{uri.rstrip('/')}{page}"
         choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""
