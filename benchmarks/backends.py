@@ -101,14 +101,10 @@ def work(
     precision: str = "float32",
     backend: str = "torch",
 ) -> "Callable[[], np.ndarray]":
-    """Return a function that translates slices once: a side of the measurement. The first output is kept in a file.
+    """Return a function that translates slices once: a side of the measurement.
 
-    Args:
-        name: A shipped configuration; with `is_address` a trained model's address.
-        result: The .npy file of the first output.
-        to, slices: The contrast to make, where the model makes two, and the number of slices.
-        kernels: Whether torch may use our convolutions (`networks.cpu_kernels`).
-        compiled, precision, backend: As of `pipeline.translate`.
+    `name` is a shipped configuration, or with `is_address` a trained model's address. The first output is kept in the
+    .npy file `result`. Without `kernels` torch uses none of our convolutions (`networks.cpu_kernels`).
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes of its own would not be counted
     import numpy as np

@@ -133,12 +133,9 @@ def grid_of(path: str) -> "tuple[tuple[int, ...], np.ndarray]":
 def monai_chain(
     shape: tuple[int, ...], affine: "np.ndarray", *, resized: bool, limits: tuple[float, float] | None = None
 ) -> "Compose":
-    """Return MONAI's own chain from a path to a (1, 256, 256, Z) volume in [-1, 1].
+    """Return MONAI's own chain from a path to a (1, 256, 256, Z) volume in [-1, 1], on the grid that is given.
 
-    Args:
-        shape, affine: Shape and affine of the grid to resample to.
-        resized: Whether to resample by `Resized`.
-        limits: Intensities that become -1 and 1; None takes percentiles of all voxels.
+    `limits` are the intensities that become -1 and 1; None takes percentiles of all voxels.
     """
     from monai import transforms as monai
 

@@ -63,14 +63,7 @@ def config_of(row: str, batch: int, precision: str = "float32") -> Config:
 
 
 def prepare(row: str, batch: int, kind: str, device: str, foreach: bool | None = None) -> Work:
-    """Return a training step.
-
-    Args:
-        row, batch: Row of the table, and batch size.
-        kind: "plain", or the precision of our step, followed by " graph" for a CUDA graph.
-        device: Device.
-        foreach: See `benchmarks.reference.Plain`.
-    """
+    """Return a training step: "plain" (`foreach` is of `Plain`), or ours in a precision, with " graph" as CUDA graph."""
     import torch
 
     from benchmarks.reference import PLAIN

@@ -35,33 +35,20 @@ _work: Work = print  # a side's process: what it measures
 
 @dataclass(frozen=True)
 class Side:
-    """One of the implementations that are compared.
-
-    Attributes:
-        prepare: Function of a module that returns the work to time, a function without arguments. It is called in the
-            side's process.
-        options: Keyword arguments of `prepare`.
-        units: Number of counted units (slices, volumes) in one call of the work.
-    """
+    """One of the implementations that are compared: `prepare`, of a module, returns the work in the side's process."""
 
     prepare: Callable[..., Work]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    units: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `prepare`
+    units: int = 1  # slices or volumes in one call of the work
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The measurements of a side.
+    """The measurements of a side."""
 
-    Attributes:
-        rounds: Seconds per unit in each round.
-        peak_mib: The most memory its process ever held, in MiB: a GPU's where it used one, the host's otherwise.
-        prepared: Seconds that `prepare` and the first call took, imports included.
-    """
-
-    rounds: tuple[float, ...]
-    peak_mib: float = 0.0
-    prepared: float = 0.0
+    rounds: tuple[float, ...]  # seconds per unit in each round
+    peak_mib: float = 0.0  # the most memory its process ever held: a GPU's where it used one, the host's otherwise
+    prepared: float = 0.0  # seconds that `prepare` and the first call took, imports included
 
     @property
     def seconds(self) -> float:
@@ -82,15 +69,9 @@ def measure(
     warm_up: int = 2,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time the sides in turns, one at a time.
+    """Time the sides in turns, after `warm_up` calls each: in a round, a side works for `seconds`, or one call.
 
-    Args:
-        sides: Sides by name; in each round the order moves on by one.
-        rounds: Number of rounds.
-        seconds: Minimal time that a side works in a round; it makes at least one call.
-        title: Title of the progress bar.
-        warm_up: Number of calls before the first round.
-        clock: The time that passes, or `processor_seconds`.
+    The clock is the time that passes, or `processor_seconds`.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -174,15 +155,10 @@ def table_rows(timings: Mapping[str, Timing], unit: str) -> list[list[str]]:
     """Return a table row a side: name, time a unit, units a second, ratio to the first side, memory."""
     first = next(iter(timings.values()))
     return [
-        [
-            name,
-            duration_text(timing.seconds),
-            f"{1 / timing.seconds:.4g} {unit}s/s",
-            f"{timing.ratio_to(first):.3f}",
-            f"{timing.peak_mib:,.0f} MiB",
-        ]
+        [name, duration_text(timing.seconds), f"{1 / timing.seconds:.4g} {unit}s/s", f"{timing.ratio_to(first):.3f}",
+         f"{timing.peak_mib:,.0f} MiB"]
         for name, timing in timings.items()
-    ]
+    ]  # fmt: skip
 
 
 def duration_text(seconds: float) -> str:

@@ -6,7 +6,7 @@ python -m pipeline.download ixi -o data/ixi --contrasts T1 T2
 import argparse
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
@@ -27,17 +27,8 @@ IXI is licensed CC BY-SA 3.0: https://brain-development.org/ixi-dataset/
 exit codes: 0 everything is there, 2 bad arguments, no connection or a bad archive, 130 interrupted"""
 
 
-def download_ixi(
-    folder: Path,
-    contrasts: Sequence[str],
-    *,
-    base_url: str = IXI_URL,
-    md5: Mapping[str, str] = IXI_MD5,
-    quiet: bool = False,
-) -> None:
-    """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; existing contrasts are skipped.
-
-    `base_url` is the folder of `IXI-<contrast>.tar`, and `md5` gives the hexadecimal sum of each contrast's archive.
+def download_ixi(folder: Path, contrasts: Sequence[str], *, base_url: str, quiet: bool) -> None:
+    """Fetch and unpack IXI's archives, `base_url/IXI-<contrast>.tar`, as `folder/IXI-<contrast>/`, where it is missing.
 
     Raises:
         UserError: An unknown contrast, or an error of `fetch` or `unpack_tar`.
@@ -45,9 +36,8 @@ def download_ixi(
     from pipeline.data.archive import fetch, md5_of, require_empty, require_web, unpack_tar
     from pipeline.utils.files import make_folder, require_writable
 
-    unknown = [contrast for contrast in contrasts if contrast not in md5]
-    if unknown:
-        raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(md5)}")
+    if unknown := [contrast for contrast in contrasts if contrast not in IXI_MD5]:
+        raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(IXI_MD5)}")
     require_web(base_url)
     make_folder(folder)
     say = (lambda _: None) if quiet else echo
@@ -60,9 +50,9 @@ def download_ixi(
         require_writable(archive)
         placed = archive.exists()
         if not placed:
-            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], quiet=quiet)
-        elif (actual := md5_of(archive, quiet)) != md5[contrast]:
-            reason = f"has MD5 sum {actual} instead of {md5[contrast]}"
+            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=IXI_MD5[contrast], quiet=quiet)
+        elif (actual := md5_of(archive, quiet)) != IXI_MD5[contrast]:
+            reason = f"has MD5 sum {actual} instead of {IXI_MD5[contrast]}"
             raise UserError(f"{archive}: {reason}; remove it and repeat the command to download it")
         unpack_tar(archive, unpacked, quiet)
         if not placed:  # an archive brought from elsewhere is the user's

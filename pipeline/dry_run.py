@@ -166,7 +166,7 @@ def cohort_estimates(config: Config) -> CohortEstimates:
         from pipeline.data.sources import phantom_anatomy
 
         grid = phantom_anatomy.grid(data.spacing_mm)
-    return CohortEstimates(settings.axis, settings.spacing_mm, settings.size, data.source == "images", grid)
+    return CohortEstimates(settings.axis, settings.spacing_mm, data.source == "images", grid)
 
 
 def _paired_scans(split: CohortSplit, contrasts: tuple[str, str], paired: bool) -> list[Case]:

@@ -2,18 +2,18 @@
 
 import difflib
 import logging
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipeline.sweep_jobs import SweepJob, require_no_stop, run_environment, start_run
+from pipeline.tracking.mlflow_settings import environment_variables
 from pipeline.utils.errors import UserError, first_line, missing_package
 from pipeline.utils.interruption import Interruption
 
@@ -70,10 +70,8 @@ class ClusterRun:
 def slurm_executor(folder: Path, settings: Sequence[str], at_once: int) -> "Executor":
     """Return what submits to Slurm.
 
-    Args:
-        folder: Where submitit keeps its scripts, results and logs; every node must see it.
-        settings: `key=value` each, named as sbatch's long options with underscores.
-        at_once: Jobs that may run at the same time.
+    Every node must see `folder`, where submitit keeps its scripts, results and logs. `settings` are `key=value` each,
+    named as sbatch's long options with underscores; so many jobs may run at the same time.
 
     Raises:
         UserError: submitit or Slurm is not installed; or names all settings that are wrong.
@@ -136,7 +134,7 @@ def submit_and_wait(jobs: Sequence[SweepJob], executor: "Executor", *, quiet: bo
     running: dict[int, Job[int]] = {}
     with Interruption() as interruption:
         try:
-            with _environment():
+            with environment_variables(**run_environment()):  # a job inherits them
                 runs = [ClusterRun(job.name, job.command, job.log) for job in pending]
                 running |= enumerate(executor.submit_array(runs))
             for index, handle in running.items() if not quiet else ():
@@ -168,15 +166,3 @@ def _settle(job: SweepJob, handle: "Job[int]", *, quiet: bool) -> None:
         logger.warning(job.failure())
     elif not quiet:
         logger.info(f"{job.name}: done")
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Within the block, have the variables that a job inherits lead to this package."""
-    variables: Mapping[str, str] = dict(os.environ)
-    os.environ.update(run_environment())
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(variables)

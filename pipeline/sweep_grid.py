@@ -17,26 +17,17 @@ NUMBER_RANGE = re.compile(r"[+-]?\.?\d[\d.e+-]*\.\.[+-]?\.?\d[\d.e+-]*", re.IGNO
 
 @dataclass(frozen=True)
 class Combination:
-    """One value of every setting.
+    """One value of every setting."""
 
-    Attributes:
-        overrides: `key=value` each.
-        label: Names the values that differ between combinations, "cycle_weight-2_seed-0"; "" where none does.
-    """
-
-    overrides: tuple[str, ...]
-    label: str = ""
+    overrides: tuple[str, ...]  # `key=value` each
+    label: str = ""  # names the values that differ between combinations, "cycle_weight-2_seed-0"
 
 
 def combinations(overrides: Sequence[str], takes_text: Callable[[str], bool]) -> list[Combination]:
     """Return every combination of the settings' values, the last setting varying first.
 
     Values are separated by commas; `0..2` stands for 0,1,2. What YAML reads as one value (a list, a mapping, a quoted
-    text) is one, and so is that of a key that takes a path or a pattern.
-
-    Args:
-        overrides: `key=value` or `key=value,value` each.
-        takes_text: Whether a key's value is a path or a pattern.
+    text) is one, and so is that of a key that takes a path or a pattern (`takes_text`).
 
     Raises:
         UserError: Names every setting that is not as above or is given twice, and too many combinations.
@@ -45,25 +36,22 @@ def combinations(overrides: Sequence[str], takes_text: Callable[[str], bool]) ->
     values = [[value] if takes_text(key) else list(_values(value)) for key, value in settings]
     lists = {key: items for (key, _), items in zip(settings, values, strict=True) if len(items) > 1}
     counts = Counter(key for key, _ in settings)
-    problems = [f"{key}: is given {counts[key]} times; give it once, with all its values" for key in lists
-                if counts[key] > 1]  # fmt: skip
-    problems += [
-        f"{key} = {value}: {problem}" for key, value in settings if not takes_text(key)
-        for problem in _problems(value)
-    ]  # fmt: skip
+    repeated_keys = [key for key in lists if counts[key] > 1]
+    problems = [f"{key}: is given {counts[key]} times; give it once, with all its values" for key in repeated_keys]
+    for key, value in settings:
+        problems += [f"{key} = {value}: {problem}" for problem in _problems(value) if not takes_text(key)]
     if not problems and (number := prod(map(len, values))) > MOST_RUNS:
         problems = [f"{' × '.join(lists)}: {number} combinations; a sweep takes up to {MOST_RUNS}"]
     if problems:
         raise UserError("\n  ".join(problems))
     names = _short_names(list(lists))
+    chosen = [[(key, value) for (key, _), value in zip(settings, choice, strict=True)] for choice in product(*values)]
     return [
         Combination(
-            tuple(f"{key}={value}" for (key, _), value in zip(settings, choice, strict=True)),
-            "_".join(
-                f"{names[key]}-{_word(value)}" for (key, _), value in zip(settings, choice, strict=True) if key in lists
-            ),
+            tuple(f"{key}={value}" for key, value in choice),
+            "_".join(f"{names[key]}-{_word(value)}" for key, value in choice if key in lists),
         )
-        for choice in product(*values)
+        for choice in chosen
     ]
 
 

@@ -59,11 +59,8 @@ def cuda_devices() -> list[str]:
 def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[str], quiet: bool) -> None:
     """Do the runs without an exit code, several at a time; a failed run does not stop the others.
 
-    If this function ends early, all running processes are stopped and waited for.
-
-    Args:
-        jobs: The runs; their exit codes are filled in.
-        devices: CUDA devices, of which each process gets one in turn; none leaves the choice to the run.
+    Each process gets one of the CUDA devices in turn, if any are given. If this function ends early, all running
+    processes are stopped and waited for.
 
     Raises:
         Stopped: A signal was received and passed on; the runs have written their checkpoints and ended.
@@ -124,11 +121,7 @@ def run_environment() -> dict[str, str]:
 def start_run(name: str, command: Sequence[str], log: Path, device: str | None = None) -> subprocess.Popen[bytes]:
     """Start a run in a process and session of its own, so that Ctrl-C reaches it only once, through this process.
 
-    Args:
-        name: The run's name, for errors.
-        command: Its command line.
-        log: File that its output is added to.
-        device: The CUDA device that it sees; None leaves the choice to the run.
+    Its output is added to the file `log`; it sees one CUDA device, or chooses for itself where that is None.
 
     Raises:
         UserError: The system cannot start another process, or the log cannot be written.

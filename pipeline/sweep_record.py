@@ -9,7 +9,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob
 from pipeline.tracking.event_log import read_event_log
 from pipeline.tracking.mlflow_run import PARENT_VARIABLE, flatten
-from pipeline.tracking.mlflow_settings import environment_variable
+from pipeline.tracking.mlflow_settings import environment_variables
 from pipeline.tracking.mlflow_sync import SWEEP_RECORD
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import EXIT_DONE
@@ -22,11 +22,9 @@ SEARCH_SCORE = "search/validation_score"  # of each trial, at the step of its nu
 
 
 class SweepRecord:
-    """What a sweep puts on record; nothing where its runs do not go to MLflow.
+    """What a sweep puts on record; nothing without a tracker, where its runs do not go to MLflow.
 
-    Args:
-        tracker: The sweep's run; None for no record.
-        heading: Markdown that its description begins with.
+    Its description begins with the heading, in Markdown.
     """
 
     def __init__(self, tracker: Tracker | None, heading: str):
@@ -84,14 +82,9 @@ def sweep_record(
 ) -> Iterator[SweepRecord]:
     """Open a sweep's record for the time of a block, in which runs that are started know their parent.
 
-    Args:
-        home: Folder of the sweep's logs. The record lies below it: the same command goes on with the same MLflow run,
-            another begins anew.
-        title: What the sweep does, in a few words.
-        paths: Configurations.
-        settings: `key=value` each, with all their values, or the range of a search.
-        experiment: The runs' experiment; None where they do not go to MLflow.
-        source: Kind of their data.
+    The record lies below `home`: the same command goes on with the same MLflow run, another begins anew. `settings`
+    are `key=value` each, with all their values, or the range of a search; `experiment` is None where the runs do not
+    go to MLflow, and `source` the kind of their data.
 
     Raises:
         UserError: Another sweep is at work in this folder.
@@ -114,7 +107,7 @@ def sweep_record(
         )
         with tracker:
             run_id = tracker.call("the sweep", lambda run: run.id)
-            with environment_variable(PARENT_VARIABLE, run_id) if run_id else nullcontext():
+            with environment_variables(**{PARENT_VARIABLE: run_id}) if run_id else nullcontext():
                 yield SweepRecord(tracker, heading)
 
 

@@ -62,11 +62,7 @@ class Search:
 
     Every proposal has a random state of its own, from its number: trials told alike are followed by the same proposals,
     in one session or several. A trial whose run failed stays open, and the next session does it again.
-
-    Args:
-        path: SQLite file.
-        ranges: What is proposed.
-        configuration: Fingerprint of all else that decides a trial's score.
+    `configuration` is a fingerprint of all beside the ranges that decides a trial's score.
 
     Raises:
         UserError: Optuna is not installed, or the file is that of another search.
@@ -140,13 +136,8 @@ def search_settings(
 ) -> list[SweepJob]:
     """Do trials, so many at once, until there are `total`; return the jobs of all that ran, earlier ones among them.
 
-    Args:
-        job_of: From a trial's number and values to its run; raises UserError where they go together with no
-            configuration, and the trial is left out.
-        work: Does those jobs that have no exit code.
-
-    Raises:
-        UserError, Stopped: as `work`.
+    `job_of` makes a run of a trial's number and values; where it raises UserError, for they go together with no
+    configuration, the trial is left out. `work` does those jobs that have no exit code, and what it raises is raised.
     """
     jobs = {number: job_of(number, search.trials()[number]) for number in search.scores()}
     for job in jobs.values():

@@ -22,11 +22,8 @@ def summarise_seeds(folders: Mapping[int, Path], home: Path) -> str:
     """Write `seeds.csv` and `seeds.json` into `home`, and return the table for a terminal.
 
     A figure of one seed is its mean over test subjects; its mean over seeds, and their sample SD, say what another
-    training would have given. Between subjects figures vary more: see each run's scores.
-
-    Args:
-        folders: Seed -> folder of its finished run.
-        home: Folder above them.
+    training would have given. Between subjects figures vary more: see each run's scores. `folders` are those of the
+    finished runs, by seed.
 
     Raises:
         UserError: a run's scores cannot be read.

@@ -48,11 +48,8 @@ def read_values(path: Path, overlays: tuple[Path, ...] = ()) -> dict:
     """Return the keys and values of a YAML file, merged over those of the file that its `base` names, if any.
 
     Sections are merged key by key. A section whose `type` or `source` differs from the base's takes its place, and so
-    do patterns and folders per contrast. The base's `name` and `output` are left out.
-
-    Args:
-        path: The file. Its `base` is the path of another one, relative to the file's folder, or a shipped one's name.
-        overlays: Files whose bases led here.
+    do patterns and folders per contrast. The base's `name` and `output` are left out. A `base` is the path of another
+    file, relative to the file's folder, or a shipped one's name; `overlays` are files whose bases led here.
 
     Raises:
         UserError: a file cannot be read or holds no keys, or the bases lead in a circle.

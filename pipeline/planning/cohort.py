@@ -23,21 +23,12 @@ Contrasts = tuple[str, str]
 
 @dataclass(frozen=True)
 class CohortEstimates:
-    """Estimates of slices and voxels, from the first readable header among cases.
+    """Estimates of slices and voxels, from the first readable header among cases."""
 
-    Attributes:
-        axis: Orientation of the slices: "axial", "coronal" or "sagittal".
-        spacing_mm: (in-plane, through-plane) spacing that volumes are resampled to; None keeps their own.
-        size: Side of the square slices, in pixels.
-        pictures: Whether the cases are 2D images.
-        grid: Grid of all volumes, where it is known before they exist; None reads headers.
-    """
-
-    axis: str
-    spacing_mm: tuple[float, float] | None
-    size: int
-    pictures: bool = False
-    grid: Grid | None = None
+    axis: str  # "axial", "coronal" or "sagittal"
+    spacing_mm: tuple[float, float] | None  # (in-plane, through-plane) to resample to; None keeps the volumes' own
+    pictures: bool = False  # whether the cases are 2D images
+    grid: Grid | None = None  # of all volumes, where it is known before they exist; None reads headers
 
     def grid_of(self, cases: Sequence[Case]) -> Grid:
         """Return shape and affine of the first case with a readable header.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.files import human_bytes, is_folder
+from pipeline.utils.files import human_bytes, nearest_folder
 from transforms.slice_chain import PreprocessSettings
 
 if TYPE_CHECKING:
@@ -28,19 +28,12 @@ COMPRESSED = 0.4  # size of a head in a .nii.gz, as a share of 16 bits per voxel
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """Disk space that a run needs in one folder.
+    """Disk space that a run needs in one folder."""
 
-    Attributes:
-        name: Name of the content.
-        folder: The folder.
-        size: Bytes in total.
-        present: Bytes of these that exist already.
-    """
-
-    name: str
+    name: str  # of the content
     folder: Path
-    size: float
-    present: float = 0.0
+    size: float  # bytes in total
+    present: float = 0.0  # bytes of these that exist already
 
 
 def disk_needs(
@@ -49,7 +42,6 @@ def disk_needs(
     """Return the disk space for the slice cache, the checkpoints and the test subjects' translated volumes.
 
     Args:
-        folder: Folder of the run.
         store: Folder of the slice cache.
         cached: The run's files in the slice cache, whether or not they exist.
         slice_bytes: Bytes of all cached slices: of the training images, and of both scans of each registered pair.
@@ -81,10 +73,10 @@ def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
     """Warn of each file system with less free space than the run still needs there."""
     disks: dict[int, list[DiskNeed]] = {}
     for need in needs:
-        disks.setdefault(_nearest_existing(need.folder).stat().st_dev, []).append(need)
+        disks.setdefault(nearest_folder(need.folder).stat().st_dev, []).append(need)
     for needs_of_disk in disks.values():
         missing_bytes = {need: max(0.0, need.size - need.present) for need in needs_of_disk}
-        disk = shutil.disk_usage(_nearest_existing(needs_of_disk[0].folder))
+        disk = shutil.disk_usage(nearest_folder(needs_of_disk[0].folder))
         missing = sum(missing_bytes.values())
         if disk.total and missing > disk.free:  # a file system without a size, such as /proc, is no disk
             entries = [
@@ -102,7 +94,7 @@ def disk_text(needs: Sequence[DiskNeed]) -> str:
     lines = [f"disk       {human_bytes(sum(need.size for need in needs))} in all"]
     for need in needs:
         present = f", of which {human_bytes(min(need.present, need.size))} are there" if need.present else ""
-        free = human_bytes(shutil.disk_usage(_nearest_existing(need.folder)).free)
+        free = human_bytes(shutil.disk_usage(nearest_folder(need.folder)).free)
         lines.append(f"           {human_bytes(need.size)} {need.name}{present}, in {need.folder} ({free} free)")
     return "\n".join(lines)
 
@@ -115,11 +107,6 @@ def _present_bytes(paths: Iterable[Path]) -> float:
             status = path.stat()
             sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())
-
-
-def _nearest_existing(folder: Path) -> Path:
-    """Return the folder, or its nearest existing parent."""
-    return next(parent for parent in (folder, *folder.absolute().parents) if is_folder(parent))
 
 
 def parameter_count(*networks: "nn.Module") -> int:

@@ -30,9 +30,8 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
 
     Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
     "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
-    contrast or direction. Losses are smoothed, with the raw values behind.
-
-    With `steps_per_epoch` the horizontal axis shows epochs instead of steps.
+    contrast or direction. Losses are smoothed, with the raw values behind. With `steps_per_epoch` the horizontal axis
+    shows epochs instead of steps.
 
     Raises:
         UserError: The file cannot be read or holds no metric yet.

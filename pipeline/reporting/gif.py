@@ -26,9 +26,7 @@ def save_gif(frames: Mapping[int, Path], path: Path) -> None:
     """Write frames as a repeating GIF, each with its epoch and a progress line above; written atomically.
 
     Longer series are thinned evenly, keeping the first and the last frame. Frames are shrunk until the file is below
-    `MAX_BYTES` or they are `MIN_WIDTH` wide.
-
-    `frames` are PNG files by epoch, at least one; epoch 0 is the untrained network.
+    `MAX_BYTES` or they are `MIN_WIDTH` wide. `frames` are PNG files by epoch; epoch 0 is the untrained network.
 
     Raises:
         UserError: A frame cannot be read, or differs in size from the last one.

@@ -26,19 +26,13 @@ _LONGEST_TILE = 170  # pixels, of a mosaic; all tiles have the same millimetres 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One slice of a panel: (A, B) arrays in [-1, 1], cut from an RAS volume.
-
-    Attributes:
-        real: Real slice in the target contrast; None if the subject has none.
-        reconstructed: The translation translated back; shown if no row of the panel has a real target.
-        label: Label of the row, such as the subject; "" for none.
-    """
+    """One slice of a panel: (A, B) arrays in [-1, 1], cut from an RAS volume."""
 
     source: np.ndarray
     translated: np.ndarray
     real: np.ndarray | None = None
-    reconstructed: np.ndarray | None = None
-    label: str = ""
+    reconstructed: np.ndarray | None = None  # translated back; shown if no row of the panel has a real target
+    label: str = ""  # such as the subject
 
 
 def sample_panel(rows: Sequence[SampleRow], *, source: str, target: str, footer: str = RADIOLOGICAL) -> Tile:
@@ -81,16 +75,11 @@ def _error_tile(row: SampleRow) -> Tile | None:
 
 @dataclass(frozen=True)
 class SliceOfMethods:
-    """One slice, (A, B) arrays in [-1, 1] cut from an RAS volume.
+    """One slice, (A, B) arrays in [-1, 1] cut from an RAS volume."""
 
-    Attributes:
-        label: Label of the row, such as the subject.
-        translations: Method -> (translation, caption such as its PSNR); the cells of other methods stay empty.
-    """
-
-    label: str
+    label: str  # such as the subject
     source: np.ndarray
-    translations: Mapping[str, tuple[np.ndarray, str]]
+    translations: Mapping[str, tuple[np.ndarray, str]]  # method -> (translation, caption such as its PSNR)
     real: np.ndarray
 
 
@@ -132,14 +121,8 @@ def volume_mosaic(
 
     The first columns are `slices` evenly spaced slices along `axis`; the last two are the middle planes of the two
     other axes, in which slices that disagree with their neighbours show as stripes. Each volume is windowed from its
-    own 0.5 to its own 99.5 percentile.
-
-    Args:
-        source, translated, real: (X, Y, Z) RAS voxels on one grid.
-        axis: "axial", "coronal" or "sagittal": plane of the network's slices.
-
-    Returns:
-        (height, width, 3) uint8, upright, patient's left on the picture's right.
+    own 0.5 to its own 99.5 percentile. They are (X, Y, Z) RAS voxels on one grid, and are shown upright, the patient's
+    left on the picture's right.
     """
     volumes = {source_name: source, f"{target_name} (translated)": translated}
     if real is not None:

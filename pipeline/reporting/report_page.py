@@ -27,19 +27,12 @@ PHANTOM_NOTE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, GIF, JPEG or WebP, as a file or as its bytes.
-
-    Attributes:
-        content: Path or bytes of the picture.
-        alt: Alternative text: what the picture shows.
-        caption: One line below; "" for none.
-        on_white: Whether it is a chart on white, which the page inverts in dark mode.
-    """
+    """A PNG, GIF, JPEG or WebP, as a file or as its bytes."""
 
     content: Path | bytes
-    alt: str
-    caption: str = ""
-    on_white: bool = False
+    alt: str  # what the picture shows
+    caption: str = ""  # one line below
+    on_white: bool = False  # a chart, which the page inverts in dark mode
 
 
 @dataclass(frozen=True)
@@ -62,19 +55,12 @@ class SubjectResult:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of the model and the baselines in one direction under one protocol.
+    """Scores of the model and the baselines in one direction under one protocol."""
 
-    Attributes:
-        direction: Direction, such as "T1 → T2".
-        protocol: Protocol in a few words, such as "volume, inside the head".
-        description: One sentence on normalisation, data range and what the ± is; "" for none.
-        rows: System -> metric -> (mean, SD, number of subjects or slices).
-    """
-
-    direction: str
-    protocol: str
-    description: str
-    rows: Mapping[str, Mapping[str, tuple[float, float, int]]]
+    direction: str  # such as "T1 → T2"
+    protocol: str  # in a few words, such as "volume, inside the head"
+    description: str  # a sentence on normalisation, data range and what the ± is; "" for none
+    rows: Mapping[str, Mapping[str, tuple[float, float, int]]]  # system -> metric -> (mean, SD, subjects or slices)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -106,48 +92,29 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Report:
-    """Content of the page, in order of display; empty fields are left out.
-
-    Attributes:
-        result: Result in one sentence.
-        warnings: Warnings that qualify the results, such as `PHANTOM_NOTE`.
-        animations: Training GIFs.
-        samples: Direction -> the same slices before and after training.
-        viewer_note: Reason why there is no viewer; "" for none.
-        mosaics: Mosaics of translated test volumes. They are embedded, so pass a few only.
-        scores: One table per direction and protocol.
-        scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
-        training_warnings: Title of a failure check's warning -> (observation, meaning, advice).
-        uncertainty: Calibration curves and maps of the expected error; None for none.
-        subjects: The best and the worst test subjects.
-        split_rows: Split, contrast, subjects, images and slices of each subset and contrast.
-        split_subjects: Subset and contrast, such as "training T1" -> names of its subjects.
-        provenance: Versions, seed, steps, time: name -> value.
-        next_commands: Purpose -> command, for what users may want to do next.
-        notes: Further paragraphs, at the end.
-    """
+    """Content of the page, in order of display; empty fields are left out."""
 
     title: str
-    result: str
+    result: str  # in one sentence
     highlights: Sequence[Highlight] = ()
-    warnings: Sequence[str] = ()
-    animations: Sequence[Picture] = ()
-    samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
-    mosaics: Sequence[Picture] = ()
+    warnings: Sequence[str] = ()  # that qualify the results, such as `PHANTOM_NOTE`
+    animations: Sequence[Picture] = ()  # training GIFs
+    samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)  # by direction: before and after training
+    mosaics: Sequence[Picture] = ()  # of a few translated test volumes, for they are embedded
     viewer: Viewer | None = None
-    viewer_note: str = ""
-    scores: Sequence[ScoreTable] = ()
-    scores_flag: str = ""
-    training_warnings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    viewer_note: str = ""  # why there is no viewer
+    scores: Sequence[ScoreTable] = ()  # one table per direction and protocol
+    scores_flag: str = ""  # a few words beside every table's heading, such as `PHANTOM_FLAG`
+    training_warnings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)  # observation, meaning, advice
     curves: Picture | None = None
-    uncertainty: Picture | None = None
-    subjects: Sequence[SubjectResult] = ()
-    split_rows: Sequence[Sequence[str]] = ()
-    split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    uncertainty: Picture | None = None  # calibration curves and maps of the expected error
+    subjects: Sequence[SubjectResult] = ()  # the best and the worst
+    split_rows: Sequence[Sequence[str]] = ()  # split, contrast, subjects, images and slices
+    split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)  # such as "training T1" -> names
     config_yaml: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    next_commands: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    next_commands: Mapping[str, str] = field(default_factory=dict)  # purpose -> command
+    notes: Sequence[str] = ()  # further paragraphs, at the end
 
 
 def write_report(path: Path, report: Report) -> None:

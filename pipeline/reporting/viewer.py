@@ -32,45 +32,28 @@ _PACKAGE = Path("node_modules/@niivue/niivue/dist/niivue.umd.js")
 
 @dataclass(frozen=True)
 class ViewedSubject:
-    """One test subject in one direction, all volumes on one grid; made by `viewed_subject`.
+    """One test subject in one direction, made by `viewed_subject`: (X, Y, Z) uint8 volumes, 0 for -1, 255 for +1."""
 
-    Attributes:
-        label: Name in the selector, such as "worst: sub-07, 11.20 dB".
-        affine: (4, 4), voxel to RAS millimetres.
-        source, translated: (X, Y, Z) uint8, 0 for -1 and 255 for +1.
-        real: Real target, as `source`; None for none.
-        units: Meaning of the intensities in a sentence; "" for plain normalised intensities.
-        regions: Name -> label map (X, Y, Z), of the regions that the run scores within.
-    """
-
-    label: str
+    label: str  # in the selector, such as "worst: sub-07, 11.20 dB"
     source_name: str
     target_name: str
-    affine: np.ndarray
+    affine: np.ndarray  # (4, 4), voxel to RAS millimetres
     source: np.ndarray
     translated: np.ndarray
     real: np.ndarray | None
-    units: str = ""
-    regions: Mapping[str, LabelMap] = field(default_factory=dict)
+    units: str = ""  # meaning of the intensities in a sentence; "" for plain normalised intensities
+    regions: Mapping[str, LabelMap] = field(default_factory=dict)  # (X, Y, Z), that the run scores within
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Data, scripts and style of the page's viewer.
+    """Data, scripts and style of the page's viewer."""
 
-    Attributes:
-        data: Volumes and labels, as returned by `packed`.
-        package: NiiVue as one script.
-        script: This project's scripts in one, which set NiiVue up.
-        style: This project's CSS.
-        licences: Licences of NiiVue and of the packages in it.
-    """
-
-    data: dict
-    package: str
-    script: str
+    data: dict  # as returned by `packed`
+    package: str  # NiiVue as one script
+    script: str  # this project's scripts in one, which set NiiVue up
     style: str
-    licences: str
+    licences: str  # of NiiVue and of the packages in it
 
     def policy(self) -> str:
         """Return the script sources of a content security policy that allows only these two scripts."""

@@ -105,14 +105,9 @@ def picture(folder: Path, entry: Entry) -> Path:
 class EventLog:
     """The open event log of a run.
 
-    Args:
-        folder: Folder of the run.
-        info: Names and settings of the run, for the entry "about".
-        step: Global step of the checkpoint from which the run resumes: later images are dropped, since they will be
-            logged again. None starts an empty log.
-
-    Attributes:
-        pending: Entries of earlier starts that MLflow may lack and that the present start will not log again.
+    With the global `step` of the checkpoint from which the run resumes, later images are dropped, since they will be
+    logged again; None starts an empty log. `pending` holds entries of earlier starts that MLflow may lack and that the
+    present start will not log again.
     """
 
     def __init__(self, folder: Path, info: RunInfo, step: int | None):

@@ -50,12 +50,10 @@ def _line(record: Mapping[str, float]) -> str:
 
 
 class MetricsFile:
-    """The open metrics.jsonl of a run.
+    """The open metrics.jsonl of a run, whose folder is made.
 
-    Args:
-        path: The file; its folder is made.
-        step: Global step of the checkpoint from which the run resumes: later lines are dropped, since they will be
-            written again. None starts an empty file.
+    With the global `step` of the checkpoint from which the run resumes, later lines are dropped, since they will be
+    written again; None starts an empty file.
     """
 
     def __init__(self, path: Path, step: int | None):

@@ -17,7 +17,7 @@ from pipeline.tracking.mlflow_settings import (
     ARTIFACT_ROOT,
     check_schema,
     configure_mlflow,
-    environment_variable,
+    environment_variables,
     request_timeout,
     short_reason,
     sqlite_file,
@@ -53,9 +53,9 @@ def log_translator(
             A copy in evaluation mode on the CPU is exported; the module itself stays as it is.
         name: Name of the model within the run, as in `runs:/<run id>/<name>`.
         metadata: Further data for translation, in JSON's types; `load_translator` returns it.
-        register_as: Registered model of which this model becomes a version; None for none. The version gets the alias
-            `best`, unless the version that has the alias scored higher.
-        score: Validation score, the higher the better; None for none.
+        register_as: Registered model of which this model becomes a version; it gets the alias `best`, unless the
+            version that has the alias scored higher.
+        score: Validation score, the higher the better.
         score_name: What the score measures. Only scores of one name are compared: if the version that has the alias has
             none, or one of another name, as earlier releases gave, the alias moves.
         description: Markdown for the pages of the model and its version; the registered model shows that of the version
@@ -136,9 +136,7 @@ def _drop_half_logged(run: MlflowRun, name: str) -> None:
 def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, object]]:
     """Load a generator that `log_translator` logged, without unpickling anything.
 
-    Args:
-        uri: `runs:/<run id>/<name>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
-        device: Device of the network.
+    `uri` is `runs:/<run id>/<name>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
 
     Returns:
         The network (N, channels, H, W) -> (N, 1, H, W), fixed in evaluation mode (it has no `eval` or `train`), and the
@@ -204,7 +202,7 @@ def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
     from torch.export.passes import move_to_device_pass
 
     try:
-        with environment_variable("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false"):
+        with environment_variables(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"):
             module = mlflow.pytorch.load_model(str(path))
     except Exception as error:  # a damaged archive fails in as many ways as there are readers
         raise UserError(f"{uri}: the model cannot be read ({short_reason(error)}); log it again") from error

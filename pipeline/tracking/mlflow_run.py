@@ -95,13 +95,10 @@ class RunInfo:
 
 
 class MlflowRun:
-    """A run that is open in the store.
+    """A run that is open in the store (`uri`; None for MLflow's current one).
 
-    Args:
-        info: Names, parameters and tags of the run.
-        run_id: Run to continue; a new one is created if the store does not have it.
-        started_ms: Start time of a new run, in ms since 1970; None for now.
-        uri: Address of the store; None for MLflow's current one.
+    It is the one with the id `run_id`, or if the store does not have that, a new one, begun now or at `started_ms`
+    since 1970.
     """
 
     def __init__(
@@ -179,11 +176,8 @@ class MlflowRun:
     def log_points(self, records: Sequence[Mapping[str, float]]) -> int:
         """Log the records of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) the store lacks.
 
-        `logged_steps` holds the points of the store when the run was opened; these are not sent again. A later record
-        under "test/" is sent: of a step's points, MLflow shows the one with the latest time.
-
-        Returns:
-            The number of points sent.
+        A later record under "test/" is sent, too: of a step's points, MLflow shows the one with the latest time.
+        Returns the number of points sent.
         """
         from mlflow.entities import Metric
 

@@ -38,27 +38,25 @@ def configure_mlflow() -> None:
 
 
 @contextmanager
-def environment_variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable within the block."""
-    saved_value = os.environ.get(name)
-    os.environ[name] = value
+def environment_variables(**values: str) -> Iterator[None]:
+    """Set environment variables within the block."""
+    saved_values = {name: os.environ[name] for name in values if name in os.environ}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if saved_value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = saved_value
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update(saved_values)
 
 
 @contextmanager
 def request_timeout(seconds: float) -> Iterator[None]:
     """Extend the timeout of requests by so many seconds within the block, unless the user has set a timeout."""
-    name, default = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
-    if os.environ.get(name) != default:
+    if os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") != str(REQUEST_TIMEOUT_S):
         yield
         return
-    with environment_variable(name, str(REQUEST_TIMEOUT_S + round(seconds))):
+    with environment_variables(MLFLOW_HTTP_REQUEST_TIMEOUT=str(REQUEST_TIMEOUT_S + round(seconds))):
         yield
 
 
@@ -157,12 +155,10 @@ def _local_repository(
 
 
 def artifact_folder(store: Path, recorded: Path) -> Path:
-    """Return the folder of the files that a store has recorded at a path.
+    """Return the folder of the files that an SQLite store has recorded at an absolute path, `…/mlruns/<experiment>/…`.
 
-    Args:
-        store: The SQLite file.
-        recorded: An absolute path, `…/mlruns/<experiment>/…`. It is returned unchanged, unless the store's folder has
-            an `mlruns` with files of that experiment: then its end from `mlruns` on is looked for there.
+    It is returned unchanged, unless the store's folder has an `mlruns` with files of that experiment: then its end
+    from `mlruns` on is looked for there.
     """
     _, root, path = str(recorded).rpartition(f"/{ARTIFACT_ROOT}/")
     folder = store.parent.resolve() / ARTIFACT_ROOT

@@ -32,22 +32,16 @@ BESIDE_RECORD = (".html", ".csv", ".json", "_slices.png")  # ends of the names o
 class MlflowSync:
     """Sends a run's record in the foreground; replaces a `Tracker` where models are logged.
 
-    What the store already has is not sent again, so sending twice changes nothing.
-
-    Args:
-        folder: Folder of a run that no process is working on.
-
-    Attributes:
-        status: Status with which the run ended: "FINISHED", "FAILED" or "KILLED".
-        refused: Number of items that MLflow did not take.
-        run: The MLflow run, open from `send` on.
+    What the store already has is not sent again, so sending twice changes nothing. No process may be working on the
+    folder's run. `status` is that with which it ended, "FINISHED", "FAILED" or "KILLED"; `refused` counts the items
+    that MLflow did not take.
 
     Raises:
         UserError: The folder has no event log, or a damaged one.
     """
 
     is_connected = True
-    run: MlflowRun
+    run: MlflowRun  # open from `send` on
 
     def __init__(self, folder: Path):
         self.folder, self._entries = folder, read_event_log(folder)

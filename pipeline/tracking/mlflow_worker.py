@@ -48,11 +48,9 @@ class MlflowWorker:
 
     Args:
         metrics: The metrics.jsonl to send; `RUN_ID_FILE` is written beside it.
-        info: Names and settings of the run.
         complete_file: File that messages name as complete when MLflow does not answer; None for the metrics of a run,
             which `pipeline.sync` can send later.
-        resumed: Whether the run resumes from a checkpoint.
-        run_id: MLflow run that the checkpoint names; None for none.
+        resumed: Whether the run resumes from a checkpoint, which names the MLflow run `run_id`.
         machine: Whether to measure what the machine does, as `system/…`.
     """
 

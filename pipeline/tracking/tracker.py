@@ -33,7 +33,7 @@ class Tracker:
         folder: Folder of the run; holds metrics.jsonl, tracking.jsonl, and mlflow.json, which names the MLflow run.
         params: Nested settings of the run; logged flat ("training.epochs").
         step: Global step of the checkpoint from which the run resumes; None for a start from scratch.
-        run_id: MLflow run to continue, as named in the checkpoint; None for none.
+        run_id: MLflow run to continue, as named in the checkpoint.
         mlflow: Whether to log to MLflow. A resumed run that has an event log continues the log in any case.
         complete_file: File that messages name as complete when MLflow does not answer; None for metrics.jsonl.
         machine: Whether to measure what the machine does, as `system/…`, while MLflow follows.

@@ -16,13 +16,9 @@ class _CallableModule(ModuleType):
 
 
 def make_callable(name: str, called: str) -> None:
-    """Let calls of the module of this name call a function.
+    """Let calls of the module of this `__name__` call a function, "module:function", imported at the first call.
 
     `from pipeline import translate` gives the module wherever something has imported it, so it has to be both.
-
-    Args:
-        name: The module's `__name__`.
-        called: "module:function"; the module is imported at the first call.
     """
     module = sys.modules[name]
     module.__class__ = _CallableModule

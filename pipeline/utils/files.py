@@ -72,12 +72,8 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolet
     The presence of the last file means that all are there. An error or an interrupt while they are written leaves the
     earlier files as they were; one while they are moved into place leaves an earlier last file, or its successor.
 
-    Args:
-        writers: Path -> function that writes that file to a stream. The files are moved into place in this order.
-        obsolete: Files of an earlier set that are removed with it, where they exist.
-
-    Raises:
-        DiskFull, UserError: As `atomic_path`.
+    `writers` write each file to a stream; the files are moved into place in this order, and `obsolete` ones of an
+    earlier set removed with it. Raises like `atomic_path`.
     """
     with ExitStack() as moves:
         for path, write in reversed([*writers.items()]):  # a stack ends its contexts in reverse order
@@ -92,11 +88,7 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolet
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent`, which is made where missing; it is removed when the block ends.
-
-    Raises:
-        UserError: Nothing can be written there.
-    """
+    """Yield a new folder in `parent`, which is made where missing; it is removed when the block ends."""
     folder = _temporary_path(parent / "folder")
     make_folder(folder)
     try:
@@ -130,13 +122,9 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 def append_whole(stream: io.FileIO, path: Path, content: bytes) -> None:
-    """Append bytes to a file, all of them or none.
+    """Append bytes to the file at `path`, all of them or none; raises like `atomic_path`.
 
-    Args:
-        stream: The file at `path`, open for appending and unbuffered, so that a write returns what the disk took.
-
-    Raises:
-        DiskFull, UserError: Nothing was appended.
+    `stream` is open for appending and unbuffered, so that a write returns what the disk took.
     """
     with writing_to(path):
         end, remaining = os.fstat(stream.fileno()).st_size, content
@@ -152,11 +140,7 @@ def append_whole(stream: io.FileIO, path: Path, content: bytes) -> None:
 
 
 def make_folder(folder: Path, target: Path | None = None) -> None:
-    """Make a folder and its parents where they are missing; errors name `target`, a file to be written there.
-
-    Raises:
-        UserError: The folder cannot be made.
-    """
+    """Make a folder and its parents where they are missing; `UserError` names `target`, a file to be written there."""
     with writing_to(target or folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -204,8 +188,12 @@ def file_identity(path: Path) -> list[str | int]:
 
 def free_space(folder: Path) -> str:
     """Return as text the free space of the disk that holds, or would hold, `folder`."""
-    existing = next(candidate for candidate in (folder, *folder.absolute().parents) if candidate.exists())
-    return human_bytes(shutil.disk_usage(existing).free)
+    return human_bytes(shutil.disk_usage(nearest_folder(folder)).free)
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Return the folder, or its nearest existing parent."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if is_folder(parent))
 
 
 def human_bytes(count: float) -> str:

@@ -61,19 +61,14 @@ def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> N
 
 
 def tune(device: torch.device, *, tf32: bool) -> None:
-    """Let a GPU search its fastest convolution algorithms, since every step has the same shapes.
-
-    Args:
-        device: Device of the networks; nothing is done unless it is CUDA.
-        tf32: Whether factors of float32 products are rounded to TF32's 10 bits; sums keep float32 precision.
-    """
+    """Let a GPU search its fastest convolution algorithms, since every step has the same shapes; see `set_tf32`."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     set_tf32(device, tf32)
 
 
 def set_tf32(device: torch.device, tf32: bool) -> None:
-    """Set whether a GPU rounds factors of float32 products to TF32's 10 bits; nothing is done for a CPU."""
+    """Set whether a GPU rounds factors of float32 products to TF32's 10 bits; sums keep float32 precision."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 

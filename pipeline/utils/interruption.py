@@ -48,13 +48,10 @@ class Interruption:
     """Context manager that records stop signals. Outside the main thread they cannot be caught, and none is recorded.
 
     A second Ctrl-C raises `KeyboardInterrupt`.
-
-    Attributes:
-        signal_number: Number of the first signal; None before it.
     """
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
+        self.signal_number: int | None = None  # of the first signal
         self._remark = ""
         numbers = [signal.SIGINT, signal.SIGTERM]
         hangup = getattr(signal, "SIGHUP", None)  # Windows has none

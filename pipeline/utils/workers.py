@@ -30,9 +30,6 @@ class WorkerPool:
         processes: Number of worker processes; None for one per core.
         jobs: Number of jobs, where known, so that no more workers are started.
         preload: Modules that are slow to import: imported once and inherited by the workers, where the system can.
-
-    Attributes:
-        processes: Number of worker processes, 1 or more.
     """
 
     def __init__(self, processes: int | None, *, jobs: int | None = None, preload: Sequence[str] = ()):
@@ -94,15 +91,10 @@ class WorkerPool:
 def run_jobs(
     function: Callable[..., Result], jobs: Mapping[Key, Job], processes: int | None, *, preload: Sequence[str] = ()
 ) -> Iterator[tuple[Key, Result | None, str | None]]:
-    """Call a function for each job, in worker processes if there are several, and yield the results as they come.
-
-    Args:
-        function: A function of a module, so that workers can import it.
-        jobs: Key -> the function's arguments, which are pickled for the worker.
-        processes, preload: See `WorkerPool`.
+    """Call a function of a module for each job, in worker processes if there are several (see `WorkerPool`).
 
     Yields:
-        (key, result, None), or (key, None, reason in one line) where the input was at fault.
+        (key, result, None), as the results come, or (key, None, reason in one line) where the input was at fault.
 
     Raises:
         UserError: A worker died.

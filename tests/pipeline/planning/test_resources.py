@@ -18,7 +18,7 @@ GIB = 1 << 30
 
 def free(monkeypatch, room):
     """Let the disk that holds a folder have `room[its name]` bytes free and, by its name, be another file system."""
-    real = plan_disk._nearest_existing
+    real = plan_disk.nearest_folder
 
     def disk_of(path):
         return next((name for name in room if name in path.parts), "other")
@@ -27,7 +27,7 @@ def free(monkeypatch, room):
         def stat(self):
             return SimpleNamespace(st_dev=self.disk)
 
-    monkeypatch.setattr(plan_disk, "_nearest_existing", lambda folder: Place(disk=disk_of(folder), path=real(folder)))
+    monkeypatch.setattr(plan_disk, "nearest_folder", lambda folder: Place(disk=disk_of(folder), path=real(folder)))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=100 * GIB, free=room[place.disk]))
 
 
