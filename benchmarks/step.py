@@ -63,7 +63,7 @@ def config_of(row: str, batch: int, precision: str = "float32") -> Config:
 
 
 def prepare(row: str, batch: int, kind: str, device: str, foreach: bool | None = None) -> Work:
-    """Return a training step: "plain" (`foreach` is of `Plain`), or ours in a precision, with " graph" as CUDA graph."""
+    """Return a training step: "plain" (`foreach`, see `Plain`), or ours in a precision, " graph" for a CUDA graph."""
     import torch
 
     from benchmarks.reference import PLAIN

@@ -1,6 +1,7 @@
 import mlflow_store
 import pytest
 from negative_model import loads, negative_model
+from sweep_runs import stand_in
 
 
 @pytest.fixture
@@ -18,3 +19,9 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
     return uri
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """The working folder of a sweep, in which a script stands in for `pipeline.run`."""
+    return stand_in(tmp_path, monkeypatch)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from finished_runs import finished_run
-from sweep_runs import config, did, stand_in
+from sweep_runs import config, did
 
 from pipeline import sweep_jobs
 from pipeline.config.load import load_config
@@ -17,11 +17,6 @@ from pipeline.run_config import fingerprint
 from pipeline.sweep import main
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    return stand_in(tmp_path, monkeypatch)
 
 
 def test_runs_are_done_in_turn_and_one_that_fails_keeps_none_from_being_done(workspace, capsys):

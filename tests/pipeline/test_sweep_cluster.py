@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import submitit
-from sweep_runs import config, did, stand_in
+from sweep_runs import config, did
 
 from pipeline.sweep import main
 from pipeline.sweep_cluster import ClusterRun, submit_and_wait
@@ -17,11 +17,6 @@ SBATCH = """#!/bin/sh
 cp "$1" "$SUBMITTED"
 echo Submitted batch job 12
 """
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    return stand_in(tmp_path, monkeypatch)
 
 
 def jobs_of(*names):

@@ -1,17 +1,12 @@
 from pathlib import Path
 
 import pytest
-from sweep_runs import config, did, stand_in
+from sweep_runs import config, did
 
 from pipeline.config.load import takes_text
 from pipeline.sweep import main
 from pipeline.sweep_grid import combinations
 from pipeline.utils.errors import UserError
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    return stand_in(tmp_path, monkeypatch)
 
 
 def labels(*overrides):

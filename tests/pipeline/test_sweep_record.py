@@ -8,7 +8,7 @@ import submitit
 import torch
 from finished_runs import finished_run
 from small_run import CONFIGS
-from sweep_runs import config, did, stand_in
+from sweep_runs import config, did
 from tracked_run import client, history
 
 from pipeline import sweep, sweep_search
@@ -19,11 +19,6 @@ from pipeline.sweep import main
 from pipeline.sync import main as sync
 
 PSNR = "test/T1_to_T2/model/own/volume_foreground_psnr"
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    return stand_in(tmp_path, monkeypatch)
 
 
 @pytest.fixture

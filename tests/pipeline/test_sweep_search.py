@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from small_checkpoints import state
-from sweep_runs import config, did, stand_in
+from sweep_runs import config, did
 
 from pipeline import sweep_search
 from pipeline.runs.checkpoint import CheckpointFolder
@@ -16,10 +16,10 @@ RANGES = ["--range", "training.learning_rate=1e-4..1e-2:log", "training.epochs=2
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
+def workspace(workspace, monkeypatch):
     """A folder in which a run's score is highest at a learning rate of 1e-3."""
     monkeypatch.setattr(sweep_search, "best_score", lambda folder: -abs(math.log10(rates()[folder.name]) + 3))
-    return stand_in(tmp_path, monkeypatch)
+    return workspace
 
 
 def began():
