@@ -58,14 +58,21 @@ def _fitted_once(fit: Callable, stacks: dict) -> dict:
     }
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command without fitting a lookup twice to the same slices, which takes a third of a small run."""
+@contextmanager
+def lookups_fitted_once() -> Iterator[None]:
+    """Fit no lookup twice to the same slices within the block, which takes a third of a small run."""
     from pipeline import run_builders
     from pipeline.evaluation import finish
 
     name = "fit_context_tables"
     first, second = (patch.object(part, name, _remembering(getattr(part, name))) for part in (run_builders, finish))
     with first, second:
+        yield
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command with `lookups_fitted_once`."""
+    with lookups_fitted_once():
         return main(arguments)
 
 

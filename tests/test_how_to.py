@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from negative_model import files_in, loads, negative_model, summary_of
 from page_commands import run_commands, shown_commands, text_of
-from small_run import CONFIGS, QUICK, TINY, without_pictures, workshop
+from small_run import CONFIGS, QUICK, TINY, lookups_fitted_once, without_pictures, workshop
 from web_server import serve, web_server
 
 from pipeline import download
 from pipeline.config.load import load_config
 from pipeline.inference.batch.dicom_folders import read_series
+from pipeline.planning import durations
 from pipeline.run import main
 from transforms import registration
 
@@ -42,7 +43,8 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(CONFIGS)
     monkeypatch.setattr(registration, "GRID_MM", 4.0)
-    with without_pictures():
+    monkeypatch.setattr(durations, "ENOUGH_SECONDS", 0.0)
+    with without_pictures(), lookups_fitted_once():
         yield tmp_path
 
 
@@ -52,9 +54,6 @@ def model(monkeypatch):
     made = negative_model()
     loads(monkeypatch, lambda uri, device: made)
     return made
-
-
-# ── IXI ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def ixi_scans(folder: Path) -> None:
@@ -109,9 +108,6 @@ def test_the_steps_and_hours_of_ixi_are_what_the_page_computes():
     assert (steps, round(steps * 1.65 / 3600)) == (250_000, 115)
 
 
-# ── a data set in BIDS ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def validate(words: list[str]) -> None:
     """Run the validator, where it is installed; it comes with the test extra."""
     if (program := Path(sys.executable).with_name(words[0])).exists():
@@ -137,9 +133,6 @@ def test_another_suffix_is_another_pattern():
     assert patterns == {"T1": "sub-{subject}/**/*_T1w.nii.gz", "T2": "sub-{subject}/**/*_FLAIR.nii.gz"}
 
 
-# ── DICOM ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_a_hospitals_series_become_volumes_without_its_metadata(workspace, model):
     for patient in ("4711", "4712"):
         dicom_series.write_dicom(workspace / "hospital" / patient / "t1_mprage", dicom_series.head())
@@ -158,9 +151,6 @@ def test_a_hospitals_series_become_volumes_without_its_metadata(workspace, model
     failed = [volume for volume in summary_of(out)["volumes"] if volume["status"] == "failed"]
     assert [Path(volume["source"]).name for volume in failed] == ["mprage_scout"]
     assert "localizer" in failed[0]["error"]
-
-
-# ── a GPU ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class OptionsUnderstood(BaseException):

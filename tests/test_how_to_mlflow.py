@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from negative_model import files_in, volume_at
 from page_commands import fenced, run_commands, shown_commands, text_of
-from small_run import CONFIGS, TINY, without_pictures, workshop
+from small_run import CONFIGS, TINY, lookups_fitted_once, without_pictures, workshop
 
 from pipeline.inference.model import load_model
 from pipeline.sync import main as sync
@@ -67,7 +67,7 @@ def test_a_run_goes_to_a_registry_and_its_model_answers_a_request(tmp_path, monk
         assert sync(words[3:]) == 0
 
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
-    with without_pictures():
+    with without_pictures(), lookups_fitted_once():
         run_commands(
             shown_commands(text_of(PAGE, "A server and its registry")),
             appended={"pipeline.run": [*SMALL, *shared]},

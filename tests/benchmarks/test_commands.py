@@ -6,7 +6,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from small_run import QUICK, phantom_run
+from small_run import QUICK, phantom_run, without_pictures
 
 from benchmarks import backends, data, inference, step, views
 from benchmarks.timing import Timing
@@ -150,7 +150,8 @@ def test_step(monkeypatch, capsys):
 
 def test_views(tmp_path, capsys):
     short = ("training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
-    assert phantom_run(tmp_path / "run", *QUICK, *short) == 0
+    with without_pictures():
+        assert phantom_run(tmp_path / "run", *QUICK, *short) == 0
     capsys.readouterr()
     assert views.main([str(tmp_path / "run"), "--to", "T2"]) == 0
     printed = capsys.readouterr().out

@@ -33,20 +33,11 @@ def real(tmp_path_factory):
     """Two runs that really trained, if only for some steps; one's networks take other sizes than the other's."""
     folder = tmp_path_factory.mktemp("real")
     for name, depth in (("a", 2), ("b", 4)):
-        settings = (
-            f"name={name}",
-            f"generator.depth={depth}",
-            "training.steps_per_epoch=1",
-            "training.decay_epochs=0",
-            "evaluation.translate=false",
-            "evaluation.uncertainty=false",
-        )
+        short = ("training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
+        own = (f"name={name}", f"generator.depth={depth}", "evaluation.uncertainty=false")
         with without_pictures():
-            assert phantom_run(folder / name, *QUICK, *settings) == 0
+            assert phantom_run(folder / name, *QUICK, *short, *own) == 0
     return folder
-
-
-# ── real runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_two_runs_become_a_page_with_a_figure_and_files(real, workspace, capsys):
@@ -83,9 +74,6 @@ def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
         inside = there.foreground[index]
         error = np.mean((made[inside].astype(float) - there.real[index][inside]) ** 2)
         assert caption == f"{10 * np.log10(4 / error):.2f} dB"
-
-
-# ── without the data ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_where_the_data_has_gone_the_comparison_is_made_without_its_figure(workspace, capsys):
@@ -168,9 +156,6 @@ def test_bad_input_is_said_before_the_slow_imports(workspace, door):
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in process.stderr.splitlines()}
     assert "yaml" in loaded
     assert loaded & {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn"} == set()
-
-
-# ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def tracked(workspace):

@@ -88,9 +88,6 @@ def test_two_at_once_run_together_each_on_a_device_of_its_own(workspace, monkeyp
     assert sorted(line for line in did() if "saw" in line) == ["device1 saw 4", "device2 saw 7"]
 
 
-# ── what is finished ────────────────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.fixture
 def one_of_two(workspace):
     """Configurations of two runs, of which the first is finished."""
@@ -125,9 +122,6 @@ def test_again_leaves_nothing_out(one_of_two, capsys):
 def test_with_another_configuration_the_run_itself_decides(one_of_two, changed):
     main([*one_of_two, changed])
     assert began() == ["a", "b"]
-
-
-# ── no run is left behind ───────────────────────────────────────────────────────────────────────────────────
 
 
 def wait_for(text, count=1):

@@ -116,7 +116,8 @@ def test_another_sweep_in_the_same_folder_has_a_run_of_its_own(workspace, store)
 
 def test_two_sweeps_at_once_in_a_folder_are_refused(workspace, store, capsys):
     begun(workspace, store, "nested-a", 13)
-    (record,) = {path.parent for path in _recorded(workspace, store)}
+    assert main([config("nested-a", mlflow=True), "--quiet"]) == 0
+    (record,) = {path.parent for path in workspace.rglob("tracking.jsonl")}
     lock = f"RunFolder(Path({str(record)!r})).lock()"
     script = (
         f"from pathlib import Path\nfrom pipeline.runs.folder import RunFolder\nwith {lock}: print(flush=True), input()"
@@ -126,8 +127,3 @@ def test_two_sweeps_at_once_in_a_folder_are_refused(workspace, store, capsys):
     assert main([config("nested-a", mlflow=True), "--quiet"]) == 2
     assert f"{record.name}: another process is at work" in capsys.readouterr().err
     other.communicate(b"\n")
-
-
-def _recorded(workspace, store):
-    assert main([config("nested-a", mlflow=True), "--quiet"]) == 0
-    return workspace.rglob("tracking.jsonl")

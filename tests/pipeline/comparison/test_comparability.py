@@ -8,6 +8,18 @@ from pipeline.comparison.notes import run_notes
 from pipeline.utils.errors import UserError
 
 
+@pytest.fixture
+def two(tmp_path):
+    """The folders of two runs that may be compared."""
+    return [finished_run(tmp_path, "a"), finished_run(tmp_path, "b")]
+
+
+def change_scores(folder, key, change):
+    """Replace one part of a run's scores."""
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(scores | {key: change(scores[key])}))
+
+
 def refusal(tmp_path, **different):
     """What is said of a run that differs from another in something."""
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b", 14.0, **different)]
@@ -51,14 +63,13 @@ def test_regions_may_be_measured_by_one_run_alone_but_not_by_two_in_other_files(
         require_comparable(read_runs([folders[1], finished_run(tmp_path, "d", settings=other)]))
 
 
-def test_another_source_of_data_is_named(tmp_path):
-    folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b")]
-    config = folders[1] / "config.yaml"
+def test_another_source_of_data_is_named(two):
+    config = two[1] / "config.yaml"
     text = config.read_text()
     start, end = text.index("data:\n"), text.index("device:")
     config.write_text(text[:start] + "data:\n  source: ixi\n  folder: x\n" + text[end:])
     with pytest.raises(UserError, match=r"data.source: 'nifti' in .*a, 'ixi' in .*b"):
-        require_comparable(read_runs(folders))
+        require_comparable(read_runs(two))
 
 
 @pytest.mark.parametrize(
@@ -99,22 +110,16 @@ def test_pairs_beside_others_change_the_training_subjects_and_that_is_no_reason(
         require_comparable(read_runs([tmp_path / "b", finished_run(tmp_path, "c", split=other)]))
 
 
-def test_a_protocol_in_other_words_is_another_protocol(tmp_path):
-    folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b")]
-    scores = json.loads((folders[1] / "scores.json").read_text())
-    scores["protocols"]["own"] = "as it was last year"
-    (folders[1] / "scores.json").write_text(json.dumps(scores))
+def test_a_protocol_in_other_words_is_another_protocol(two):
+    change_scores(two[1], "protocols", lambda texts: {**texts, "own": "as it was last year"})
     with pytest.raises(UserError, match=r"our own protocol: .intensities in .* in .*a, 'as it was last year' in .*b"):
-        require_comparable(read_runs(folders))
+        require_comparable(read_runs(two))
 
 
-def test_a_subject_that_one_run_could_not_score_is_named(tmp_path):
-    folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b")]
-    scores = json.loads((folders[1] / "scores.json").read_text())
-    scores["subjects"] = [row for row in scores["subjects"] if row["subject"] != "s4"]
-    (folders[1] / "scores.json").write_text(json.dumps(scores))
+def test_a_subject_that_one_run_could_not_score_is_named(two):
+    change_scores(two[1], "subjects", lambda rows: [row for row in rows if row["subject"] != "s4"])
     with pytest.raises(UserError, match=r"could be scored, T1 → T2: s4 only in .*a, none of its own in"):
-        require_comparable(read_runs(folders))
+        require_comparable(read_runs(two))
 
 
 def test_images_that_differ_are_betrayed_by_the_baselines(tmp_path):

@@ -25,9 +25,6 @@ def two(tmp_path):
     return comparison(tmp_path)
 
 
-# ── the page ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_the_page_has_figures_differences_costs_and_baselines(two):
     page = render(two, None)
     for output in ("16.00 ± 2.16", "16.40 ± 2.38", "histogram matching", "baseline, fitted on pairs", "0.250", "2.0 M"):
@@ -101,9 +98,6 @@ def test_calibrated_psnr_stands_beside_psnr_on_the_page_and_not_on_the_terminal(
     assert "calibrated PSNR [dB] ↑" in render(compared, None) and "calibrated" not in terminal_text(compared)
 
 
-# ── files and terminal ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_csv_and_json_hold_every_figure_in_full(two, tmp_path):
     save(two, tmp_path / "c.csv", tmp_path / "c.json")
     rows = list(csv.DictReader((tmp_path / "c.csv").open(encoding="utf-8")))
@@ -139,9 +133,6 @@ def test_p_reads_as_readers_expect(p, text):
 @pytest.mark.parametrize(("count", "text"), [(None, "—"), (1225, "1.2 k"), (54_408_833, "54.4 M")])
 def test_parameters_read_as_readers_expect(count, text):
     assert parameters_text(count) == text
-
-
-# ── MLflow's names ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_metrics_bear_the_names_of_the_runs_own(two):

@@ -52,9 +52,6 @@ def test_several_seeds_are_refused_where_one_run_is_meant(tmp_path):
     ]
 
 
-# ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp_path):
     content = {
         "name": "wrong",
@@ -138,9 +135,6 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path):
     assert errors(tmp_path, "contrasts=[T1, T1]") == ["contrasts = [T1, T1]: must be two different names"]
 
 
-# ── YAML ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -180,9 +174,6 @@ def test_anchors_and_merges_work(tmp_path):
     text = "name: a\ndata: {source: phantom}\ngenerator: &both {width: 8}\ndiscriminator: {<<: *both, layers: 2}\n"
     config = load(tmp_path, content=text)
     assert (config.generator.width, config.discriminator.width, config.discriminator.layers) == (8, 8, 2)
-
-
-# ── overrides ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_overrides_reach_into_sections_and_make_those_that_are_not_there(tmp_path):
@@ -227,9 +218,6 @@ def test_overrides_of_bad_form_are_all_reported(tmp_path):
         "seed = [1: not valid YAML; quote it",
         "trainig = {'epochs': 3}: unknown key; the nearest valid key is training",
     ]
-
-
-# ── imports ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_loading_a_configuration_imports_nothing_heavy(tmp_path):

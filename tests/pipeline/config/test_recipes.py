@@ -93,9 +93,6 @@ def test_the_original_dualgan_lies_within_the_ranges_of_its_paper():
     assert 0.01 <= method.clip <= 0.1 and 2 <= method.critic_steps <= 4 and 100 <= method.reconstruction_weight <= 1000
 
 
-# ── the configurations that ship ──────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_shipped_configuration_loads_and_opens_with_the_command_that_runs_it(path):
     lines = path.read_text(encoding="utf-8").splitlines()

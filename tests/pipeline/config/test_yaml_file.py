@@ -41,9 +41,6 @@ def test_a_configuration_in_another_encoding_is_shown_as_it_is_read(encoding, tm
     assert capsys.readouterr().out == text
 
 
-# ── bases ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def write(folder, **texts):
     for name, text in texts.items():
         (folder / f"{name}.yaml").write_text(text)

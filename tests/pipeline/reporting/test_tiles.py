@@ -2,25 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reporting.tiles import (
-    as_displayed,
-    colour_bar,
-    error_tile,
-    fitted_text,
-    font,
-    gray_tile,
-    png_bytes,
-    save_png,
-    sheet,
-)
-
-
-def test_the_left_front_of_the_head_is_shown_top_right():
-    axial = np.zeros((4, 6))  # (R, A)
-    axial[0, 5] = 1  # most to the left, most anterior
-    shown = as_displayed(axial)
-    assert shown.shape == (6, 4)
-    assert np.argwhere(shown).tolist() == [[0, 3]]
+from pipeline.reporting.tiles import colour_bar, error_tile, fitted_text, font, gray_tile, png_bytes, save_png, sheet
 
 
 def test_gray_levels_span_the_window_and_clip_outside_it():

@@ -53,9 +53,6 @@ def package(tmp_path):
     return tmp_path
 
 
-# ── volumes ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_volumes_decode_to_their_intensities_and_places():
     original, data = volumes(), packed([subject()])
     (entry,) = data["subjects"]
@@ -112,9 +109,6 @@ def test_volumes_too_large_to_mail_become_coarser_and_stay_in_place():
     np.testing.assert_allclose(image.get_fdata()[2:-2, 5, 5], expected[2:-2], atol=0.02)
     assert np.ptp([len(item) for item in packed([whole])["volumes"]]) > 0  # without a limit it is as it was
     assert not packed([whole])["subjects"][0]["coarser"]
-
-
-# ── regions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def tissue():
@@ -189,9 +183,6 @@ def test_the_page_lists_regions_only_where_a_subject_has_one(package):
     assert "<fieldset" not in plain and listed.count('<fieldset class="viewer-regions">') == 1
 
 
-# ── the package ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_without_the_package_or_a_subject_there_is_no_viewer(package, tmp_path):
     assert make_viewer([subject()], package) is not None
     assert make_viewer([], package) is None
@@ -217,9 +208,6 @@ def test_the_lock_file_pins_the_package_by_its_hash():
     fetched = {name: item for name, item in lock["packages"].items() if name}
     assert fetched["node_modules/@niivue/niivue"]["version"] == expected["@niivue/niivue"]
     assert all(item["integrity"].startswith("sha512-") for item in fetched.values())
-
-
-# ── the page ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def scripts(page):

@@ -86,9 +86,6 @@ def test_where_files_are(tmp_path, there, recorded, used):
     assert artifact_folder(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
 
 
-# ── addresses that stop half way ────────────────────────────────────────────────────────────────────────────
-
-
 def test_a_run_without_a_models_name_lists_its_models(template, monkeypatch):
     folder, _, address = template
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")

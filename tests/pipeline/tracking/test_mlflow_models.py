@@ -1,10 +1,12 @@
 import json
 import random
+from types import SimpleNamespace
 
 import mlflow_store
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from torch import nn
 
 from networks.cpu_kernels import twice_differentiable
@@ -55,6 +57,14 @@ def logged(tmp_path_factory, unet):
         yield {"addresses": addresses, "run_id": tracker.run_id, "untouched": states == after}
 
 
+@pytest.fixture
+def registry(logged):
+    """A client of the store, its run as far as registering needs it, and the id of a model of that run."""
+    client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
+    model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
+    return client, SimpleNamespace(client=client, id=run_id), model.model_id
+
+
 def same(module, network, shape):
     image = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
@@ -71,16 +81,10 @@ def test_a_logged_model_translates_as_the_network_does_for_any_batch_and_size(lo
     assert all(same(module, unet, shape) for shape in [(1, 1, 16, 16), (2, 1, 64, 64), (5, 1, 16, 48), (1, 1, 160, 32)])
 
 
-def test_exporting_leaves_the_network_as_it_was(tmp_path, unet):
-    network = Pooled().train()
-    export_translator(network, tmp_path / "model", stride=4, metadata={})
-    assert network.training
-    assert all(parameter.requires_grad for parameter in network.parameters())
-
-
-def test_the_example_is_large_enough_for_reflected_borders(tmp_path):
-    reflecting = nn.Sequential(nn.AvgPool2d(24), nn.ReflectionPad2d(1), nn.AvgPool2d(3, 1), nn.Upsample(None, 24))
-    export_translator(reflecting, tmp_path / "model", stride=24, metadata={})
+def test_exporting_leaves_the_network_as_it_was_and_its_example_is_large_enough_for_reflected_borders(tmp_path):
+    reflecting = nn.Sequential(nn.AvgPool2d(24), nn.ReflectionPad2d(1), nn.Conv2d(1, 1, 3), nn.Upsample(None, 24))
+    export_translator(reflecting.train(), tmp_path / "model", stride=24, metadata={})
+    assert reflecting.training and all(parameter.requires_grad for parameter in reflecting.parameters())
 
 
 def test_no_random_number_is_drawn(logged):
@@ -95,10 +99,8 @@ def test_registered_models_load_by_alias_and_version(logged, unet):
         assert same(module, unet, (1, 1, 32, 16))
 
 
-def test_a_model_its_version_and_the_registered_one_have_the_card_cut_to_what_mlflow_takes(logged):
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+def test_a_model_its_version_and_the_registered_one_have_the_card_cut_to_what_mlflow_takes(registry):
+    client = registry[0]
     version = client.get_model_version("lab_T1-to-T2_", "1")
     card = version.description
     assert card.startswith("# A card\nxxx") and len(card) == 5000
@@ -107,40 +109,28 @@ def test_a_model_its_version_and_the_registered_one_have_the_card_cut_to_what_ml
     assert client.get_logged_model(model_id).tags["mlflow.note.content"] == card
 
 
-def test_a_registered_model_has_the_card_of_its_best_version_unless_somebody_wrote_another(logged):
-    from types import SimpleNamespace
-
-    from mlflow import MlflowClient
-
-    client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
-    model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
-    run, shown = SimpleNamespace(client=client, id=run_id), []
+def test_a_registered_model_has_the_card_of_its_best_version_unless_somebody_wrote_another(registry):
+    (client, run, model_id), shown = registry, []
     for score in (1.0, 0.5, 2.0):
-        register_version(run, "described", model.model_id, score, "p", f"card of {score}")
+        register_version(run, "described", model_id, score, "p", f"card of {score}")
         shown.append(client.get_registered_model("described").description)
     client.update_registered_model("described", "ours")
-    register_version(run, "described", model.model_id, 3.0, "p", "card of 3.0")
+    register_version(run, "described", model_id, 3.0, "p", "card of 3.0")
     assert shown == ["card of 1.0", "card of 1.0", "card of 2.0"]
     assert client.get_registered_model("described").description == "ours"
     assert client.get_model_version_by_alias("described", "best").description == "card of 3.0"
 
 
-def test_the_alias_stays_with_the_higher_score_of_those_of_one_name_and_else_moves_with_a_word(logged, capsys):
-    from types import SimpleNamespace
-
-    from mlflow import MlflowClient
-
-    client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
-    model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
-    run = SimpleNamespace(client=client, id=run_id)
+def test_the_alias_stays_with_the_higher_score_of_those_of_one_name_and_else_moves_with_a_word(registry, capsys):
+    client, run, model_id = registry
     client.create_registered_model("ranked")
-    client.create_model_version("ranked", f"models:/{model.model_id}", tags={"validation_score": "30"})
+    client.create_model_version("ranked", f"models:/{model_id}", tags={"validation_score": "30"})
     client.set_registered_model_alias("ranked", "best", "1")  # as an earlier release left it, by PSNR alone
     capsys.readouterr()
     scores = [(14.5, "p"), (11.0, "p"), (None, "p"), (14.0, "p"), (14.5, "p"), (-0.2, "e"), (-0.3, "e"), (9.0, "p")]
     addresses, moves = [], []
     for score, score_name in scores:
-        addresses.append(register_version(run, "ranked", model.model_id, score, score_name))
+        addresses.append(register_version(run, "ranked", model_id, score, score_name))
         moves.append(" moves from version " in capsys.readouterr().out)
     held = [address.rpartition("@")[2] == "best" for address in addresses]
     assert held == [True, False, True, True, True, True, False, True]
@@ -250,8 +240,6 @@ def test_a_server_keeps_models_too(tmp_path, monkeypatch):
 
 
 def test_an_upload_that_broke_off_leaves_no_second_model(tmp_path, monkeypatch, capsys):
-    from mlflow import MlflowClient
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path))
     monkeypatch.chdir(tmp_path)
 

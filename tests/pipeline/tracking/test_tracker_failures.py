@@ -9,8 +9,6 @@ from tracked_run import SETTINGS, client, eventually, history, images, lines, tr
 from pipeline.tracking import mlflow_worker as follower
 from pipeline.tracking.mlflow_settings import REQUEST_TIMEOUT_S
 
-# ── continuing a run ────────────────────────────────────────────────────────────────────────────────────────
-
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_resumed_run_goes_on_in_its_mlflow_run_without_doubles(tmp_path, store, known):
@@ -56,9 +54,6 @@ def test_a_run_that_the_store_does_not_have_is_made_from_the_file(tmp_path, stor
     with track(tmp_path, step=5, run_id="0" * 32) as second:
         train(second, range(6, 9))
     assert history(store, second.run_id, "loss") == [(step, step * 2) for step in range(9)]
-
-
-# ── failing stores ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture

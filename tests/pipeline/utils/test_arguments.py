@@ -65,9 +65,6 @@ def test_a_relative_path_says_where_it_leads(tmp_path):
     assert cwd_hint(Path("/data/bids")) == ""
 
 
-# ── configurations ────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_every_path_of_a_configuration_is_expanded():
     overrides = [
         "output=~/out",
@@ -101,9 +98,6 @@ def test_an_override_takes_any_name_of_a_folder(name):
                                                   f"data.patterns.T1={name}/{{subject}}"])  # fmt: skip
     assert (str(config.data.folder), str(config.output)) == (f"/scans/{name}", name)
     assert config.data.patterns["T1"] == f"{name}/{{subject}}"
-
-
-# ── command lines ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(

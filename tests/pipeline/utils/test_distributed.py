@@ -181,9 +181,6 @@ def test_a_process_that_loses_another_says_so(tmp_path):
     assert [code for code, _ in together(work, tmp_path)] == [0, 9]
 
 
-# ── one process ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_one_process_alone_exchanges_nothing():
     value = torch.ones(2, requires_grad=True)
     assert SINGLE_PROCESS.all_gather(value) is value and SINGLE_PROCESS.local_shard(value) is value

@@ -80,9 +80,6 @@ def test_neither_a_kill_nor_an_error_among_the_replacements_loses_the_earlier_vo
     assert contents(tmp_path) == old | {name: f"new {name}" for name in ("side", "map")[: at - 1]}
 
 
-# ── appending ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class Scarce(io.FileIO):
     """A file whose disk takes so many bytes more, then fails, or takes none and says nothing."""
 

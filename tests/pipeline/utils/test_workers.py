@@ -67,9 +67,6 @@ def test_workers_leave_stop_signals_to_the_process_they_work_for():
     assert {handler for _, handler, _ in run_jobs(signal.getsignal, jobs, 2, preload=SLOW)} == {signal.SIG_IGN}
 
 
-# ── jobs that are handed out one at a time ──────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_pool_gives_results_in_the_callers_order_however_long_each_takes(processes):
     with WorkerPool(processes, preload=SLOW) as workers:
