@@ -15,20 +15,9 @@ def write(path, records, torn=""):
 
 
 def test_a_picture_is_drawn_from_a_run_with_odd_contrast_names(tmp_path):
-    records = [
-        (
-            step,
-            {
-                "train/adversarial_G": 0.7 + 0.1 / step,
-                "train/cycle_a": 3 / step,
-                "train/learning_rate": 2e-4,
-                "validation/T$1 {x_to_$\\frac/psnr": 10 + step / 100,
-                "validation/b_to_a/ssim": 0.1,
-                "validation/score": 10 + step / 100,
-            },
-        )
-        for step in range(1, 4000)
-    ]
+    fixed = {"train/learning_rate": 2e-4, "validation/b_to_a/ssim": 0.1}
+    rising = ("train/cycle_a", "validation/T$1 {x_to_$\\frac/psnr", "validation/score")
+    records = [(step, fixed | dict.fromkeys(rising, 10 + step / 100)) for step in range(1, 4000)]
     path = write(tmp_path / "metrics.jsonl", records)
     save_curves(path, tmp_path / "curves.png", steps_per_epoch=100)
     with Image.open(tmp_path / "curves.png") as opened:
@@ -52,19 +41,9 @@ def test_a_step_that_was_written_again_counts_once_with_its_later_value(tmp_path
 
 
 def test_losses_of_one_kind_share_axes_and_scores_have_a_line_per_direction():
-    names = [
-        "train/learning_rate_factor",
-        "train/cycle_a",
-        "train/discriminator_A",
-        "train/cycle_b",
-        "validation/T1_to_T2/psnr",
-        "validation/T2_to_T1/psnr",
-        "validation/T1_to_T2/ssim",
-        "validation/score",
-        "system/cpu",
-        "epoch",
-    ]
-    assert grouped(names) == {
+    names = "train/learning_rate_factor train/cycle_a train/discriminator_A train/cycle_b validation/T1_to_T2/psnr "
+    names += "validation/T2_to_T1/psnr validation/T1_to_T2/ssim validation/score system/cpu epoch"
+    assert grouped(names.split()) == {
         "cycle loss": {"a": "train/cycle_a", "b": "train/cycle_b"},
         "discriminator loss": {"A": "train/discriminator_A"},
         "validation PSNR [dB]": {"T1 → T2": "validation/T1_to_T2/psnr", "T2 → T1": "validation/T2_to_T1/psnr"},

@@ -81,13 +81,7 @@ def test_a_row_without_its_target_leaves_the_cell_empty():
 
 @pytest.mark.parametrize(
     ("size", "tile"),
-    [
-        ((128, 128), (256, 256)),
-        ((256, 256), (256, 256)),
-        ((64, 48), (192, 256)),
-        ((181, 217), (217, 181)),
-        ((512, 384), (192, 256)),
-    ],
+    [((128, 128), (256, 256)), ((64, 48), (192, 256)), ((181, 217), (217, 181)), ((512, 384), (192, 256))],
 )
 def test_tiles_are_legible_at_every_slice_size(size, tile):
     picture = sample_panel([SampleRow(black(size), black(size), black(size))], source="T1", target="T2")

@@ -124,15 +124,8 @@ def test_a_folder_from_elsewhere_makes_us_upload_and_remove_nothing_else(tmp_pat
     (place / "run" / "unsent" / "secret_picture.png").symlink_to(tmp_path / "ours.png")
     (place / "run.csv").write_text("ours")  # beside a run, not beside a comparison's record
     with (place / "run" / "tracking.jsonl").open("a") as journal:
-        for path in (
-            str(tmp_path / "secret.txt"),
-            "../../../secret.txt",
-            "..",
-            "secret_link",
-            "products",
-            "../run.csv",
-            "a\0b",
-        ):
+        outside = (str(tmp_path / "secret.txt"), "../../../secret.txt", "..", "secret_link", "products")
+        for path in (*outside, "../run.csv", "a\0b"):
             print(json.dumps({"kind": "artifact", "path": path, "folder": None}), file=journal)
         entry = {"kind": "image", "key": "other", "step": 3, "file": "../../../../ours.png"}
         print(json.dumps(entry), file=journal)

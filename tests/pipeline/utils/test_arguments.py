@@ -25,18 +25,12 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("~", "/home/reader"),
-        ("~/runs", "/home/reader/runs"),
-        ("$HOME/runs", "/home/reader/runs"),
-        ("${SCRATCH}/a b", "/scratch/project/a b"),
-        ("$SCRATCH/$HOME", "/scratch/project//home/reader"),
-        ("runs/~", "runs/~"),
-        ("./~/runs", "~/runs"),
-        ("~nobody_at_all/x", "~nobody_at_all/x"),
-        ("a$/b$ $", "a$/b$ $"),
+        ("~", "/home/reader"), ("~/runs", "/home/reader/runs"), ("$HOME/runs", "/home/reader/runs"),
+        ("${SCRATCH}/a b", "/scratch/project/a b"), ("$SCRATCH/$HOME", "/scratch/project//home/reader"),
+        ("runs/~", "runs/~"), ("./~/runs", "~/runs"), ("~nobody_at_all/x", "~nobody_at_all/x"), ("a$/b$ $", "a$/b$ $"),
         ("caf\udce9/$HOME", "caf\udce9//home/reader"),
     ],
-)
+)  # fmt: skip
 def test_what_a_shell_would_replace_is_replaced(text, path):
     assert expanded(text) == Path(path)
 
@@ -66,18 +60,10 @@ def test_a_relative_path_says_where_it_leads(tmp_path):
 
 
 def test_every_path_of_a_configuration_is_expanded():
-    overrides = [
-        "output=~/out",
-        "data.folder=$SCRATCH/data",
-        "preprocess.store=${SCRATCH}/store",
-        "split.file=~/s.json",
-        "training.start_from=$HOME/runs/ixi",
-    ]
-    config = load_config(CONFIGS / "phantom.yaml", overrides)
+    overrides = "output=~/out data.folder=$SCRATCH/data preprocess.store=${SCRATCH}/store split.file=~/s.json"
+    config = load_config(CONFIGS / "phantom.yaml", [*overrides.split(), "training.start_from=$HOME/runs/ixi"])
     assert config.folder == Path("/home/reader/out") and config.data.folder == Path("/scratch/project/data")
-    assert config.preprocess.store == Path("/scratch/project/store") and config.split.file == Path(
-        "/home/reader/s.json"
-    )
+    assert (config.preprocess.store, config.split.file) == (Path("/scratch/project/store"), Path("/home/reader/s.json"))
     assert config.training.start_from == Path("/home/reader/runs/ixi")
     config = load_config(CONFIGS / "images.yaml", ["data.train={T1: ~/a, T2: $SCRATCH/b}", "data.test={}"])
     assert config.data.train == {"T1": "/home/reader/a", "T2": "/scratch/project/b"}
