@@ -4,18 +4,11 @@ import time
 
 import pytest
 
-from benchmarks.timing import Side, Timing, duration_text, in_turns, mean_seconds, measure, peak_mib, processor_seconds
+from benchmarks.timing import Side, Timing, in_turns, mean_seconds, measure, peak_mib, processor_seconds
 
 
 def waiting(seconds):
     return lambda: time.sleep(seconds)
-
-
-def failing():
-    def work():
-        raise ValueError("no such device")
-
-    return work
 
 
 def test_ratios_and_units_are_right():
@@ -51,16 +44,6 @@ def test_on_a_gpu_its_own_memory_counts(monkeypatch):
     assert peak_mib() == 3
 
 
-def test_what_a_side_raises_is_raised_here():
-    with pytest.raises(ValueError, match="no such device"):
-        measure({"one": Side(failing)}, rounds=1)
-
-
 def test_the_ratio_is_taken_within_each_round():
     ours, theirs = Timing((1.0, 10.0, 2.0), 1, 0), Timing((2.0, 20.0, 40.0), 1, 0)
     assert ours.ratio_to(theirs) == 0.5  # the medians alone would say 0.1
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(2.345, "2.35 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 µs")])
-def test_durations_are_spelt_in_the_unit_that_suits_them(seconds, text):
-    assert duration_text(seconds) == text
