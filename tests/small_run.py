@@ -88,6 +88,23 @@ def phantom_run(output: Path, *overrides: str, quiet: bool = True) -> int:
     )
 
 
+SHORT = (
+    "training.steps_per_epoch=1",
+    "training.decay_epochs=0",
+    "evaluation.translate=false",
+)  # for `finished_phantom`
+
+
+def finished_phantom() -> Path:
+    """Return the folder of a run named "a" that is finished, if only after one step; tests leave it as it is."""
+
+    def make(folder: Path) -> None:
+        with without_pictures():
+            assert phantom_run(folder / "a", *QUICK, *SHORT, "name=a") == 0
+
+    return made_once("finished-phantom", make) / "a"
+
+
 @contextmanager
 def without_evaluation() -> Iterator[None]:
     """Have runs within the block end with their training."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from small_run import QUICK, phantom_run, without_pictures
+from small_run import finished_phantom
 
 from benchmarks import backends, data, inference, step, views
 from benchmarks.timing import Timing
@@ -148,12 +148,8 @@ def test_step(monkeypatch, capsys):
     assert ours / plain == pytest.approx(ratio, abs=1e-3) and ours < plain
 
 
-def test_views(tmp_path, capsys):
-    short = ("training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
-    with without_pictures():
-        assert phantom_run(tmp_path / "run", *QUICK, *short) == 0
-    capsys.readouterr()
-    assert views.main([str(tmp_path / "run"), "--to", "T2"]) == 0
+def test_views(capsys):
+    assert views.main([str(finished_phantom()), "--to", "T2"]) == 0
     printed = capsys.readouterr().out
     assert {"axial alone", "fused"} <= set(first_cells(printed)) and "phantom, to T2, 1 test subjects" in printed
     alone, fused = (line for line in printed.splitlines() if line.startswith(("axial alone", "fused")))

@@ -11,7 +11,7 @@ import mlflow_store
 import numpy as np
 import pytest
 from finished_runs import finished_run, read_runs
-from small_run import CONFIGS, QUICK, phantom_run, without_pictures
+from small_run import CONFIGS, QUICK, SHORT, finished_phantom, phantom_run, without_pictures
 
 from pipeline.compare import main
 from pipeline.comparison import figure
@@ -30,13 +30,12 @@ def workspace(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Two runs that really trained, if only for some steps; one's networks take other sizes than the other's."""
+    """The folder of two runs that really trained; one's networks take other sizes than the other's."""
     folder = tmp_path_factory.mktemp("real")
-    for name, depth in (("a", 2), ("b", 4)):
-        short = ("training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
-        own = (f"name={name}", f"generator.depth={depth}", "evaluation.uncertainty=false")
-        with without_pictures():
-            assert phantom_run(folder / name, *QUICK, *short, *own) == 0
+    shutil.copytree(finished_phantom(), folder / "a")
+    with without_pictures():
+        other = ("name=b", "generator.depth=4", "evaluation.uncertainty=false")
+        assert phantom_run(folder / "b", *QUICK, *SHORT, *other) == 0
     return folder
 
 

@@ -42,7 +42,7 @@ def test_a_job_that_ends_without_an_exit_code_is_named_with_its_own_log(workspac
 
 def test_a_run_whose_time_is_up_saves_and_goes_on(workspace):
     executor = submitit.LocalExecutor(workspace / "cluster", max_num_timeout=1)
-    executor.update_parameters(timeout_min=0.3, signal_delay_s=12)  # SIGUSR2 after six seconds
+    executor.update_parameters(timeout_min=0.2, signal_delay_s=7)  # SIGUSR2 after five seconds
     (job,) = jobs_of("long")
     submit_and_wait([job], executor, quiet=True)
     lines = [" ".join(line.split()) for line in did()]
