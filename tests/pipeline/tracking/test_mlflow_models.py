@@ -6,8 +6,6 @@ import mlflow_store
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from torch import nn
 
 from networks.cpu_kernels import twice_differentiable
@@ -61,6 +59,8 @@ def logged(tmp_path_factory, unet):
 @pytest.fixture
 def registry(logged):
     """A client of the store, its run as far as registering needs it, and the id of a model of that run."""
+    from mlflow import MlflowClient  # after the project's settings
+
     client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
     model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
     return client, SimpleNamespace(client=client, id=run_id), model.model_id
@@ -178,6 +178,7 @@ def test_what_is_not_there_is_named(logged, uri):
 @pytest.mark.parametrize("shape", [(1, 1, 32, 17), (1, 2, 32, 16), (32, 16)])
 def test_a_request_of_another_shape_is_refused_as_the_senders_error(logged, shape):
     import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.scoring_server import invocations
 
     model = mlflow.pyfunc.load_model("models:/lab_T1-to-T2_@best")
@@ -225,6 +226,8 @@ def test_a_server_keeps_models_too(tmp_path, monkeypatch):
 
 
 def test_an_upload_that_broke_off_leaves_no_second_model(tmp_path, monkeypatch, capsys):
+    from mlflow import MlflowClient
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path))
     monkeypatch.chdir(tmp_path)
 
