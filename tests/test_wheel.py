@@ -72,6 +72,7 @@ def test_its_commands_answer_and_find_the_shipped_configurations(unpacked, tmp_p
     assert set(entries["console_scripts"]) == {f"mri-{name}" for name in COMMANDS}
     ended = run(unpacked, tmp_path, "-c", ASK_EACH, *entries["console_scripts"].values())
     assert ended.returncode == 0, ended.stderr
-    home, *versions = ended.stdout.split("# python -m")[0].split()
-    assert home == str(unpacked) and versions == ["0.1.0"] * len(COMMANDS)
+    home, *versions = ended.stdout.split("# python -m")[0].splitlines()
+    assert home == str(unpacked) and len(versions) == len(COMMANDS)
+    assert all(version.split()[-1] == "0.1.0" for version in versions), versions
     assert "# python -m pipeline.run configs/phantom.yaml" in ended.stdout

@@ -82,10 +82,10 @@ def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):
         # a slider moves all of them
         axial = page.locator("[data-axis='2']")
         axial.focus()
-        for _ in range(5):
+        for _ in range(2):
             page.keyboard.press("ArrowRight")
-        assert page.locator("[data-axis='2'] + output").inner_text() == "14 of 16"
-        assert close(values(page), expected(volumes, (10, 12, 13)))
+        assert page.locator("[data-axis='2'] + output").inner_text() == "11 of 16"
+        assert close(values(page), expected(volumes, (10, 12, 10)))
         moved = pictures(page)
         assert all(abs(moved[name] - first[name]).mean() > 1 for name in PANELS)
 
@@ -93,7 +93,7 @@ def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):
         canvas = page.locator("[data-panel=real] canvas")
         voxel_pixels = canvas.bounding_box()["width"] / SHAPE[1]  # the sagittal plane's A axis is the widest
         canvas.click(position={"x": 2.5 * voxel_pixels, "y": 3.5 * voxel_pixels})
-        assert close(values(page), expected(volumes, (SHAPE[0] - 3, SHAPE[1] - 4, 13)))
+        assert close(values(page), expected(volumes, (SHAPE[0] - 3, SHAPE[1] - 4, 10)))
         before = pictures(page)
         assert all(abs(before[name] - moved[name]).mean() > 1 for name in PANELS)
 
@@ -114,7 +114,7 @@ def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):
         page.get_by_label("corner/1", exact=True).check()
         coloured = pictures(page)
         assert all(abs(coloured[name] - plain[name]).mean() > 1 for name in PANELS)
-        assert close(values(page), expected(volumes, (SHAPE[0] - 3, SHAPE[1] - 4, 13)))
+        assert close(values(page), expected(volumes, (SHAPE[0] - 3, SHAPE[1] - 4, 10)))
         page.get_by_label("corner/1", exact=True).uncheck()
         assert all(abs(shown - plain[name]).mean() < 0.1 for name, shown in pictures(page).items())
 
