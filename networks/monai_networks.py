@@ -23,19 +23,12 @@ def _product_of_strides(arguments: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class MonaiNetwork:
-    """What is to be known of a network of MONAI.
+    """What is to be known of a network of MONAI."""
 
-    Attributes:
-        last: Name of the layer that gives the image, which is computed in single precision.
-        stride: Function of the arguments: the number of which height and width must be multiples.
-        defaults: Arguments that differ from MONAI's defaults, or have none there.
-        fixed: Arguments that must be as they are here, besides `IMAGE_ARGUMENTS`.
-    """
-
-    last: str
-    stride: Callable[[Mapping[str, Any]], int]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    last: str  # name of the layer that gives the image, which is computed in single precision
+    stride: Callable[[Mapping[str, Any]], int]  # from the arguments to what height and width must be multiples of
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # where they differ from MONAI's, or there are none there
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # what must be as it is here, besides `IMAGE_ARGUMENTS`
 
 
 LEVELS = {"channels": (32, 64, 128, 256, 512), "strides": (2, 2, 2, 2)}
@@ -70,7 +63,7 @@ class MonaiGenerator(nn.Module):
         in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
 
     Attributes:
-        stride: Height and width must be multiples of this.
+        stride: Height and width must be multiples of this, else `forward` raises a ValueError.
 
     Raises:
         Exception: what the network's constructor raises for these arguments.
@@ -88,11 +81,7 @@ class MonaiGenerator(nn.Module):
         self.stride = kind.stride(arguments)
 
     def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`.
-        """
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`."""
         require_size(image, f"MONAI's {self.name} of stride {self.stride}", self.stride)
         output = self.network(image)
         output = output[0] if isinstance(output, list) else output  # BasicUNetPlusPlus has a list of one

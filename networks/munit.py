@@ -22,7 +22,7 @@ class ContentEncoder(nn.Module):
         blocks: Residual blocks.
 
     Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
+        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
         channels: Channels of the content.
     """
 
@@ -37,11 +37,7 @@ class ContentEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, H, W) in [-1, 1] to content (N, channels, H / stride, W / stride).
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Map (N, 1, H, W) in [-1, 1] to content (N, channels, H / stride, W / stride)."""
         require_size(image, f"a content encoder of stride {self.stride}", self.stride, 2 * self.stride)
         return self.layers(image)
 
@@ -141,10 +137,6 @@ class AutoEncoder(nn.Module):
         style_dim: Length of a style.
         style_downs: Halvings of the style encoder.
         mlp_width: See `Decoder`.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
-        style_dim: Length of a style.
     """
 
     def __init__(
@@ -165,11 +157,7 @@ class AutoEncoder(nn.Module):
         initialise_kaiming(self)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Split (N, 1, H, W) in [-1, 1] into content (N, C, H / stride, W / stride) and styles (N, style_dim).
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or too small for one of the encoders.
-        """
+        """Split (N, 1, H, W) in [-1, 1] into content (N, C, H / stride, W / stride) and styles (N, style_dim)."""
         return self.content_encoder(image), self.style_encoder(image)
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
@@ -177,7 +165,7 @@ class AutoEncoder(nn.Module):
         return self.decoder(content, style)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct (N, 1, H, W) in [-1, 1]; see `encode` for what is raised."""
+        """Reconstruct (N, 1, H, W) in [-1, 1]."""
         return self.decode(*self.encode(image))
 
 
@@ -189,7 +177,6 @@ class StyleTranslator(nn.Module):
         target: The target contrast's auto-encoder; its style encoder and decoder are shared, not copied.
 
     Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
         style: (1, style_dim), a buffer that is saved with the weights; zeros, the mean of the prior, until set.
     """
 
@@ -204,11 +191,7 @@ class StyleTranslator(nn.Module):
         self.register_buffer("style", torch.zeros(1, target.style_dim))
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, in the style (1, style_dim), or its own.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, in the style (1, style_dim), or its own."""
         return self.decoder(self.content_encoder(image), self.style if style is None else style)
 
     def translating_parameters(self) -> Iterator[nn.Parameter]:
@@ -218,11 +201,7 @@ class StyleTranslator(nn.Module):
 
     @torch.no_grad()
     def encode_style(self, slices: Tensor) -> Tensor:
-        """Return the mean style (style_dim,) of slices (N, 1, H, W) of the target contrast in [-1, 1].
-
-        Raises:
-            ValueError: H or W is too small for the style encoder.
-        """
+        """Return the mean style (style_dim,) of slices (N, 1, H, W) of the target contrast in [-1, 1]."""
         return torch.cat([self.style_encoder(batch) for batch in slices.split(SLICES_AT_ONCE)]).mean(dim=0)
 
     @torch.no_grad()

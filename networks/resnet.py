@@ -31,7 +31,7 @@ class EncoderDecoder(nn.Module):
         in_channels: Channels of the image.
 
     Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
+        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
         feature_channels: Channels of what `features` returns.
     """
 
@@ -51,11 +51,7 @@ class EncoderDecoder(nn.Module):
         initialise_normal(self)
 
     def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`."""
         self._require_size(image)
         return output_image(self.decoder[:-1](self.encoder(image)), self.last, offset)
 

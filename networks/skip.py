@@ -58,7 +58,7 @@ class SkipGenerator(nn.Module):
         in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
 
     Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
+        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
         feature_channels: Channels of what `features` returns.
     """
 
@@ -90,11 +90,7 @@ class SkipGenerator(nn.Module):
             initialise_normal(self)
 
     def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`."""
         self._require_size(image)
         skips, features = [], image
         for down in self.down:

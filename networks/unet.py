@@ -71,7 +71,7 @@ class UNet(nn.Module):
         in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
 
     Attributes:
-        stride: Height and width must be multiples of this.
+        stride: Height and width must be multiples of this, else `forward` raises a ValueError.
         feature_channels: Channels of what `features` returns.
     """
 
@@ -113,11 +113,7 @@ class UNet(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_weights)
 
     def forward(self, image: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`.
-        """
+        """Translate (N, in_channels, H, W) in [-1, 1] to (N, 1, H, W) in that range; `offset` as in `output_image`."""
         self._require_size(image)
         skips = []
         features = image
@@ -136,9 +132,6 @@ class UNet(nn.Module):
         """Return the image and its encoding at strides 2, 4, 8 and 16, as PatchNCE compares them.
 
         Fewer where the network is shallow: never the innermost level, which may be a single pixel.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`.
         """
         self._require_size(image)
         return intermediate_features(image, self.down, self.taps)

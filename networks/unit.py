@@ -16,7 +16,7 @@ class LatentEncoder(nn.Sequential):
         blocks: Residual blocks; they come last.
 
     Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
+        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
     """
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
@@ -24,11 +24,7 @@ class LatentEncoder(nn.Sequential):
         self.stride = 2**downs
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, H, W) in [-1, 1] to the means of its latents (N, C, H / stride, W / stride).
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Map (N, 1, H, W) in [-1, 1] to the means of its latents (N, C, H / stride, W / stride)."""
         require_size(image, f"a UNIT encoder of stride {self.stride}", self.stride, 2 * self.stride)
         return super().forward(image)
 
@@ -56,9 +52,6 @@ class LatentAutoEncoder(nn.Module):
         width, downs: Size of encoder and decoder.
         blocks: Residual blocks of the encoder, and of the decoder.
         upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
     """
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
@@ -69,7 +62,7 @@ class LatentAutoEncoder(nn.Module):
         initialise_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct (N, 1, H, W) in [-1, 1] from its mean latent; see `LatentEncoder.forward` for what is raised."""
+        """Reconstruct (N, 1, H, W) in [-1, 1] from its mean latent."""
         return self.decoder(self.encoder(image))
 
 
@@ -85,20 +78,12 @@ def share_blocks(first: LatentAutoEncoder, second: LatentAutoEncoder, count: int
 
 
 class LatentTranslator(nn.Module):
-    """A translator without noise, of one contrast's encoder and the other's decoder, which are shared, not copied.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
-    """
+    """A translator without noise, of one contrast's encoder and the other's decoder, which are shared, not copied."""
 
     def __init__(self, encoder: LatentEncoder, decoder: LatentDecoder):
         super().__init__()
         self.stride, self.encoder, self.decoder = encoder.stride, encoder, decoder
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, by way of the latent's mean.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, by way of the latent's mean."""
         return self.decoder(self.encoder(image))

@@ -27,6 +27,7 @@ from networks.cpu_kernels.winograd import convolve, is_faster, suits_winograd
 
 Implementation = Callable[[Tensor, Tensor], Tensor]  # image, weight
 
+DOUBLING = ((4, 4), (2, 2), (1, 1), (0, 0))  # kernel, stride, padding and output padding of a U-Net's transposed layers
 _kernels_enabled = ContextVar("kernels_enabled", default=True)
 
 
@@ -83,12 +84,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
     def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, K, h, w) as `nn.ConvTranspose2d` does."""
         weight = self.weight
-        is_doubling = (self.kernel_size, self.stride, self.padding, self.output_padding) == (
-            (4, 4),
-            (2, 2),
-            (1, 1),
-            (0, 0),
-        )
+        is_doubling = (self.kernel_size, self.stride, self.padding, self.output_padding) == DOUBLING
         if is_doubling and output_size is None and _has_supported_options(self) and kernels_apply(image, weight):
             if weight.shape[1] == 1:
                 return _add_bias(transposed_conv_to_one_channel(image, weight), self.bias)

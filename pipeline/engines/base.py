@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from networks.lookup_start import start_alone
 from networks.neighbours import middle_slice
 from pipeline.engines.losses import ADVERSARIAL, finite, mean_absolute, total
-from pipeline.engines.optimisers import restore_options, update_scaler
-from pipeline.engines.state import ExponentialMovingAverage, Stateful
+from pipeline.engines.state import ExponentialMovingAverage, RandomState, Stateful, restore_options, update_scaler
 from pipeline.engines.structure import StructureOptions, StructureTerm
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 
@@ -289,7 +288,8 @@ class Engine(ABC):
 
     def random_generators(self) -> list[torch.Generator]:
         """Return the method's own random generators."""
-        return [component.generator for component in self.extra_state().values() if hasattr(component, "generator")]
+        states = [getattr(component, "random", component) for component in self.extra_state().values()]
+        return [state.generator for state in states if isinstance(state, RandomState)]
 
     def _stateful_components(self) -> dict[str, Stateful]:
         components: dict[str, Stateful] = {**self.networks(), **self.extra_state(), "scaler": self.scaler}

@@ -58,7 +58,6 @@ class CycleGan(UnpairedEngine):
         if self.identity_weight:
             losses["identity_a"] = self.identity_weight * mean_absolute(identity_a[0], middle_slice(real_a))  # F(a) ≈ a
             losses["identity_b"] = self.identity_weight * mean_absolute(rest[-1], middle_slice(real_b))  # G(b) ≈ b
-        losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
     def paired_losses(self, image_a: Tensor, image_b: Tensor) -> Losses:

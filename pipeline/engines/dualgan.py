@@ -58,7 +58,6 @@ class DualGan(UnpairedEngine):
             "reconstruction_a": weight * mean_absolute(F(fake_b), middle_slice(real_a)),
             "reconstruction_b": weight * mean_absolute(reconstructed_b, middle_slice(real_b)),
         }
-        losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
     def discriminator_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:

@@ -82,7 +82,6 @@ class Munit(UnpairedEngine):
         if cycle:
             losses["cycle_a"] = options.cycle_weight * mean_absolute(cycled_a[0], real_a)
             losses["cycle_b"] = options.cycle_weight * mean_absolute(cycled_b[0], real_b)
-        losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
     @torch.no_grad()

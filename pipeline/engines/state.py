@@ -1,4 +1,4 @@
-"""Small components of an engine whose state belongs to a checkpoint.
+"""Small components of an engine whose state belongs to a checkpoint, and what torch leaves to do with its own.
 
 Their values stay on the engine's device, and so does `is_finite` (), which says whether a step counts. So nothing waits
 for a GPU, and a captured step (`engines.cuda_graph`) counts each time it is replayed.
@@ -37,12 +37,7 @@ class StepCounter:
 
 
 class RandomState:
-    """A random generator of the engine: on its device if that is CUDA, on the CPU otherwise.
-
-    Args:
-        seed: Seed of the generator.
-        device: Device of the engine.
-    """
+    """A random generator of the engine: on its device if that is CUDA, on the CPU otherwise."""
 
     def __init__(self, seed: int, device: torch.device):
         self.device_kind = "cuda" if device.type == "cuda" else "cpu"
@@ -65,7 +60,6 @@ class RandomState:
         return torch.randperm(population, generator=self.generator, device=self.generator.device)[:count]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the kind of its device."""
         return {"generator": self.generator.get_state(), "place": self.device_kind}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -80,9 +74,7 @@ class RandomState:
 class UpdateRate:
     """The rate at which a running mean moves towards the latest value; it falls to `1 - decay`.
 
-    Args:
-        decay: Decay of the mean; after n values it is at most (1 + n) / (10 + n).
-        device: Device of the count.
+    After n values the decay is at most (1 + n) / (10 + n).
     """
 
     def __init__(self, decay: float, device: torch.device):
@@ -97,12 +89,9 @@ class UpdateRate:
 
 
 class Styles:
-    """The styles that one contrast's translator can use: a random one, or the running mean of the training styles.
+    """The styles (size,) that one contrast's translator can use: a random one, or the running mean of training styles.
 
-    Args:
-        random_style: (size,), drawn when training begins.
-        device: Device of the mean.
-        decay: Decay of the running mean, which moves faster in the first steps, while the encoder changes fast.
+    The mean moves faster in the first steps, while the encoder changes fast.
     """
 
     def __init__(self, random_style: Tensor, device: torch.device, decay: float = 0.999):
@@ -117,7 +106,6 @@ class Styles:
         self.mean.copy_(torch.where(is_finite, mean, self.mean))  # NaN in the style leaves it unchanged
 
     def state_dict(self) -> dict[str, Any]:
-        """Return both styles, and the number of styles in the mean."""
         return {"drawn": self.random_style, "mean": self.mean, "count": int(self.update_rate.count)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -129,16 +117,8 @@ class Styles:
 class ExponentialMovingAverage:
     """A copy of networks whose weights are a running mean of the originals' weights, with warm-up.
 
-    (`torch.optim.swa_utils.AveragedModel` has the host read its count, which also counts skipped steps.)
-
-    Args:
-        networks: The networks to average.
-        decay: Decay of the mean per step.
-        device: Device of the networks.
-
-    Attributes:
-        networks: The copy, in `eval` mode.
-        update_rate: Rate at which the mean moves.
+    (`torch.optim.swa_utils.AveragedModel` has the host read its count, which also counts skipped steps.) `networks` is
+    the copy, in `eval` mode.
     """
 
     def __init__(self, networks: nn.ModuleDict, decay: float, device: torch.device):
@@ -149,9 +129,7 @@ class ExponentialMovingAverage:
     def update(self, networks: nn.ModuleDict, is_finite: Tensor | None) -> None:
         """Move the mean towards the networks' present weights, if the step was finite.
 
-        Args:
-            networks: The networks that are averaged.
-            is_finite: Tensor (); None: the step is known to have been finite, and one pass suffices.
+        `is_finite` is a tensor (); None: the step is known to have been finite, and one pass suffices.
         """
         averages: list[Tensor] = list(self.networks.parameters())
         weights: list[Tensor] = list(networks.parameters())
@@ -168,12 +146,7 @@ class ImagePool:
 
     For each new image it returns, with probability one half each, that image or a stored one, which the new one then
     replaces. All work is arithmetic on tensors of the engine's device, without host synchronisation. The pool has its
-    own random generator, which is saved and restored with it.
-
-    Args:
-        size: Number of stored images; 0 returns every batch unchanged.
-        seed: Seed of the pool's random generator.
-        device: Device of the images.
+    own random generator, which is saved and restored with it. A `size` of 0 returns every batch unchanged.
     """
 
     def __init__(self, size: int, seed: int, device: torch.device):
@@ -182,11 +155,6 @@ class ImagePool:
         self._count = torch.zeros((), dtype=torch.int64, device=device)  # number of stored images
         self._slots: Tensor | None = None  # (size + 1, 1, H, W): the last slot takes discarded images
         self._pending: tuple[Tensor, Tensor, Tensor] | None = None  # images, their slots, number of slots they fill
-
-    @property
-    def generator(self) -> torch.Generator:
-        """The pool's random generator."""
-        return self.random.generator
 
     @property
     def images(self) -> Tensor | None:
@@ -243,7 +211,6 @@ class ImagePool:
             self._pending = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the images and the state of the random generator."""
         images = self.images
         return {"images": None if images is None else images.clone(), "random": self.random.state_dict()}
 
@@ -277,3 +244,24 @@ def _resolve_order(
 def _select(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
     """Return `images` (N, 1, H, W) where `mask` (N,) is true, and `others` elsewhere."""
     return torch.where(mask[:, None, None, None], images, others)
+
+
+def restore_options(optimiser: torch.optim.Optimizer) -> None:
+    """Restore an optimiser's "fused" and "capturable": a loaded state brings those of the run that saved it."""
+    for group in optimiser.param_groups:
+        group |= {name: optimiser.defaults[name] for name in ("fused", "capturable") if name in optimiser.defaults}
+        for weight in group["params"]:
+            state = optimiser.state.get(weight, {})
+            if group.get("fused") and "step" in state:
+                state["step"] = state["step"].to(weight.device)
+
+
+def update_scaler(scaler: torch.amp.GradScaler, is_finite: Tensor) -> None:
+    """Update the loss scaler from a step's overflows, unless the losses themselves were not finite."""
+    if not scaler.is_enabled():
+        return
+    scaler_state = [tensor for tensor in (scaler._scale, scaler._growth_tracker) if tensor is not None]
+    previous_state = [tensor.clone() for tensor in scaler_state]
+    scaler.update()
+    for tensor, previous in zip(scaler_state, previous_state, strict=True):
+        tensor.copy_(torch.where(is_finite, tensor, previous))

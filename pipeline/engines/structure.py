@@ -108,20 +108,9 @@ def head_and_noise(source: Tensor) -> tuple[Tensor, Tensor]:
     response = source.diff(n=2, dim=2).diff(n=2, dim=3).abs()
     inside = torch.where(head[..., 1:-1, 1:-1] > 0, response, torch.nan)
     rows = inside.flatten(1)
-    median = sorted_median(rows) if rows.device.type == "mps" else rows.nanmedian(dim=1).values
-    noise = median / (6 * GAUSSIAN_MEDIAN)
+    median = (rows.cpu() if rows.device.type == "mps" else rows).nanmedian(dim=1).values  # MPS has none
+    noise = median.to(rows.device) / (6 * GAUSSIAN_MEDIAN)
     return head, noise.nan_to_num(0.0).clamp(min=LEAST_NOISE)[:, None, None, None]
-
-
-def sorted_median(rows: Tensor) -> Tensor:
-    """Return what `rows.nanmedian(dim=1).values` is, (N, M) → (N,), by sorting, for MPS has no `nanmedian`.
-
-    Of an even count of numbers it is the lower of the two in the middle; NaN where a row has no number.
-    """
-    numbers = (~rows.isnan()).sum(dim=1, keepdim=True)
-    sorted_rows = torch.where(rows.isnan(), torch.inf, rows).sort(dim=1).values  # where NaN goes differs by device
-    median = sorted_rows.gather(1, (numbers - 1).clamp(min=0) // 2)
-    return torch.where(numbers > 0, median, torch.nan)[:, 0]
 
 
 def _mean_over_head(values: Tensor, head: Tensor) -> Tensor:

@@ -65,7 +65,6 @@ class Unit(UnpairedEngine):
             "cycle_kl_a": options.cycle_kl_weight * divergence_from_normal(recoded_mean_a),
             "cycle_kl_b": options.cycle_kl_weight * divergence_from_normal(recoded_mean_b),
         }
-        losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         return losses, fake_a, fake_b
 
     def _sample_latent(self, mean: Tensor) -> Tensor:

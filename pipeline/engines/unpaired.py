@@ -1,6 +1,8 @@
 """What unpaired methods share: which slices their discriminators are shown, and the penalty that keeps them smooth."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +10,8 @@ from torch import Tensor, nn
 from networks.cpu_kernels import twice_differentiable
 from networks.neighbours import middle_slice, with_channels
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
-from pipeline.engines.r1_penalty import R1Penalty
-from pipeline.engines.state import ImagePool, Stateful
+from pipeline.engines.losses import total
+from pipeline.engines.state import ImagePool, RandomState, Stateful, StepCounter
 
 REAL_POOL_SEED = 2**31  # added to the seeds of pools of real slices, which draw on their own
 POOL_SIZE = 50  # images of a pool, as Zhu et al. 2017 have it
@@ -22,6 +24,55 @@ class UnpairedOptions(MethodOptions):
     discriminator_slices: int | None = None  # real and as many translated, in a discriminator's step; None: a batch
     r1_weight: float = 0.0  # weight γ of the discriminators' R1 penalty; 0: none
     r1_every: int = 16  # number of steps of which one has the penalty, in which it counts as often
+
+
+class R1Penalty:
+    """The mean squared slope of a discriminator at real images (Mescheder et al. 2018, equation 9), in a few steps.
+
+    Each logit of a patch is taken for a discriminator of its own: the penalty is the mean of their squared slopes,
+    summed over scales, so it does not depend on the number of patches. Instead of one backward pass a patch, there is
+    one of the logits' sum with random signs, whose squared slope has that mean (Hutchinson 1989).
+    """
+
+    def __init__(self, every: int, seed: int, device: torch.device):
+        self.every, self.random = every, RandomState(seed, device)
+        self.steps = StepCounter(torch.device("cpu"))  # which Python reads, unless every step has the penalty
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the present step has the penalty."""
+        return self.every == 1 or int(self.steps.count) % self.every == 0
+
+    def draw_signs(self, *shape: int) -> Tensor:
+        """Return numbers that are 1 or -1."""
+        return torch.where(self.random.uniform(*shape) < 0.5, -1.0, 1.0)
+
+    def __call__(self, discriminator: nn.Module, real: Tensor, signs: Callable[..., Tensor]) -> Tensor:
+        """Return E‖∇D(real)‖², a tensor () that can be differentiated.
+
+        Args:
+            discriminator: Maps images to logits (N, 1, h, w), or to a list of them.
+            real: (N, 1, H, W).
+            signs: Returns signs (N, 1, h, w) for the logits' shape (1, h, w) without the batch.
+        """
+        real = real.detach().requires_grad_()
+        logits = discriminator(real)
+        scales = [logits] if isinstance(logits, Tensor) else logits
+        projections = [(scale * signs(*scale.shape[1:]).to(scale)).sum() / scale[0].numel() ** 0.5 for scale in scales]
+        (slope,) = torch.autograd.grad(total(projections), real, create_graph=True)
+        return slope.square().sum() / len(real)
+
+    def count_step(self) -> None:
+        """Count a step that was not skipped, which Python knows if steps differ (`Engine.requires_host_sync`)."""
+        if self.every > 1:
+            self.steps.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.state_dict(), "steps": self.steps.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.random.load_state_dict(state["random"])
+        self.steps.load_state_dict(state["steps"])
 
 
 class UnpairedEngine(Engine):
@@ -49,6 +100,8 @@ class UnpairedEngine(Engine):
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: those of `generator_losses`, if there are any, and of both discriminators."""
         generator_losses, fake_a, fake_b = self.generator_losses(real_a, real_b)
+        if generator_losses:
+            generator_losses |= self.source_losses("G", fake_b, real_a) | self.source_losses("F", fake_a, real_b)
         discriminator_losses = {
             **self.discriminator_losses("A", middle_slice(real_a), fake_a),
             **self.discriminator_losses("B", middle_slice(real_b), fake_b),
@@ -56,7 +109,10 @@ class UnpairedEngine(Engine):
         return {**({GENERATORS: generator_losses} if generator_losses else {}), DISCRIMINATORS: discriminator_losses}
 
     def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        """Return the generators' weighted terms (none: they do not move), and the translations to a and to b."""
+        """Return the generators' weighted terms (none: they do not move), and the translations to a and to b.
+
+        Terms that tie translations to their sources (`source_losses`) are added to these.
+        """
         raise NotImplementedError
 
     @property

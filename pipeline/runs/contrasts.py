@@ -30,7 +30,6 @@ def choose_coverage(
 
     Args:
         setting: `preprocess.coverage_mm`: "all", "shared" or a length in mm.
-        axis: Axis along which slices are cut.
         lengths_mm: Contrast -> lengths of the heads that its training volumes show along that axis.
         saved: File with the `coverage_json` of the run; None for a new run.
 
@@ -99,10 +98,7 @@ def pairs_within_coverage(
 ) -> tuple[list[StoredPair], dict[tuple[Case, Case], str]]:
     """Cut registered pairs to the slices in the first scan's range; return them, and the reasons for empty pairs.
 
-    Args:
-        stored_pairs: Registered pairs, on the first scan's grid.
-        coverage: Range of the head.
-        stored: Contrast -> its training cases, which know the extents of their heads.
+    Pairs are on the first scan's grid; `stored` cases know the extents of their heads.
     """
     if coverage.mm is None:
         return list(stored_pairs), {}
@@ -158,8 +154,6 @@ def warn_of_headers(
     """Warn of differences in fields of view and voxel sizes, from headers only, before any volume is read.
 
     Args:
-        split: Subjects of training, validation and test.
-        axis: Axis along which slices are cut.
         coverage_mm: "all", "shared" or a length in mm.
         paired: Whether training sees the same places in both contrasts, so that their ranges do not matter.
         native_spacing: Whether volumes keep their own spacing, so that their voxel sizes matter.

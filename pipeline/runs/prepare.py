@@ -35,26 +35,18 @@ logger = logging.getLogger(__name__)
 class PreparedData:
     """The data of a run.
 
-    Attributes:
-        cases: All cases of the source.
-        split: Subjects of training, validation and test.
-        stored: Contrast -> its training cases, as slices in the slice cache.
-        statistics: Contrast -> statistics of its training cohort.
-        left_out: Training case that could not be used -> reason.
-        pairs: Registered pairs of training cases: all of them, for methods that learn from pairs, or those that the
-            split has beside unpaired training.
-        coverage: Range of the head that is trained on.
-        regions: Test scan -> region -> its label map.
+    `pairs` are registered ones of training cases: all of them, for methods that learn from pairs, or those that the
+    split has beside unpaired training.
     """
 
-    cases: tuple[Case, ...]
+    cases: tuple[Case, ...]  # all of the source
     split: CohortSplit
-    stored: dict[str, list[StoredCase]]
-    statistics: dict[str, ContrastStatistics]
-    left_out: dict[Case, str]
+    stored: dict[str, list[StoredCase]]  # contrast -> its training cases, as slices in the slice cache
+    statistics: dict[str, ContrastStatistics]  # contrast -> statistics of its training cohort
+    left_out: dict[Case, str]  # training case that could not be used -> reason
     pairs: tuple[StoredPair, ...] = ()
-    coverage: Coverage = FULL_COVERAGE
-    regions: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    coverage: Coverage = FULL_COVERAGE  # range of the head that is trained on
+    regions: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)  # test scan -> region -> its label map
 
     @property
     def longest(self) -> int:
@@ -122,10 +114,7 @@ def prepare(
     """Fill the slice cache with the training cases, and with registered pairs if `paired`.
 
     Args:
-        cases: All cases of the source.
-        split: Subjects of training, validation and test.
         settings: How volumes become slices, and how pairs are registered.
-        cache: The slice cache, and how it is filled.
         coverage_mm: Range of the head to train on: "all", "shared" or a length in mm.
         saved_coverage: File with the range of a resumed run; None for a new run.
         paired: Whether the method learns from registered pairs alone.

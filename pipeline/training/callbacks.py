@@ -54,15 +54,8 @@ def make_callbacks(
 ) -> Callbacks:
     """Return the callbacks of the training loop.
 
-    Args:
-        trained: Run that the loop trains.
-        validation: The validation subjects' slices.
-        monitor: Failure checks of every validation.
-        tracker: Logs metrics and pictures.
-        checkpoint_entries: What all checkpoints of the run hold, besides the state of its training.
-        sample_slices: Number of slices in a picture.
-        oriented: Whether left and right are known in the data.
-        quiet: Whether to hide the progress bar.
+    `checkpoint_entries` is what all checkpoints of the run hold, besides the state of its training; `oriented` says
+    whether left and right are known in the data.
     """
     folder, engine, position, contrasts = trained.folder, trained.engine, trained.position, validation.contrasts
     start: TranslatorStates = {}  # from the validation before the first step to the first checkpoint, which keeps them

@@ -43,25 +43,15 @@ HIDDEN_ABOVE_DB = 6.0
 
 @dataclass(frozen=True)
 class FailureCheck:
-    """A detector's title, threshold and advice.
+    """A detector's title, threshold and advice."""
 
-    Attributes:
-        title: Name in messages and reports.
-        threshold: Limit of good values; of the spatial shift in pixels.
-        below: Whether values below the threshold are bad, instead of those above.
-        meaning: What a bad value says of the translation, as a predicate.
-        advice: What to do.
-        unit: Unit of values and threshold, with a space before it; "" for none.
-        lower: Second limit, of values that may be too low as well as too high; None for one limit.
-    """
-
-    title: str
-    threshold: float
-    below: bool
-    meaning: str
-    advice: str
-    unit: str = ""
-    lower: float | None = None
+    title: str  # in messages and reports
+    threshold: float  # limit of good values; of the spatial shift in pixels
+    meaning: str  # what a bad value says of the translation, as a predicate
+    advice: str  # what to do
+    unit: str = ""  # of values and threshold, with a space before it
+    below: bool = False  # whether values below the threshold are bad, instead of those above
+    lower: float | None = None  # second limit, of values that may be too low as well as too high
 
     def exceeded(self, value: float, scale: float = 1.0) -> tuple[bool, float]:
         """Return whether a value is bad, and the limit (times `scale`) that decides it."""
@@ -81,92 +71,58 @@ GAIN_ADVICE = (
 )
 FAILURE_CHECKS = {  # by name of a metric, or of a value derived from several validations or from both directions
     "contrast_inversion": FailureCheck(
-        "contrast inversion",
-        INVERTED_BELOW,
-        True,
-        "brightens from surface to centre where the target contrast darkens",
+        "contrast inversion", INVERTED_BELOW, "brightens from surface to centre where the target contrast darkens",
         "look at the sample pictures; if bright and dark are exchanged, begin again in a new output, with a lower "
-        "identity loss, a larger field of view of the discriminators, or another seed",
+        "identity loss, a larger field of view of the discriminators, or another seed", below=True,
     ),
     "spatial_shift_mm": FailureCheck(
-        "spatial shift",
-        SHIFTED_ABOVE_PX,
-        False,
-        "has its edges half a pixel or more beside those of the source",
-        SHIFT_ADVICE,
-        " mm",
+        "spatial shift", SHIFTED_ABOVE_PX, "has its edges half a pixel or more beside those of the source",
+        SHIFT_ADVICE, unit=" mm",
     ),
     "opposed_shifts": FailureCheck(
-        "opposed shifts",
-        OPPOSED_ABOVE_PX,
-        False,
+        "opposed shifts", OPPOSED_ABOVE_PX,
         "is shifted one way and the way back the other, in sum over half a pixel, which the cycle's loss does not see",
-        SHIFT_ADVICE,
-        " pixels",
+        SHIFT_ADVICE, unit=" pixels",
     ),
     "growing_shift": FailureCheck(
-        "growing shift",
-        SHIFTED_ABOVE_PX,
-        False,
+        "growing shift", SHIFTED_ABOVE_PX,
         "has its edges further beside those of the source from validation to validation; the figure is what as many "
-        "epochs again would bring",
-        SHIFT_ADVICE,
-        " pixels",
+        "epochs again would bring", SHIFT_ADVICE, unit=" pixels",
     ),
     "unturned_contrast": FailureCheck(
-        "unturned contrast",
-        UNTURNED_ABOVE,
-        False,
+        "unturned contrast", UNTURNED_ABOVE,
         "follows its source's bright and dark more than the real target does: the contrast has not turned everywhere",
         "train longer (training.epochs); or begin again in a new output, with lower weights of the identity loss and "
         "the cycle, or another seed",
     ),
     "gain": FailureCheck(
-        "gain",
-        HIGHEST_GAIN,
-        False,
-        "has another spread of intensities inside the head than the target's training scans",
-        GAIN_ADVICE,
-        lower=LOWEST_GAIN,
+        "gain", HIGHEST_GAIN, "has another spread of intensities inside the head than the target's training scans",
+        GAIN_ADVICE, lower=LOWEST_GAIN,
     ),
     "brightness_offset": FailureCheck(
-        "brightness offset",
-        OFFSET_ABOVE,
-        False,
-        "is brighter or darker inside the head than the target's training scans",
-        GAIN_ADVICE,
-        lower=-OFFSET_ABOVE,
+        "brightness offset", OFFSET_ABOVE, "is brighter or darker inside the head than the target's training scans",
+        GAIN_ADVICE, lower=-OFFSET_ABOVE,
     ),
     "hidden_information": FailureCheck(
-        "hidden information",
-        HIDDEN_ABOVE_DB,
-        False,
+        "hidden information", HIDDEN_ABOVE_DB,
         "carries details of the source too faint to be seen, by which the cycle closes: noise of 1 % in it breaks the "
         "way back",
         "trust neither the cycle's error nor fine structures; begin again in a new output, with a lower weight of the "
-        "cycle, or fewer channels of the generators",
-        " dB",
+        "cycle, or fewer channels of the generators", unit=" dB",
     ),
     "identity_collapse": FailureCheck(
-        "identity collapse",
-        COPIED_BELOW,
-        True,
+        "identity collapse", COPIED_BELOW,
         "changes the source less than half as much as it must to look like the target contrast",
         "train longer (training.epochs); or begin again in a new output, with lower weights of the identity loss and "
-        "the cycle, or a higher learning rate of the discriminators",
+        "the cycle, or a higher learning rate of the discriminators", below=True,
     ),
     "mode_collapse": FailureCheck(
-        "mode collapse",
-        COLLAPSED_BELOW,
-        True,
-        "is much the same picture whatever the source",
+        "mode collapse", COLLAPSED_BELOW, "is much the same picture whatever the source",
         "begin again in a new output, from an earlier checkpoint (training.start_from) or anew, with a lower learning "
-        "rate, the discriminators' above all, or a higher weight of the cycle",
+        "rate, the discriminators' above all, or a higher weight of the cycle", below=True,
     ),
     "blind_discriminator": FailureCheck(
-        "blind discriminator",
-        BLIND_ABOVE,
-        False,
+        "blind discriminator", BLIND_ABOVE,
         "is told from real slices no better than by chance and gains no more in validation: it is very good, or its "
         "discriminator does not learn",
         "look at the sample pictures; if they are visibly wrong, begin again in a new output, with "
@@ -174,33 +130,24 @@ FAILURE_CHECKS = {  # by name of a metric, or of a value derived from several va
         "with a good translation, training.discriminator_warmup",
     ),
     "unerring_discriminator": FailureCheck(
-        "unerring discriminator",
-        UNERRING_BELOW,
-        True,
+        "unerring discriminator", UNERRING_BELOW,
         "is told from real slices without fail, and a discriminator so sure says little about how to improve",
         "begin again in a new output, with a lower training.discriminator_learning_rate, or method.r1_weight 1",
+        below=True,
     ),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of a check of one validation.
+    """The result of a check of one validation."""
 
-    Attributes:
-        name: As in `FAILURE_CHECKS`.
-        direction: Such as "T1_to_T2".
-        value, threshold: The value and the limit that decided.
-        triggered: Whether the value is bad.
-        details: What else is known of the value, such as a shift's components; "" for nothing.
-    """
-
-    name: str
-    direction: str
+    name: str  # as in `FAILURE_CHECKS`
+    direction: str  # such as "T1_to_T2"
     value: float
-    threshold: float
-    triggered: bool
-    details: str = ""
+    threshold: float  # the limit that decided
+    triggered: bool  # whether the value is bad
+    details: str = ""  # what else is known of the value, such as a shift's components
 
     @property
     def check(self) -> FailureCheck:

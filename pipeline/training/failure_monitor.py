@@ -36,9 +36,7 @@ EARLY = 0.1  # share of the epochs, at the beginning, in which nothing is checke
 def cohort(bank: SliceBank, histogram: Sequence[float]) -> Cohort:
     """Return the statistics of a contrast's training slices that the detectors compare with.
 
-    Args:
-        bank: The training slices, of which an evenly spread sample is read.
-        histogram: Histogram of their foreground over [-1, 1].
+    An evenly spread sample is read; `histogram` is of all slices' foreground over [-1, 1].
     """
     slices = bank.gather(evenly_spread(len(bank), COHORT_SLICES).tolist())[:, 0].numpy()
     heads = np.stack([_head(image) for image in slices])
@@ -56,19 +54,12 @@ def _head(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingWarning:
-    """A check that was triggered, in one direction.
+    """A check that was triggered, in one direction."""
 
-    Attributes:
-        first: The first result that triggered it.
-        epoch: The epoch after which that was.
-        last: The latest result.
-        cleared_epoch: The epoch since which results are good again; None while the warning stands.
-    """
-
-    first: CheckResult
-    epoch: int
-    last: CheckResult
-    cleared_epoch: int | None = None
+    first: CheckResult  # that triggered it
+    epoch: int  # after which that was
+    last: CheckResult  # the latest one
+    cleared_epoch: int | None = None  # since which results are good again; None while the warning stands
 
     @property
     def title(self) -> str:

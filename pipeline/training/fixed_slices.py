@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -16,41 +17,22 @@ NOISE_SEED = 0  # the same noise in every validation
 
 @dataclass(frozen=True)
 class FixedSlices:
-    """The chosen slices of one validation scan.
+    """The chosen slices of one validation scan."""
 
-    Attributes:
-        label: Name of the subject.
-        source: (K, H, W) in [-1, 1], as the network takes them.
-        field_of_view: (h, w) of a slice before padding.
-        foreground: (K, h, w) bool, of the real target, or of the source without pairs.
-        real: (K, h, w) in [-1, 1], or None without pairs.
-        head: (K, h, w) bool, the source's foreground.
-        pixel_mm: Height and width of a pixel in mm.
-        stacks: (K, C, H, W), the slices with their neighbours, or None where the networks see none.
-    """
-
-    label: str
-    source: np.ndarray
-    field_of_view: tuple[int, int]
-    foreground: np.ndarray
-    real: np.ndarray | None
-    head: np.ndarray
-    pixel_mm: tuple[float, float]
-    stacks: np.ndarray | None = None
+    label: str  # name of the subject
+    source: np.ndarray  # (K, H, W) in [-1, 1], as the network takes them
+    field_of_view: tuple[int, int]  # (h, w) of a slice before padding
+    foreground: np.ndarray  # (K, h, w) bool, of the real target, or of the source without pairs
+    real: np.ndarray | None  # (K, h, w) in [-1, 1], or None without pairs
+    head: np.ndarray  # (K, h, w) bool, the source's foreground
+    pixel_mm: tuple[float, float]  # height and width of a pixel
+    stacks: np.ndarray | None = None  # (K, C, H, W), the slices with their neighbours; None where networks see none
 
     @classmethod
     def from_arrays(cls, label: str, arrays: Mapping[str, np.ndarray]) -> "FixedSlices":
         """Make an instance from arrays by field name; "real" and "stacks" may be missing."""
-        return cls(
-            label=label,
-            source=arrays["source"],
-            field_of_view=tuple(arrays["field_of_view"].tolist()),
-            foreground=arrays["foreground"],
-            real=arrays.get("real"),
-            head=arrays["head"],
-            pixel_mm=tuple(arrays["pixel_mm"].tolist()),
-            stacks=arrays.get("stacks"),
-        )
+        numbers: dict[str, Any] = {name: tuple(arrays[name].tolist()) for name in ("field_of_view", "pixel_mm")}
+        return cls(label=label, **{"real": None, **arrays, **numbers})
 
     @property
     def input(self) -> np.ndarray:
@@ -78,9 +60,7 @@ def cycled_with_noise(
 ) -> list[Cycled]:
     """Translate `CYCLED_SLICES` evenly spread slices back, as they are and with noise of SD `NOISE_SD`.
 
-    Args:
-        scans: Fixed slices and their padded translations (K, H, W).
-        inverse: Translates padded slices (K, H, W) into their source's contrast.
+    `scans` are fixed slices and their padded translations (K, H, W), which `inverse` translates back.
     """
     random = np.random.default_rng(NOISE_SEED)
     chosen = spread_evenly([len(translation) for _, translation in scans], CYCLED_SLICES)

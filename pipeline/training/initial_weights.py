@@ -29,16 +29,12 @@ Settings = Mapping[str, Any]  # a run's whole configuration, in JSON's types
 class InitialWeights:
     """Weights of another run to begin from.
 
-    Attributes:
-        weights: The state of each network or other transferable component, by name, all of one step.
-        translators: The state of each translator, by target, "a" or "b"; that of `best.pt` may be of an earlier step.
-        record: Description of the other run, as in `pipeline.training.resume`.
-        subjects: Names of the subjects that the weights were trained with.
+    `translators` holds a state by target, "a" or "b"; as `best.pt` has them, they may be of an earlier step.
     """
 
-    weights: Mapping[str, Any]
-    record: Mapping[str, Any]
-    subjects: frozenset[str]
+    weights: Mapping[str, Any]  # state of each network or other transferable component, by name, all of one step
+    record: Mapping[str, Any]  # of the other run, as in `pipeline.training.resume`
+    subjects: frozenset[str]  # that the weights were trained with
     translators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def load_into(self, engine: "Engine") -> None:

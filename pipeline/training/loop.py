@@ -30,23 +30,14 @@ class NotFinite(UserError):
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that the training loop calls; none of them changes the engine.
+    """Functions that the training loop calls; none of them changes the engine."""
 
-    Attributes:
-        log: Logs metrics at a step.
-        validate: Returns metrics and, by target contrast, the score that chooses its best translator, the highest.
-        sample: Draws the sample pictures, given the number of epochs and of steps.
-        save: Writes a checkpoint, given the trainer state (a dict) and the targets whose translators are the best yet.
-        bar: Opens a progress bar, given the steps made and all steps.
-        begin: Called before each step with the number of steps made.
-    """
-
-    log: Callable[[Metrics, int], None]
-    validate: Callable[[], tuple[Metrics, dict[str, float]]]
-    sample: Callable[[int, int], None]
-    save: Callable[[dict, Collection[str]], None]
-    bar: Callable[[int, int], ProgressBar]
-    begin: Callable[[int], None] = lambda step: None
+    log: Callable[[Metrics, int], None]  # logs metrics at a step
+    validate: Callable[[], tuple[Metrics, dict[str, float]]]  # metrics and, by target contrast, its translator's score
+    sample: Callable[[int, int], None]  # draws the sample pictures, given the numbers of epochs and steps
+    save: Callable[[dict, Collection[str]], None]  # given the trainer state, and the targets with the best translators
+    bar: Callable[[int, int], ProgressBar]  # opens a progress bar, given the steps made and all steps
+    begin: Callable[[int], None] = lambda step: None  # before each step, with the number of steps made
 
 
 def train(

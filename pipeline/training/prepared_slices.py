@@ -43,7 +43,6 @@ def prepared_slices(
     """Yield every scan or pair, in order, with its arrays or with the reason why it cannot be used.
 
     Args:
-        scans: Scans or pairs to prepare.
         prepare: Picklable function that reads a scan or pair; it raises UserError if that cannot be used.
         settings: All settings that the arrays depend on, in JSON's types.
         cache: Where and how the slices are kept; None prepares all in this process and keeps nothing.

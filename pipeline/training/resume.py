@@ -33,16 +33,10 @@ History = dict[str, Any]
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The state from which a run starts or continues.
+    """The state from which a run starts or continues."""
 
-    Attributes:
-        state: The newest checkpoint; None before training.
-        weights: The weights of another run to begin from; None if there are none.
-        history: History of the training.
-    """
-
-    state: Mapping[str, Any] | None
-    weights: InitialWeights | None = None
+    state: Mapping[str, Any] | None  # the newest checkpoint; None before training
+    weights: InitialWeights | None = None  # of another run, to begin from
     history: History = field(default_factory=dict)
 
     @property
@@ -77,11 +71,8 @@ def find_starting_point(
 ) -> StartingPoint:
     """Return the starting point, before any data are prepared; every process reads it by itself.
 
-    Args:
-        folder: Folder of the run.
-        world: The processes that train together.
-        epochs: Number of epochs at the constant learning rate, and of those in which it falls.
-        read_weights: Function that returns the weights of another run to begin from, or None.
+    `epochs` are those at the constant learning rate, and those in which it falls; `read_weights` returns the weights of
+    another run to begin from, or None.
 
     Raises:
         UserError: no checkpoint can be read, more is trained than the schedule asks for, or the weights to begin from

@@ -38,17 +38,13 @@ class Validation:
     """The validation subjects' fixed slices in both directions.
 
     Args:
-        cases: The validation subjects' cases.
-        contrasts: Names of the two contrasts.
         scored_in_pairs: Whether a subject's contrasts may be compared; if not, or if there are no pairs, scores are
             those that need no pairs.
-        reader: Reads and registers.
         slices: Number of slices to score in each direction, spread evenly over subjects.
         neighbours: Which slices on either side of a slice the networks see, too.
         histograms: Histogram of the training cohort's foreground over [-1, 1], by contrast.
         cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
         coverage: Range of the head that is trained on; slices beyond it are not scored.
-        device: Device of the networks.
         precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_on`.
         cache: The slice cache, and how new scans are read and registered; None keeps no slices.
 
@@ -213,10 +209,7 @@ class Validation:
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw `rows` fixed slices as input | translated | real target | error, by target.
 
-        Args:
-            translators: Networks by target contrast.
-            rows: Number of slices in a picture.
-            oriented: Whether left and right are known (volumes), so that the caption may name them.
+        The caption names left and right where they are known, in `oriented` data (volumes).
         """
         panels = {}
         for target, fixed_scans in self.by_target.items():

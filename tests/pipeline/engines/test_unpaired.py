@@ -8,7 +8,7 @@ from small_engine import CYCLEGAN, MUNIT, Score, batch, differences, engine_of, 
 from torch import nn
 
 from networks.cpu_kernels import twice_differentiable
-from pipeline.engines.r1_penalty import R1Penalty
+from pipeline.engines.unpaired import R1Penalty
 from pipeline.utils.distributed import World
 
 SLICES = {**CYCLEGAN, "pool_size": 6, "discriminator_slices": 5}
