@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -29,6 +30,11 @@ def shapes_of(modules, run):
 
 def random_image(*shape, seed=0, dtype=torch.float32):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
+
+
+def levels(image):
+    """The number of different grey levels of an image."""
+    return len(np.unique(np.asarray(image)))
 
 
 def without_norms(network):

@@ -1,10 +1,9 @@
-"""Networks of MONAI as generators: range, precision, norms, sizes and what is wrong with their arguments."""
+"""Networks of MONAI as generators: norms, sizes and what is wrong with their arguments."""
 
 import typing
 
 import pytest
 import torch
-from network_probes import random_image
 from small_engine import SMALL_GENERATORS
 from torch import nn
 
@@ -24,21 +23,6 @@ def small(network):
 
 def test_the_configuration_and_the_small_ones_know_every_network():
     assert set(typing.get_args(MonaiNetwork)) == set(NETWORKS) == set(SMALL)
-
-
-@every_network
-def test_an_image_of_the_range_comes_out_in_single_precision_with_all_its_grey_levels(network):
-    generator = small(network).eval()
-    image = random_image(2, 1, 2 * generator.stride, 3 * generator.stride)
-    for weight in generator.parameters():
-        weight.data.mul_(1.5)
-    with torch.no_grad():
-        single = generator(image)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = generator(image)
-    assert single.shape == half.shape == image.shape and half.dtype == torch.float32
-    assert -1 <= single.min() < single.max() <= 1
-    assert len(half.unique()) > 0.9 * len(single.unique())
 
 
 @every_network

@@ -47,7 +47,3 @@ def test_the_features_are_of_the_slice_with_its_neighbours(kind):
     assert [layer.shape[1] for layer in features] == network.feature_channels
     assert torch.equal(features[0], image)
     assert torch.equal(network.features(image[:, :1])[0], image[:, [0] * 5])
-
-
-def test_without_neighbours_a_generator_is_what_it_was():
-    assert type(generator("resnet", neighbours=0)).__name__ == "ResNetGenerator"

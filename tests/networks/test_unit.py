@@ -35,15 +35,6 @@ def test_it_is_cyclegans_generator_with_the_latent_amid_its_blocks(upsampling):
     assert torch.equal(autoencoder(image), other(image))
 
 
-def test_a_reconstruction_is_the_mean_latent_decoded():
-    network, image = small(), random_image(3, 1, 16, 24)
-    latent = network.encoder(image)
-    assert latent.shape == (3, 4, 8, 12)
-    assert torch.equal(network(image), network.decoder(latent))
-    assert network(image).shape == image.shape
-    assert -1 <= network.decoder(100 * latent).min() < network.decoder(100 * latent).max() <= 1
-
-
 # See tests/networks/test_features.py: 5 → 11 → 23 → 29 with one block.
 def test_a_latent_depends_on_exactly_its_receptive_field():
     assert sees_a_square_of(29, LatentEncoder(width=2, blocks=1), 128)

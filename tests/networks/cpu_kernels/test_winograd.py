@@ -13,15 +13,10 @@ def random_tensor(*shape, dtype=torch.float64, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("size", [(3, 3), (3, 9), (6, 6), (10, 13), (17, 8)], ids=str)
-def test_values_and_gradients_are_the_convolutions(size):
-    assert_same_function(convolve, conv2d, random_tensor(3, 5, *size), random_tensor(7, 5, 3, 3, seed=1))
-
-
-@pytest.mark.parametrize("taps", [2, 4])
-@pytest.mark.parametrize("size", [(4, 4), (9, 6), (11, 11)], ids=str)
-def test_smaller_and_larger_kernels_too(taps, size):
-    assert_same_function(convolve, conv2d, random_tensor(2, 3, *size), random_tensor(4, 3, taps, taps, seed=1))
+@pytest.mark.parametrize("taps", [2, 3, 4])
+@pytest.mark.parametrize("size", [(4, 4), (4, 9), (6, 6), (10, 13), (17, 8)], ids=str)
+def test_values_and_gradients_are_the_convolutions(size, taps):
+    assert_same_function(convolve, conv2d, random_tensor(3, 5, *size), random_tensor(7, 5, taps, taps, seed=1))
 
 
 def test_the_input_need_not_be_contiguous():
