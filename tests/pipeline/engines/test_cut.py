@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from small_engine import Plain, assert_equal_steps, batch, engine_of
@@ -63,26 +61,6 @@ def test_losses_and_weights_are_those_of_the_paper_written_out(identity):
 
 
 # ── the contrastive loss ────────────────────────────────────────────────────────────────────────────────────
-
-
-def axes(*indices):
-    """Unit vectors (1, P, 4) along the axes named; a negative number points the other way."""
-    return torch.stack([torch.eye(4)[abs(index)] * (-1 if index < 0 else 1) for index in indices])[None]
-
-
-@pytest.mark.parametrize(
-    ("queries", "keys", "expected"),
-    [
-        (axes(1, 2, 3), axes(1, 2, 3), math.log(1 + 2 * math.exp(-2))),  # each its own: e² against e² + 2
-        (axes(1, 2, 3), axes(2, 3, 1), math.log(2 + math.exp(2))),  # each another's: 1 against e² + 2
-        (axes(1, 1, 1), axes(1, 1, 1), math.log(3)),  # nothing to tell them apart
-        (axes(1), axes(2), 0.0),  # nothing to be told from
-        (axes(1, 2), axes(-1, 2), (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-2))) / 2),
-    ],
-)
-def test_the_cross_entropy_is_by_hand(queries, keys, expected):
-    engine = engine_of(type="cut", temperature=0.5)
-    assert engine._contrastive_loss(queries, keys).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_half_precision_does_not_reach_the_cross_entropy():

@@ -26,11 +26,6 @@ def test_the_loss_is_the_distance_to_the_lookup_and_starts_at_none(method):
     assert float(engine.losses(real_a, real_b)["generators"]["lookup_G"]) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_without_it_there_is_no_such_term():
-    losses = engine_of(type="cyclegan", generator=START).step(*batch(0))
-    assert not [name for name in losses if name.startswith("lookup")]
-
-
 def test_it_needs_generators_that_start_from_a_lookup():
     problems = list(conflicts(config_of(type="cyclegan", lookup_weight=1.0)))
     assert [problem for problem in problems if "generator.start: lookup" in problem]

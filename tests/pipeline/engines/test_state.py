@@ -2,7 +2,7 @@ import pytest
 import torch
 from small_engine import saved
 
-from pipeline.engines.state import RandomState, Styles, UpdateRate
+from pipeline.engines.state import RandomState, Styles
 
 CPU = torch.device("cpu")
 SOUND, SKIPPED = torch.tensor(True), torch.tensor(False)
@@ -66,18 +66,6 @@ def test_half_precision_styles_do_not_round_the_mean():
     assert styles.mean.item() == pytest.approx(1.5 - 0.5 * 0.999**1000, abs=1e-4)  # in bf16 no step would show
 
 
-def test_styles_come_back_as_they_were():
-    styles, other = Styles(torch.tensor([1.0, -2.0]), CPU), Styles(torch.zeros(2), CPU)
-    styles.update(torch.tensor([0.25, 0.5]), SOUND)
-    state = saved(styles)
-    other.load_state_dict(state)
-    for instance in (styles, other):
-        instance.update(torch.tensor([9.0, 9.0]), SOUND)
-    assert torch.equal(other.mean, styles.mean) and torch.equal(other.random_style, styles.random_style)
-    assert other.update_rate.count == styles.update_rate.count == 2
-    assert state["mean"].tolist() == [0.25, 0.5]  # what was loaded is a copy
-
-
 def test_a_skipped_step_leaves_the_mean_style_alone():
     styles = Styles(torch.zeros(1), CPU)
     styles.update(torch.tensor([torch.nan]), SKIPPED)
@@ -85,14 +73,6 @@ def test_a_skipped_step_leaves_the_mean_style_alone():
     styles.update(torch.tensor([4.0]), SOUND)
     styles.update(torch.tensor([torch.nan]), SKIPPED)
     assert (styles.mean.tolist(), styles.update_rate.count) == ([4.0], 1)
-
-
-def test_a_running_share_falls_to_what_the_decay_leaves():
-    share = UpdateRate(0.75, CPU)
-    assert [share.next_rate(is_finite).item() for is_finite in (SOUND, SKIPPED, SOUND)] == pytest.approx(
-        [9 / 11, 0, 9 / 12]
-    )
-    assert [share.next_rate(SOUND).item() for _ in range(40)][-1] == 0.25
 
 
 def test_a_stream_of_another_kind_of_device_goes_on_with_one_that_follows_from_it():
