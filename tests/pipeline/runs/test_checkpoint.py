@@ -40,11 +40,6 @@ def test_latest_previous_and_best_are_kept(folder):
     assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
 
 
-def test_a_saved_checkpoint_is_not_written_twice_for_being_the_best(folder):
-    folder.save(state(1), best=BOTH)
-    assert folder.best.samefile(folder.latest)
-
-
 def test_the_best_holds_each_translator_as_it_was_when_it_was_best(folder):
     for step, best in enumerate([BOTH, ("T2",), (), ("T1",), BOTH]):
         folder.save(state(step), best=best)
@@ -156,12 +151,8 @@ def test_a_loaded_checkpoint_survives_the_saving_of_the_next(folder):
     for step in (2, 3, 4):
         folder.save(state(step))
     assert torch.equal(loaded["weights"], torch.full((3, 4), 1.0))
-
-
-def test_changing_what_was_loaded_does_not_change_the_file(folder):
-    folder.save(state(1))
-    folder.load_newest()["weights"].fill_(7)
-    assert torch.equal(folder.load_newest()["weights"], torch.full((3, 4), 1.0))
+    folder.load_newest()["weights"].fill_(7)  # changes no file
+    assert torch.equal(folder.load_newest()["weights"], torch.full((3, 4), 4.0))
 
 
 # ── randomness ────────────────────────────────────────────────────────────────────────────────────────────────

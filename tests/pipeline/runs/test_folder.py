@@ -1,6 +1,5 @@
 import multiprocessing
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import yaml
@@ -37,11 +36,8 @@ def refusal(tmp_path, **changes):
 def test_opening_makes_nothing(tmp_path):
     folder = open_run_folder(config(tmp_path))
     assert folder.path == tmp_path / "run" and not folder.path.exists()
-
-
-def test_an_empty_folder_will_do(tmp_path):
-    (tmp_path / "run").mkdir()
-    assert open_run_folder(config(tmp_path)).path == tmp_path / "run"
+    folder.path.mkdir()
+    assert open_run_folder(config(tmp_path)).path == folder.path  # an empty folder will do
 
 
 def test_a_configuration_with_every_kind_of_value_continues(tmp_path):
@@ -62,12 +58,7 @@ def test_the_saved_configuration_is_complete_and_runs_the_same_again(tmp_path):
     assert text.startswith("# ") and f"python -m pipeline.run {folder.config}" in text.splitlines()[0]
     assert load_config(folder.config) == config(tmp_path, training={"epochs": 7})
     assert set(yaml.safe_load(text)) == set(Config.model_fields)
-
-
-def test_the_resolved_yaml_names_defaults_and_reads_as_written():
-    text = resolved_yaml(Config.model_validate({**BASE, "contrasts": ["T1", "Größe"]}))
-    assert "discriminator_learning_rate: null" in text and "Größe" in text
-    assert text.startswith("name: small\n")
+    assert "discriminator_learning_rate: null" in text
 
 
 def test_another_configuration_is_refused_with_every_difference(tmp_path):
@@ -86,14 +77,6 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         "  data.variety: 'standard' there, None now",
         "  training.beta1: 0.5 there, 0.9 now",
     ]
-
-
-def test_a_section_that_was_not_there_is_a_difference(tmp_path):
-    started(tmp_path)
-    preprocess = {"size": 64, "spacing_mm": {"in_plane": 1, "through_plane": 2}}
-    assert "preprocess.spacing_mm: None there, {'in_plane': 1.0, 'through_plane': 2.0} now" in refusal(
-        tmp_path, preprocess=preprocess
-    )
 
 
 def test_regions_to_score_within_may_be_named_later(tmp_path):
@@ -135,19 +118,6 @@ def test_a_damaged_saved_configuration_is_one_line(content, reason, tmp_path):
     folder = started(tmp_path)
     folder.config.write_bytes(content)
     assert refusal(tmp_path) == f"{folder.config}: {reason}"
-
-
-def test_every_path_lies_in_the_folder():
-    folder = RunFolder(Path("runs/x"))
-    paths = [path for name, path in vars(folder).items() if name != "path"]
-    inside = [*paths, folder.checkpoints.folder, folder.gif("T1_to_T2")]
-    assert len(inside) > 6 and len(set(inside)) == len(inside)
-    assert all(path.is_relative_to("runs/x") for path in inside)
-
-
-def test_a_direction_is_named_from_its_source_to_its_target():
-    assert RunFolder.direction(("T1", "T2"), "T2") == "T1_to_T2"
-    assert RunFolder.direction(("T1", "T2"), "T1") == "T2_to_T1"
 
 
 def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):

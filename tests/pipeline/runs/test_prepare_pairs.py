@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from head_scans import scan, write_scan
-from PIL import Image
 
 from pipeline.config.schema import Config
 from pipeline.data import pair_cache
@@ -152,25 +151,3 @@ def test_resumed_training_is_refused_when_a_pair_changed(cohort):
     for pairs_now in ((moved, *others), tuple(others)):
         with pytest.raises(UserError, match=f"training data changed .*{names}"):
             require_same_data(before, training_data(replace(prepared, pairs=pairs_now)), Path("x"))
-
-
-def test_pictures_of_equal_names_are_pairs(tmp_path):
-    random = np.random.default_rng(0)
-    for number in range(4):
-        for contrast in ("T1", "T2"):
-            (tmp_path / contrast).mkdir(exist_ok=True)
-            pixels = random.integers(0, 256, (20, 24)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / contrast / f"Image #{number}.png")
-    config = Config.model_validate(
-        {
-            "name": "pictures",
-            "data": {"source": "images", "folder": tmp_path, "train": {"T1": "T1", "T2": "T2"}, "paired": True},
-            "split": {"validation": 1, "test": 1, "pairing": "paired"},
-            "preprocess": {"size": 32, "store": tmp_path / "store", "scaling": "type_range", "processes": 1},
-        }
-    )
-    prepared = prepare_data(config, find_cases(config), paired=True, quiet=True)
-    assert [
-        (first.path.name, second.path.parent.name) for first, second in (pair.cases for pair in prepared.pairs)
-    ] == [(case.path.name, "T2") for case in prepared.split.train["T1"]]
-    assert prepared.longest == 2

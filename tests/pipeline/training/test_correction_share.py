@@ -66,13 +66,6 @@ def test_the_share_of_the_box_is_the_one_whose_start_is_nearest_to_the_real_targ
     assert float(network.box_share) == share
 
 
-def test_without_pairs_the_share_of_the_box_stays_the_default(tmp_path):
-    cases = [case(tmp_path, "one", "T1", "x"), case(tmp_path, "two", "T2", "y")]
-    network = LookupStart(SkipGenerator(1, 2), with_box=True)
-    validation(cases, {"one": constant(0.3), "two": constant(0.3)}).choose_box_shares({"T1": network, "T2": network})
-    assert float(network.box_share) == DEFAULT_BOX_SHARE
-
-
 @pytest.mark.parametrize(
     ("scores", "share"),
     [((1.0, math.nan, 3.0, 2.0), 0.75), ((math.nan, 1.0, math.nan, math.nan), 0.5), ((math.nan,) * 4, 0.9)],
@@ -89,21 +82,15 @@ def test_a_share_without_a_score_is_never_chosen(scores, share, tmp_path, monkey
     assert ("is not a number" in capsys.readouterr().err) == (share == 0.9)
 
 
-def test_without_pairs_the_share_stays_the_default(tmp_path):
+def test_without_pairs_the_shares_stay_the_defaults(tmp_path):
     cases = [case(tmp_path, "one", "T1", "x"), case(tmp_path, "two", "T2", "y")]
-    network = starting(0.3, 0.7)
     made = validation(cases, {"one": constant(0.3), "two": constant(0.3)})
+    boxed = LookupStart(SkipGenerator(1, 2), with_box=True)
+    assert made.choose_box_shares({"T1": boxed, "T2": boxed}) == {} and float(boxed.box_share) == DEFAULT_BOX_SHARE
+    network = starting(0.3, 0.7)
     assert made.choose_correction_shares({"T1": network, "T2": nn.Identity()}) == {}
     assert float(network.correction_share) == DEFAULT_SHARE
     assert float(network.eval()(torch.zeros(1, 1, 16, 16)).mean()) == pytest.approx(0.3 + 0.4 * DEFAULT_SHARE, abs=1e-5)
-
-
-def test_a_state_without_a_share_is_of_a_generator_that_had_all_of_its_correction():
-    network = starting(0.3, 0.7)
-    state = network.state_dict()
-    del state["correction_share"]
-    network.load_state_dict(state)
-    assert float(network.correction_share) == 1
 
 
 def test_a_state_without_a_share_keeps_its_identity():
@@ -112,6 +99,7 @@ def test_a_state_without_a_share_keeps_its_identity():
     del state["correction_share"]
     earlier = starting(0.3, 0.7)
     earlier.load_state_dict(state)
+    assert float(earlier.correction_share) == 1  # then a generator had all of its correction
     names = {"T2": saved_names(earlier, state)}
     assert names["T2"] == {"correction_share": None}
     del network.correction_share  # as it was

@@ -8,6 +8,7 @@ from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank
 from pipeline.data.stored_slices import StoredSlices, encode
 from pipeline.metrics.failure_detectors import LAYERS
+from pipeline.training.failure_checks import check_failures
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 
 GOOD, BAD = {"detectors/a_to_b/mode_collapse": 0.9}, {"detectors/a_to_b/mode_collapse": 0.1}
@@ -19,6 +20,29 @@ def watch(tmp_path, tags=None, epochs=20, validate_every=1):
     return FailureMonitor(
         tmp_path / "metrics.jsonl", epochs=epochs, validate_every=validate_every, pixel_mm=1.0, tag=tag
     )
+
+
+# ── one check ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_verdict_names_the_direction_the_value_and_the_remedy():
+    metrics = {"epoch": 3, "validation/a_to_b/psnr": 9.0, "detectors/a_to_b/mode_collapse": 0.1}
+    (result,) = check_failures(metrics, 1.0)
+    assert (result.name, result.direction, result.value, result.threshold, result.triggered) == (
+        "mode_collapse", "a_to_b", 0.1, 0.25, True,
+    )  # fmt: skip
+    assert "earlier checkpoint" in result.check.advice
+
+
+@pytest.mark.parametrize(("shift_mm", "pixel_mm", "trips"), [(0.5, 0.9, True), (0.4, 0.9, False), (0.9, 2.0, False)])
+def test_a_shift_is_none_below_half_a_pixel(shift_mm, pixel_mm, trips):
+    (result,) = check_failures({"detectors/a_to_b/spatial_shift_mm": shift_mm}, pixel_mm)
+    assert result.triggered is trips
+    assert result.threshold == pixel_mm / 2
+
+
+def test_the_components_of_a_shift_are_no_verdicts():
+    assert check_failures({"detectors/a_to_b/shift_x_px": 9.0, "detectors/a_to_b/shift_y_mm": 9.0}, 1.0) == []
 
 
 # ── warning, clearing ───────────────────────────────────────────────────────────────────────────────────────
@@ -113,13 +137,6 @@ def test_what_is_on_record_has_been_warned_of_and_is_told_when_it_clears(tmp_pat
     assert capsys.readouterr().err == ""
     monitor(GOOD, 5)
     assert "cleared after epoch 5" in capsys.readouterr().out
-
-
-def test_a_finished_run_tells_first_and_last(tmp_path):
-    record(tmp_path, (2, BAD), (3, GOOD), (4, GOOD))
-    (warning,) = watch(tmp_path).warnings.values()
-    assert warning.title == "mode collapse, a → b"
-    assert warning.observation == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
 
 
 # ── shifts ──────────────────────────────────────────────────────────────────────────────────────────────────

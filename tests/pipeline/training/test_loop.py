@@ -127,8 +127,8 @@ def test_a_run_samples_first_and_then_validates_samples_and_saves_after_each_epo
 def test_validation_and_samples_come_every_so_many_epochs_and_after_the_last(slices):
     schedule = replace(SCHEDULE, constant_epochs=5, decay_epochs=2, validate_every_epochs=3, sample_every_epochs=2)
     run = Recorder().train(slices, schedule)
-    assert [metrics["epoch"] for _, metrics in run.logged if "epoch" in metrics] == [3, 6, 7]
-    assert [step for step, metrics in run.logged if "epoch" in metrics] == [9, 18, 21]
+    validated = {"validation/score": 0.0, "validation/psnr": 20.0}
+    assert run.logged == [(step, {**validated, "epoch": epoch}) for step, epoch in ((9, 3), (18, 6), (21, 7))]
     assert [epochs for epochs, _ in run.samples()] == [0, 2, 4, 6, 7]
     assert [step for step, _ in run.saves()] == [3, 6, 9, 12, 15, 18, 21]
 
@@ -143,17 +143,6 @@ def test_losses_and_learning_rate_are_logged_every_so_many_steps(slices):
     assert run.bars == [[8, 8, *[{"cycle": "1.00", "adversarial": "0.25"}] * 2]]
 
 
-def test_the_validation_metrics_are_logged_with_the_epoch(slices):
-    run = Recorder(scores=[0.5]).train(slices, replace(SCHEDULE, constant_epochs=1, decay_epochs=0))
-    assert run.logged == [(3, {"validation/score": 0.5, "validation/psnr": 20.0, "epoch": 1})]
-
-
-def test_a_checkpoint_is_best_when_its_score_is_higher_than_all_before(slices):
-    run = Recorder(scores=[1.0, 3.0, 3.0, 2.0, float("nan"), 4.0]).train(slices, replace(SCHEDULE, constant_epochs=4))
-    assert [best for _, best in run.saves()] == [True, True, False, False, False, True]
-    assert run.position.best_scores == {"T1": 4.0, "T2": 4.0}
-
-
 def test_what_training_begins_with_is_validated_and_may_stay_the_best(slices):
     schedule = replace(SCHEDULE, validate_start=True)
     run = Recorder(scores=[(3.0, 1.0), (2.0, 2.0)]).train(slices, schedule)
@@ -162,9 +151,10 @@ def test_what_training_begins_with_is_validated_and_may_stay_the_best(slices):
 
 
 def test_each_direction_has_its_own_best(slices):
-    run = Recorder(scores=[(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (0.0, 0.0)]).train(slices)
-    assert [event[2] for event in run.events if event[0] == "save"] == [("T1", "T2"), ("T1",), ("T2",), ()]
-    assert run.position.best_scores == {"T1": 2.0, "T2": 6.0}
+    scores = [(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (float("nan"), 0.0), (2.5, 6.0)]
+    run = Recorder(scores=scores).train(slices, replace(SCHEDULE, constant_epochs=3))
+    assert [event[2] for event in run.events if event[0] == "save"] == [("T1", "T2"), ("T1",), ("T2",), (), ("T1",)]
+    assert run.position.best_scores == {"T1": 2.5, "T2": 6.0}
 
 
 def test_a_resumed_run_remembers_the_best_scores(slices):
@@ -207,7 +197,7 @@ def test_a_signal_during_validation_stops_when_the_epoch_is_saved(validation, sl
     assert run.samples()[-1] == (validation, 3 * validation)
 
 
-@pytest.mark.parametrize("stop", range(1, 13))
+@pytest.mark.parametrize("stop", [*range(1, 8), 12])
 def test_a_stopped_run_goes_on_with_exactly_what_was_left(stop, slices):
     uninterrupted = Recorder(scores=[1.0, 0.5, 2.0, 3.0]).train(slices)
     scores = [1.0, 0.5, 2.0, 3.0]
@@ -230,7 +220,7 @@ def test_a_stopped_run_goes_on_with_exactly_what_was_left(stop, slices):
 
 
 def test_bad_steps_are_counted_and_named_and_training_goes_on(slices, capsys):
-    run = Recorder(bad=[2, 4, 5]).train(slices)
+    run = Recorder(bad=[2, 4, 5]).train(slices)  # never three in a row
     assert len(run.batches) == 12 and (run.position.bad_steps, run.position.bad_in_a_row) == (3, 0)
     assert [line for line in capsys.readouterr().err.splitlines() if line] == [
         f"warning: step {step}: adversarial not finite; the step was skipped{suffix}"
@@ -246,10 +236,6 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_last_good_checkpo
     assert str(caught.value) == "training stopped at step 7: 3 losses in a row were not finite (adversarial)"
     assert len(run.batches) == 7
     assert run.saves() == [(3, True)]  # the epoch that ended with a bad step is not saved
-
-
-def test_bad_steps_that_are_not_in_a_row_do_not_stop_a_run(slices):
-    assert len(Recorder(bad=[1, 2, 4, 5, 7, 8, 10, 11]).train(slices).batches) == 12
 
 
 def test_nothing_is_saved_by_the_clock_while_the_last_step_was_bad(slices):

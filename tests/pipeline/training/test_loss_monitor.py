@@ -20,7 +20,8 @@ def monitored(*steps, limit=3, start=0):
 def test_nothing_is_known_until_it_is_read(capsys):
     monitor = monitored({"cycle": 1.0}, {"cycle": NAN})
     assert (monitor.position.losses, monitor.position.bad_steps) == ({}, 0) and not capsys.readouterr().err
-    monitor.flush()
+    for _ in range(2):  # what was read is not counted again
+        monitor.flush()
     assert (monitor.position.bad_steps, monitor.position.bad_in_a_row) == (1, 1)
 
 
@@ -52,13 +53,6 @@ def test_too_many_in_a_row_are_noticed_at_the_next_reading_and_name_their_step()
     monitor = monitored({"cycle": NAN}, {"cycle": 1.0}, *[{"cycle": NAN}] * 5)
     with pytest.raises(UserError, match=r"training stopped at step 5: 3 losses in a row were not finite \(cycle\)"):
         monitor.flush()
-
-
-def test_what_was_read_is_not_counted_again():
-    monitor = monitored({"cycle": NAN})
-    monitor.flush()
-    monitor.flush()
-    assert monitor.position.bad_steps == 1
 
 
 def test_losses_after_a_step_may_be_overwritten():
