@@ -34,10 +34,14 @@ EVERY_STEP = ("training.checkpoint_minutes=0.0000001", "evaluation.translate=fal
 # 64 pixels and six levels are the least that has a layer with dropout, which draws from torch's global generator.
 UNET = ("preprocess.size=64", "generator.depth=6", "generator.width=1", "generator.dropout=0.5")
 PATCHGAN = ("discriminator.layers=2", "discriminator.width=2")
+AUGMENTED = (  # which draws random numbers by the step
+    "augment.jitter=1.1", "augment.rotate90=0.3", "augment.brightness=0.1",
+    "augment.monai=[{RandGaussianNoised: {prob: 0.5}}, {RandAffined: {prob: 0.5, rotate_range: 0.2}}]",
+)  # fmt: skip
 AUTO_ENCODER = (*PATCHGAN, "generator.width=2", "generator.downs=1")
 WASSERSTEIN = ("method.adversarial=wasserstein", "training.optimiser=rmsprop")
 METHODS = {  # name -> one of the shipped configurations, and how it is made small
-    "cyclegan": ("phantom", (*UNET, *PATCHGAN, "method.pool_size=3")),
+    "cyclegan": ("phantom", (*UNET, *PATCHGAN, *AUGMENTED, "method.pool_size=3")),
     "dualgan": ("phantom_dualgan", (*UNET, *PATCHGAN)),
     "dualgan, clipped": (
         "phantom_dualgan",
@@ -110,7 +114,6 @@ def attempt(
     prepare: Callable[[], object] = lambda: None,
     steps: int = 8,
     whole: bool = False,
-    overrides: tuple[str, ...] = (),
 ) -> Attempt:
     """Begin or take up the run in a folder, in a process of its own, and kill it at a moment, if one is given.
 
@@ -121,7 +124,6 @@ def attempt(
         prepare: Called in that process first; what it changes there is changed nowhere else.
         steps: Of each of the three epochs.
         whole: Whether evaluation and report follow the training.
-        overrides: Of the configuration.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -133,7 +135,7 @@ def attempt(
             os.close(reading)
             _report_events(writing, whole)
             prepare()
-            code = command([*_arguments(method, folder, steps), *overrides])
+            code = command(_arguments(method, folder, steps))
         except BaseException:
             traceback.print_exc()
         finally:

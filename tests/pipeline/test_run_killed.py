@@ -15,7 +15,7 @@ from small_run import latest, logged
 
 import pipeline.train
 from pipeline.engines.base import Engine
-from pipeline.runs.checkpoint import CheckpointFolder
+from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.utils.console import table
 
 STATE_KEYS = ("engine", "translators", "random", "facts", "split", "data")
@@ -53,41 +53,39 @@ def strike(killed_run):
 def test_a_run_killed_at_random_moments_ends_bitwise_as_if_nothing_had_been(uninterrupted, tmp_path):
     folder, whole = uninterrupted
     killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
-    killed_run.take(kills=10, seed=1)
-    assert len(killed_run.kills) >= 8 and killed_run.in_a_write >= 3 and killed_run.resumed == len(killed_run.kills)
+    killed_run.take(kills=6, seed=1)
+    assert len(killed_run.kills) >= 6 and killed_run.in_a_write >= 3 and killed_run.resumed == len(killed_run.kills)
     assert killed_run.attempts[-1].code == 0
     assert deviations(whole, killed_run.attempts) == []
     assert unlike(tmp_path / "run", folder) == set()
 
 
-def test_a_run_killed_at_each_point_of_a_save_ends_bitwise_as_if_nothing_had_been(uninterrupted, tmp_path):
+def flip_a_bit(path):
+    """Damage a file in its middle, within a tensor, as neither its size nor its time shows."""
+    content, before = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_run_killed_at_each_point_of_a_save_and_damaged_ends_bitwise_as_if_nothing_had_been(
+    uninterrupted, tmp_path, capfd
+):
     folder, whole = uninterrupted
     killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
     strike(killed_run)
-    assert killed_run.go_on().code == 0
+    checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints")
+    flip_a_bit(checkpoints.latest)
+    before = load_checkpoint(checkpoints.previous)["position"]["step"]
+    capfd.readouterr()
+    item = killed_run.go_on()
+    assert f"warning: {checkpoints.latest}: damaged" in capfd.readouterr().err
+    assert item.code == 0 and item.states[0].step == before
     assert deviations(whole, killed_run.attempts) == []
     assert sum(len(item.states) > 0 for item in killed_run.attempts) == len(POINTS) + 1
     assert unlike(tmp_path / "run", folder) == set()
     left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert left == {"latest.pt", "previous.pt", "best.pt"}
-
-
-def test_a_latest_checkpoint_with_one_bit_flipped_is_named_and_the_one_before_taken(uninterrupted, tmp_path, capfd):
-    folder, whole = uninterrupted
-    killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
-    assert killed_run.go_on(Moment("step", 6, 0)).killed
-    checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints")
-    content = bytearray(checkpoints.latest.read_bytes())
-    before = checkpoints.latest.stat()
-    content[len(content) // 2] ^= 1  # within a tensor: most of the file is
-    checkpoints.latest.write_bytes(content)
-    os.utime(checkpoints.latest, ns=(before.st_atime_ns, before.st_mtime_ns))
-    item = killed_run.go_on()
-    message = capfd.readouterr().err
-    assert f"warning: {checkpoints.latest}: damaged" in message
-    assert item.code == 0 and item.states[0].step == killed_run.attempts[0].states[-2].step
-    assert deviations(whole, killed_run.attempts) == []
-    assert unlike(tmp_path / "run", folder) == set()
+    assert left == {"latest.pt", "previous.pt", "best.pt", "latest.damaged"}
 
 
 # ── what else may end a run ─────────────────────────────────────────────────────────────────────────────────
@@ -114,22 +112,17 @@ def interrupted_group():
     Engine.step = then_stop
 
 
-ENDS = {
-    "disk full": (full_disk, (), 2, "best.pt: disk full, "),
-    "file too large": (small_files, (), 2, ": larger than a file may be here; raise the limit (ulimit -f)"),
-    "ctrl-c": (interrupted_group, (), 130, "stopped: SIGINT after step 3; saved"),
-}
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_cannot_go_on_says_why_and_what_is_saved_goes_on_later(end, uninterrupted, tmp_path, capfd):
+def test_a_run_that_cannot_go_on_says_why_and_what_is_saved_goes_on_later(uninterrupted, tmp_path, capfd):
     folder, whole = uninterrupted
-    prepare, overrides, code, line = ENDS[end]
     killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
-    ended = killed_run.go_on(prepare=prepare, overrides=overrides)
-    message = capfd.readouterr().err
-    assert ended.code == code and line in message and "Traceback" not in message
-    assert not list((tmp_path / "run").rglob(".tmp-*"))
+    for prepare, code, line in (
+        (full_disk, 2, "best.pt: disk full, "),
+        (small_files, 2, ": larger than a file may be here; raise the limit (ulimit -f)"),
+        (interrupted_group, 130, "stopped: SIGINT after step 3; saved"),
+    ):
+        ended, message = killed_run.go_on(prepare=prepare), capfd.readouterr().err
+        assert ended.code == code and line in message and "Traceback" not in message
+        assert not list((tmp_path / "run").rglob(".tmp-*"))
     assert killed_run.go_on().code == 0
     assert deviations(whole, killed_run.attempts) == []
     assert unlike(tmp_path / "run", folder) == set()
@@ -158,18 +151,15 @@ def forget(part):
     Engine.load_state_dict = forgetful
 
 
-@pytest.mark.parametrize("part", [None, "optimiser_generators", "pool_b", "random"])
+@pytest.mark.parametrize("part", ["pool_b", "random"])
 def test_what_a_resume_forgets_is_noticed_at_once_and_in_the_final_weights(part, uninterrupted, killed, tmp_path):
     folder, whole = uninterrupted
     assert killed[1].killed and deviations(whole, [killed[1]]) == []
     shutil.copytree(killed[0], tmp_path / "run")
     killed_run = KilledRun("cyclegan", tmp_path / "run", whole, SHORT)
-    resumed = killed_run.go_on(prepare=lambda: part and forget(part))
+    resumed = killed_run.go_on(prepare=lambda: forget(part))
     assert resumed.code == 0 and resumed.events[1].name == "begin" and 13 <= resumed.events[1].step <= 16
     wrong, different = deviations(whole, [resumed]), unlike(tmp_path / "run", folder)
-    if part is None:
-        assert (wrong, different) == ([], set())
-        return
     assert ("begin", resumed.events[1].step) in wrong
     assert any(key.startswith("/engine/G/") for key in different)
     assert "/metrics" in different

@@ -4,8 +4,7 @@ import json
 
 import nibabel as nib
 import numpy as np
-from small_engine import differences
-from small_run import QUICK, latest, phantom_run, train_phantom, without_pictures, workshop
+from small_run import QUICK, latest, phantom_run, without_pictures, workshop
 
 from pipeline.translate import main as translate_main
 
@@ -35,14 +34,6 @@ def test_a_run_with_neighbours_trains_evaluates_and_translates(tmp_path, capsys)
     assert "preprocess.neighbours: 1 there, 2 now" in capsys.readouterr().err
     assert phantom_run(tmp_path / "other", *others, f"training.start_from={tmp_path / 'run'}") == 2
     assert "preprocess.neighbours" in capsys.readouterr().err
-
-
-def test_slices_on_the_device_are_trained_on_alike(tmp_path):
-    short = ("training.epochs=1", "training.decay_epochs=0", "training.steps_per_epoch=2")
-    for name, where in (("store", "false"), ("device", "true")):
-        assert train_phantom(tmp_path / name, *NEIGHBOURS, *short, f"training.slices_on_device={where}") == 0
-    store, device = (latest(tmp_path / name)["engine"] for name in ("store", "device"))
-    assert differences(store["G"], device["G"]) == set()
 
 
 def test_a_dry_run_plans_with_neighbours(tmp_path, capsys):

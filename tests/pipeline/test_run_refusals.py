@@ -57,14 +57,6 @@ def test_a_plan_warns_of_what_the_run_would_refuse(workspace, capsys, monkeypatc
     assert "warning: training.cuda_graph = true: needs a CUDA device" in capsys.readouterr().err
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(workspace, capsys):
-    (workspace / "precious").mkdir()
-    (workspace / "precious" / "thesis.txt").write_text("mine")
-    assert main([str(CONFIGS / "phantom.yaml"), "output=precious"]) == 2
-    assert "precious: holds files that are not of a run" in capsys.readouterr().err
-    assert [path.name for path in (workspace / "precious").iterdir()] == ["thesis.txt"]
-
-
 def test_a_run_reports_nothing_to_mlflows_makers(workspace):
     ask = "import pipeline.run; from mlflow.telemetry import get_telemetry_client; print(get_telemetry_client())"
     private = ("CI", "DO_NOT_TRACK", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST")  # each would silence MLflow by itself
