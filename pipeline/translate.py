@@ -12,19 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
+from pipeline.inference.batch import summary
 from pipeline.inference.batch.bids import BidsDerivative, bids_suffixes, dataset_jobs, open_dataset
 from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import NOT_DONE, Job, exit_code, gather_jobs, shard
 from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan_jobs, plan_uncertainty_maps
 from pipeline.inference.batch.provenance import CommandModel
-from pipeline.inference.batch.summary import (
-    SUMMARY,
-    dry_run_table,
-    print_outcome,
-    require_no_foreign_summary,
-    require_summary_path,
-    write_summary,
-)
 from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
 from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.callable_module import make_callable
@@ -120,12 +113,12 @@ def main(argv: list[str] | None = None) -> int:
     _check_options(arguments, world)
     model = CommandModel(arguments.model, arguments.style, load=lambda: _load_translator(arguments))
     derivative, jobs = _plan(arguments, model)
-    summary = _summary_path(arguments, jobs)
+    summary_path = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main
     if arguments.dry_run:
         pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if world.is_main:
-            echo(dry_run_table(jobs))
+            echo(summary.dry_run_table(jobs))
         return EXIT_DONE
 
     # Translate this process's jobs, and gather those of all processes.
@@ -147,11 +140,11 @@ def main(argv: list[str] | None = None) -> int:
     code = 128 + stopped if stopped else exit_code(jobs)
     if not world.is_main:
         return code
-    if summary is not None and (pending or arguments.summary or is_folder(arguments.output)):
+    if summary_path is not None and (pending or arguments.summary or is_folder(arguments.output)):
         info = asdict(model.info) if model.is_loaded else {}
         recorded = vars(arguments) | ({"model": arguments.model[0]} if len(arguments.model) == 1 else {})
-        code = write_summary(summary, jobs, arguments=recorded, model=info, code=code, started=started)
-    print_outcome(jobs, quiet=arguments.quiet, stopped=stopped, overwrite=arguments.overwrite)
+        code = summary.write_summary(summary_path, jobs, arguments=recorded, model=info, code=code, started=started)
+    summary.print_outcome(jobs, quiet=arguments.quiet, stopped=stopped, overwrite=arguments.overwrite)
     return code
 
 
@@ -174,7 +167,7 @@ def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDeriv
     if arguments.bids:
         dataset = open_dataset(inputs, arguments.output)
         if not arguments.dry_run:
-            require_writable(arguments.output / SUMMARY)
+            require_writable(arguments.output / summary.SUMMARY)
         views = model.views
         contrasts = (views.models[0].source(views.to), views.to)
         is_stripped = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
@@ -184,7 +177,7 @@ def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDeriv
         jobs = plan_jobs(inputs, arguments.output)
     plan_uncertainty_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     if arguments.summary is not None:
-        require_summary_path(arguments.summary)
+        summary.require_summary_path(arguments.summary)
     return derivative, jobs
 
 
@@ -196,8 +189,8 @@ def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None
     if is_single or (len(jobs) == 1 and jobs[0].target == arguments.output):
         return None
     if not arguments.overwrite:
-        require_no_foreign_summary(arguments.output / SUMMARY)
-    return arguments.output / SUMMARY
+        summary.require_no_foreign_summary(arguments.output / summary.SUMMARY)
+    return arguments.output / summary.SUMMARY
 
 
 def _require_writable(jobs: list[Job], *, overwrite: bool) -> None:

@@ -72,14 +72,14 @@ def evaluate(
 
     Args:
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
-        translate: Function of a scan and a target contrast that returns the translated slices (N, H, W) in [-1, 1].
+        translate: A scan and a target contrast -> the translated slices (N, H, W) in [-1, 1].
         histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         context_tables: The context lookup by target contrast, fitted without pairs; None leaves that baseline out.
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
         regions: Scan (subject and session) -> region -> its label map, to score within.
         registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
-        on_translation: Function that is called with each translation in this process.
-        products: Picklable functions that draw or write each translation in the worker that scores it, by name. One
+        on_translation: Called with each translation in this process.
+        products: Picklable functions, by name, that draw or write each translation in the worker that scores it. One
             that fails costs a warning, but no score.
         all_images: Whether products are also made of images without a readable partner, which are not scored.
         workers: Processes that read, register, score and draw while the networks run in this one; None for this one.

@@ -11,19 +11,11 @@ from pipeline.data.case import pairs
 from pipeline.data.lookup_fit import fit_context_tables
 from pipeline.data.pairs import PairReader
 from pipeline.data.slice_stacks import stored_stacks
+from pipeline.evaluation import translation_writer as writer
 from pipeline.evaluation.evaluate import PRELOAD, evaluate
 from pipeline.evaluation.front_page import SUBJECT_TABLE, front_page, subject_table
 from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.scores import Scores, Translation, metric_name
-from pipeline.evaluation.translation_writer import (
-    TranslatedVolume,
-    subjects_to_view,
-    translate_scan,
-    viewer_folder,
-    without_networks,
-    write_translation,
-    write_viewer_volumes,
-)
 from pipeline.evaluation.uncertainty_scores import UncertaintyScorer, calibrate
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.uncertainty_calibration import other_checkpoints
@@ -55,7 +47,7 @@ class Evaluation:
     """What came of an evaluation."""
 
     scores: Scores
-    volumes: list[TranslatedVolume]
+    volumes: list[writer.TranslatedVolume]
     uncertainty: UncertaintyScorer
     no_uncertainty: str  # the reason why there is no calibration of the uncertainty; "" where there is one
     viewer: Viewer | None  # None without its package
@@ -72,10 +64,10 @@ def evaluate_run(
     scorer, reason = UncertaintyScorer(model, {}, {}, options.batch_size), options.no_uncertainty
     products: dict[str, Callable[[Translation], object]] = {}
     if options.translate:
-        products["translations"] = partial(write_translation, folder, without_networks(model))
-    with viewer_folder(folder.path) as viewer_path, WorkerPool(options.processes, preload=PRELOAD) as workers:
+        products["translations"] = partial(writer.write_translation, folder, writer.without_networks(model))
+    with writer.viewer_folder(folder.path) as viewer_path, WorkerPool(options.processes, preload=PRELOAD) as workers:
         if viewer_path:
-            products["viewer"] = partial(write_viewer_volumes, viewer_path, model.statistics)
+            products["viewer"] = partial(writer.write_viewer_volumes, viewer_path, model.statistics)
 
         # Calibrate the uncertainty on the validation subjects.
         if not reason:
@@ -98,7 +90,7 @@ def evaluate_run(
             prepared.split.test,
             pairs(prepared.training_cases, model.contrasts),
             model.contrasts,
-            lambda scan, to: translate_scan(scan, to, model, options.batch_size, str(scan.path)),
+            lambda scan, to: writer.translate_scan(scan, to, model, options.batch_size, str(scan.path)),
             reader=reader,
             histograms=prepared.histograms,
             context_tables=context_tables,
@@ -114,10 +106,8 @@ def evaluate_run(
         scores.subjects += scorer.scores
         scores.notes += [fit] if fit else []
         scores.notes += [f"the uncertainty was not calibrated: {reason}"] if reason else []
-        viewed_subjects = (
-            subjects_to_view(prepared.split.test, scores, model.contrasts, outputs["viewer"]) if viewer_path else []
-        )
-        viewer = make_viewer(viewed_subjects)
+        viewer_files = outputs.get("viewer", {})  # none without a viewer
+        viewer = make_viewer(writer.subjects_to_view(prepared.split.test, scores, model.contrasts, viewer_files))
     translations = outputs.get("translations", {})
     volumes = [translations[case] for case in prepared.split.test if case in translations]
     return Evaluation(scores, volumes, scorer, reason, viewer)

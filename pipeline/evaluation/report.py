@@ -67,11 +67,8 @@ def write_run_report(
 ) -> None:
     """Write the run's report.html.
 
-    Args:
-        gifs: Direction, such as "T1_to_T2" -> its training GIF.
-        viewer: The interactive viewer; None to print how to get it instead.
-        uncertainty: Path of the picture of the calibration.
-        shift: A sentence on the shift of translations against their sources.
+    `gifs` are the training's, by direction, such as "T1_to_T2"; without a viewer the page says how to get it;
+    `uncertainty` is the picture of the calibration; `shift` a sentence on how far translations lie from their sources.
     """
     # The pictures of the best and worst subjects, and some others.
     phantom = run.source == "phantom"

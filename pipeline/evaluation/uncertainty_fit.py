@@ -51,13 +51,8 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     The table over source, translation and their weighted sum is a least-squares fit, too, with a penalty on second
     differences.
 
-    Args:
-        features: The features of n voxels, (n,) each.
-        errors: |G(x) - y| of the same voxels, (n,), from 0.
-        subjects: The number of subjects that the voxels are of, for the record.
-
-    Raises:
-        ValueError: there is no voxel.
+    `features` are those of n voxels, (n,) each, of so many subjects; `errors` |G(x) - y| of the same, (n,), from 0.
+    Raises ValueError where there is no voxel.
     """
     if errors.size == 0:
         raise ValueError("no voxel to calibrate on")

@@ -15,15 +15,9 @@ from torch import nn
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, PreparedScan, View
+from pipeline.evaluation import uncertainty_fit
 from pipeline.evaluation.evaluate import READ_AHEAD, Translation, read_or_reason
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
-from pipeline.evaluation.uncertainty_fit import (
-    calibration_curve,
-    calibration_error,
-    fit_calibration,
-    join_features,
-    rank_correlation,
-)
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import translate_slices, with_neighbours
 from pipeline.inference.uncertainty import Features, UncertaintySources, uncertainty_features
@@ -101,8 +95,8 @@ def calibrate(
     calibrations: Calibrations = {}
     for (to, kind), scans in samples.items():
         features_of_scans, errors_of_scans = zip(*scans, strict=True)
-        calibrations.setdefault(to, {})[kind] = fit_calibration(
-            join_features(features_of_scans), np.concatenate(errors_of_scans), len(scans)
+        calibrations.setdefault(to, {})[kind] = uncertainty_fit.fit_calibration(
+            uncertainty_fit.join_features(features_of_scans), np.concatenate(errors_of_scans), len(scans)
         )
     return calibrations, ""
 
@@ -184,13 +178,13 @@ class UncertaintyScorer:
         features = subset.features(translated, uncertainty_sources(self.model, to, self.others))
         expected_map = self.calibrations[to][RUN].expected(features)
         expected, observed = expected_map[subset.inside], subset.errors(translated)[subset.inside]
-        curve = calibration_curve(expected, observed)
+        curve = uncertainty_fit.calibration_curve(expected, observed)
         self.curves.setdefault(to, []).append(curve)
         measured = {
-            "spearman": rank_correlation(expected, observed),
+            "spearman": uncertainty_fit.rank_correlation(expected, observed),
             "expected_error": expected.mean(),
             "observed_error": observed.mean(),
-            "calibration_error": calibration_error(curve),
+            "calibration_error": uncertainty_fit.calibration_error(curve),
         }
         values = {f"volume/both heads/{metric}": np.array([value], float) for metric, value in measured.items()}
         self.scores.append(SubjectScore(case.scan_name, case.contrast, to, MODEL, UNCERTAINTY, values))

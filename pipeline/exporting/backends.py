@@ -11,16 +11,9 @@ from networks.unet import UNet
 from pipeline.exporting.agreement import require_agreement
 from pipeline.exporting.onnx import onnx_model
 from pipeline.exporting.record import model_record
+from pipeline.inference import runtimes
 from pipeline.inference.model import TranslationModel, is_large
-from pipeline.inference.runtimes import (
-    OPENERS,
-    RUNTIMES,
-    TORCH,
-    RuntimeNetwork,
-    backend_of,
-    required_package,
-    short_reason,
-)
+from pipeline.inference.runtimes import RUNTIMES, TORCH, RuntimeNetwork
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.utils.errors import UserError
 
@@ -37,14 +30,14 @@ def in_backend(model: TranslationModel, to: str, backend: str) -> TranslationMod
         UserError: a package is missing, the model comes from a file for another runtime, or the runtime computes
             something else than the network.
     """
-    current_backend = backend_of(model.translators[model.target(to)])
+    current_backend = runtimes.backend_of(model.translators[model.target(to)])
     if backend == current_backend:
         return model
     if current_backend != TORCH:
         problem = f"{model.origin} comes from a file for {RUNTIMES[current_backend].name}"
         raise UserError(f"--backend {backend}: {problem}; leave --backend out, or give the run's folder")
-    required_package(backend, backend)
-    exported = OPENERS[backend](onnx_model(model, to))
+    runtimes.required_package(backend, backend)
+    exported = runtimes.OPENERS[backend](onnx_model(model, to))
     require_agreement(model, to, lambda inputs: exported.run(inputs, "float32"), RUNTIMES[backend].name)
     return replace(model, translators={to: RuntimeNetwork(backend, exported.run, model_record(model, to))})
 
@@ -61,7 +54,7 @@ def automatic(model: TranslationModel, to: str, volumes: int) -> TranslationMode
         other = in_backend(model, to, "openvino")
     except Exception as error:  # exporters and runtimes have classes of their own
         name = RUNTIMES["openvino"].name
-        logger.warning(f"{name} cannot compute the network ({short_reason(error)}); torch does")
+        logger.warning(f"{name} cannot compute the network ({runtimes.short_reason(error)}); torch does")
         return model
     return min(model, other, key=lambda each: _seconds(each, to, neighbours_of(model.translators[to]).channels))
 
@@ -73,7 +66,7 @@ def may_gain(model: TranslationModel, to: str, volumes: int) -> bool:
     volume's time but not an export's. For all else torch was measured to be quicker, and than ONNX Runtime everywhere.
     """
     network = model.translators[to]
-    if backend_of(network) != TORCH or model.device.type != "cpu" or model.precision != "float32":
+    if runtimes.backend_of(network) != TORCH or model.device.type != "cpu" or model.precision != "float32":
         return False
     if volumes < LEAST_VOLUMES * torch.get_num_threads() or not RUNTIMES["openvino"].is_installed:
         return False

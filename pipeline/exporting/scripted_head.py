@@ -6,14 +6,7 @@ Boxes are lists of six integers: for each axis the first voxel and the one after
 import torch
 from torch import Tensor
 
-from pipeline.exporting.scripted_regions import (
-    close_gaps,
-    dilated,
-    fill_cavities,
-    with_margin,
-    without_margin,
-    without_specks,
-)
+from pipeline.exporting import scripted_regions as regions
 
 
 def find_head(volume: Tensor) -> tuple[list[int], Tensor, list[int], Tensor | None, bool]:
@@ -36,7 +29,7 @@ def find_head(volume: Tensor) -> tuple[list[int], Tensor, list[int], Tensor | No
 
     # Otherwise the head is what is brighter than air.
     if blank is not None:
-        blank = without_margin(without_specks(with_margin(blank), 0.01))
+        blank = regions.without_margin(regions.without_specks(regions.with_margin(blank), 0.01))
     bright = _brighter_than_air(inner, blank, air)
     return field, filled_mask(bright), _outer_box(bright), blank, False
 
@@ -141,13 +134,13 @@ def _air_intensity(volume: Tensor, background: Tensor) -> float | None:
     measured_mask = ~background
     surroundings = background
     for _ in range(2):
-        surroundings = dilated(surroundings, _thick_axes(surroundings, 1))
+        surroundings = regions.dilated(surroundings, _thick_axes(surroundings, 1))
     rim, values = volume[measured_mask & surroundings], volume[measured_mask]
     bright = values[values > values.mean(dtype=torch.float64)]
     if rim.numel() == 0 or bright.numel() == 0:
         return None
     low, air, median = percentile(rim, 10.0), percentile(rim, 25.0), percentile(rim, 50.0)
-    unspecked_count = int(without_specks(with_margin(measured_mask), 0.01).sum())
+    unspecked_count = int(regions.without_specks(regions.with_margin(measured_mask), 0.01).sum())
     is_noise = unspecked_count < (1 - 0.02) * values.numel()
     if is_noise or (median - low > 0 and median - low < 0.15 * (percentile(bright, 50.0) - median)):
         return air
@@ -221,15 +214,15 @@ def _otsu_threshold(values: Tensor) -> float:
 def filled_mask(body: Tensor) -> Tensor:
     """Return a mask (X, Y, Z) without specks, gaps of a few voxels closed and cavities filled, slice by slice."""
     axes = _thick_axes(body, 2)
-    body = without_specks(with_margin(body), 0.01)
+    body = regions.without_specks(regions.with_margin(body), 0.01)
     if bool(body.any()):
         box = bounding_box(body)
         for axis in range(3):
             box[2 * axis], box[2 * axis + 1] = box[2 * axis] - 3, box[2 * axis + 1] + 3
         values_in_box = body[box[0] : box[1], box[2] : box[3], box[4] : box[5]]
-        values_in_box.copy_(fill_cavities(close_gaps(values_in_box.contiguous(), 2, axes)))
-    return without_margin(body)
+        values_in_box.copy_(regions.fill_cavities(regions.close_gaps(values_in_box.contiguous(), 2, axes)))
+    return regions.without_margin(body)
 
 
 def _outer_box(body: Tensor) -> list[int]:
-    return bounding_box(without_margin(without_specks(with_margin(body), 0.001)))
+    return bounding_box(regions.without_margin(regions.without_specks(regions.with_margin(body), 0.001)))

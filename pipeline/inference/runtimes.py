@@ -69,17 +69,9 @@ class Exported(NamedTuple):
 class RuntimeNetwork(nn.Module):
     """A network (N, C, H, W) -> (N, 1, H, W) in [-1, 1] that another runtime computes, on the CPU, without gradients.
 
-    Under autocast to bf16 OpenVINO computes in bf16, as a torch network does.
-
-    Args:
-        backend: A key of `RUNTIMES`.
-        run: Function that computes the output.
-        record: See `pipeline.exporting.record.model_record`.
-
-    Attributes:
-        stride, neighbours, neighbour_mm: Those of the network that was exported.
-        weights_identity: `TranslationModel.identity` of the network that was exported.
-        style: (1, style_dim) of a network that takes one (MUNIT); None for others.
+    Under autocast to bf16 OpenVINO computes in bf16, as a torch network does. `backend` is a key of `RUNTIMES`;
+    `record`, that of `pipeline.exporting.record.model_record`, has the exported network's stride, neighbours, identity
+    (`TranslationModel.identity`) and, where it takes one (MUNIT), style (style_dim,).
     """
 
     def __init__(self, backend: str, run: Run, record: Mapping[str, Any]):

@@ -14,6 +14,7 @@ from pipeline.exporting import agreement, backends
 from pipeline.exporting import onnx as onnx_module
 from pipeline.exporting.onnx import onnx_model
 from pipeline.inference.model import load_model
+from pipeline.inference.runtimes import backend_of
 from pipeline.translate import main as translate
 
 CONFIG = {
@@ -91,9 +92,7 @@ def test_another_runtime_translates_as_the_checkpoint_does(name, backend, checkp
 def openvino_pays(monkeypatch):
     """Have OpenVINO be the quickest from the first volume on."""
     monkeypatch.setattr(backends, "may_gain", lambda *_: True)
-    monkeypatch.setattr(
-        backends, "_seconds", lambda model, to, _: float(backends.backend_of(model.translators[to]) == "torch")
-    )
+    monkeypatch.setattr(backends, "_seconds", lambda model, to, _: float(backend_of(model.translators[to]) == "torch"))
 
 
 def test_what_auto_chose_is_named_and_its_volume_is_torchs(

@@ -24,14 +24,9 @@ def pending_jobs(
     """Return the jobs that are to be done; the others get a status by their existing outputs.
 
     `SKIPPED`: volume and map exist, complete, from this model and this source. `FOREIGN`, `OTHER_MODEL`, `STALE`:
-    another file exists, and stays. `FAILED`: the target holds another contrast than `to`. Files of this command that
-    are damaged or empty are made again.
-
-    Args:
-        overwrite: Whether all jobs are to be done, whatever exists.
-        to: The contrast to make; None where the user gave none.
-        model: The command's model, loaded only if its files do not show whether it made an output. None: neither models
-            nor sources are compared.
+    another file exists, and stays. `FAILED`: the target holds another contrast than `to`, if the user gave one. Files
+    of this command that are damaged or empty are made again, and with `overwrite` all. `model` is loaded only if its
+    files do not show whether it made an output; without it, neither models nor sources are compared.
     """
     candidates = []
     if not overwrite:

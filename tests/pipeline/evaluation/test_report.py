@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-import pipeline.evaluation.report as report_module
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.evaluation.report import (
-    RunDescription,
-    closing_lines,
-    provenance,
-    result_sentence,
-    work_summary,
-    write_run_report,
-)
+from pipeline.evaluation import report
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.evaluation.translation_writer import TranslatedVolume
 from pipeline.reporting.tiles import save_png
@@ -74,8 +66,9 @@ def page(tmp_path, run_scores, subject="a", session="", source="nifti", warnings
     volumes = [TranslatedVolume(cases[subject], "T2", Path("x.nii.gz"), folder.mosaics / "one.png")]
     gifs = dict.fromkeys(("T1_to_T2", "T2_to_T1"), folder.curves)
     position = TrainerState(step=1000, epochs=3, bad_steps=2, seconds=60.0)
-    run = RunDescription("mine", CONTRASTS, source, "name: mine", provenance(0, position, {"G": nn.Linear(9, 10)}))
-    write_run_report(folder, run, prepared, run_scores, volumes, gifs, training_warnings=warnings, **options)
+    costs = report.provenance(0, position, {"G": nn.Linear(9, 10)})
+    run = report.RunDescription("mine", CONTRASTS, source, "name: mine", costs)
+    report.write_run_report(folder, run, prepared, run_scores, volumes, gifs, training_warnings=warnings, **options)
     return folder.report.read_text()
 
 
@@ -83,7 +76,7 @@ def page(tmp_path, run_scores, subject="a", session="", source="nifti", warnings
 
 
 def test_the_result_is_set_against_the_better_baseline_of_each_direction():
-    assert result_sentence(scores(), CONTRASTS) == (
+    assert report.result_sentence(scores(), CONTRASTS) == (
         "Masked PSNR of whole test volumes (our protocol, data range 2): "
         "T1 → T2 13.00 dB, +3.00 dB against histogram matching; T2 → T1 12.00 dB, +1.00 dB against copy."
     )
@@ -140,7 +133,7 @@ def test_the_worst_subject_is_shown_with_its_picture_also_where_there_are_sessio
 
 def test_without_the_viewers_package_the_page_says_where_it_comes_from(tmp_path, monkeypatch):
     for fetched in (True, False):
-        monkeypatch.setattr(report_module, "is_fetched", lambda fetched=fetched: fetched)
+        monkeypatch.setattr(report, "is_fetched", lambda fetched=fetched: fetched)
         assert ("`make viewer` fetches it" in page(tmp_path / str(fetched), scores())) is not fetched
 
 
@@ -181,8 +174,8 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
     folder.translated.mkdir()
     (folder.translated / file).write_bytes(b"")
     (tmp_path / "training_T1_to_T2.gif").write_bytes(b"")
-    assert "translated" not in closing_lines(RunFolder(tmp_path / "without"), "mlflow ui", "trained")
-    lines = closing_lines(folder, "mlflow ui", "trained").splitlines()
+    assert "translated" not in report.closing_lines(RunFolder(tmp_path / "without"), "mlflow ui", "trained")
+    lines = report.closing_lines(folder, "mlflow ui", "trained").splitlines()
     assert lines[0] == "trained"
     assert f"{tmp_path}/report.html" in lines[1] and f"{tmp_path}/training_T1_to_T2.gif" in lines[2]
     assert kind in lines[3]
@@ -191,8 +184,9 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
 
 def test_what_was_done_tells_training_from_evaluating_again():
     position = TrainerState(step=5000, bad_steps=2)
-    assert work_summary(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
-    assert work_summary(TrainerState(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
-    assert work_summary(position, 5000, 18) == (
+    assert report.work_summary(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
+    continued = report.work_summary(TrainerState(step=5000), 4000, 90)
+    assert continued == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
+    assert report.work_summary(position, 5000, 18) == (
         "nothing was left to train after step 5,000; evaluated and reported in 0.3 min"
     )

@@ -9,21 +9,11 @@ from nibabel.affines import apply_affine, from_matvec
 from PIL import Image
 from torch import nn
 
-import pipeline.evaluation.translation_writer as writer_module
+import pipeline.evaluation.translation_writer as writer
 from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.scores import Scores, SubjectScore, Translation
-from pipeline.evaluation.translation_writer import (
-    draw_gifs,
-    sample_frames,
-    subjects_to_view,
-    translate_scan,
-    viewer_folder,
-    without_networks,
-    write_translation,
-    write_viewer_volumes,
-)
 from pipeline.inference import translator
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
@@ -53,9 +43,9 @@ def write(cases, model, folder):
     reader, volumes = PairReader(model.settings, 4, register=False, registrations=folder.path / "cache"), []
     for case in cases:
         scan = reader.scan(case.path)
-        slices = translate_scan(scan, other_contrast(CONTRASTS, case.contrast), model, 8, case.name)
+        slices = writer.translate_scan(scan, other_contrast(CONTRASTS, case.contrast), model, 8, case.name)
         translation = Translation(case, other_contrast(CONTRASTS, case.contrast), scan, slices)
-        volumes.append(write_translation(folder, without_networks(model), translation))
+        volumes.append(writer.write_translation(folder, writer.without_networks(model), translation))
     return volumes
 
 
@@ -67,8 +57,8 @@ def test_a_gif_has_a_frame_for_every_sample_there_is_in_order_of_epoch(tmp_path)
     for epoch in (10, 0, 2):  # 0 and 2 from an earlier sitting
         for direction in ("T1_to_T2", "T2_to_T1"):
             save_sample(folder.samples, direction, epoch, np.full((40, 60, 3), 20 * epoch, np.uint8))
-    assert list(sample_frames(folder, "T1_to_T2")) == [0, 2, 10]
-    gifs = draw_gifs(folder, CONTRASTS)
+    assert list(writer.sample_frames(folder, "T1_to_T2")) == [0, 2, 10]
+    gifs = writer.draw_gifs(folder, CONTRASTS)
     assert gifs == {direction: tmp_path / f"training_{direction}.gif" for direction in ("T1_to_T2", "T2_to_T1")}
     with Image.open(gifs["T1_to_T2"]) as gif:
         levels = []
@@ -166,12 +156,12 @@ def view(test, run_scores, model, folder):
             files[source] = write_volumes(folder, model, source, view.source, view)
     for case in [] if coupled else [case for case in test if case.name not in run_scores.failures]:
         files[case] = write_volumes(folder, model, case, read.scan(case.path))
-    return subjects_to_view(test, run_scores, CONTRASTS, files)
+    return writer.subjects_to_view(test, run_scores, CONTRASTS, files)
 
 
 def write_volumes(folder, model, case, scan, view=None):
     translation = Translation(case, other_contrast(CONTRASTS, case.contrast), scan, -scan.slices, view)
-    return write_viewer_volumes(folder, model.statistics, translation)
+    return writer.write_viewer_volumes(folder, model.statistics, translation)
 
 
 def test_the_worst_the_median_and_the_best_of_each_direction_are_shown(files, model, tmp_path):
@@ -238,7 +228,7 @@ def test_regions_of_a_pair_come_with_it_on_the_same_grid_and_a_lone_scan_has_non
         source: write_volumes(tmp_path, model, source, first.source, replace(first, regions=regions)),
         partner: write_volumes(tmp_path, model, partner, pair_reader.scan(partner.path)),
     }
-    viewed, alone = subjects_to_view([source, partner], Scores(paired=False), CONTRASTS, written)
+    viewed, alone = writer.subjects_to_view([source, partner], Scores(paired=False), CONTRASTS, written)
     assert alone.regions == {} and list(viewed.regions) == ["dark half.x", "none"]
     assert viewed.regions["dark half.x"].labels == (5,) and viewed.regions["none"].labels == ()
     np.testing.assert_array_equal(viewed.regions["dark half.x"].indices, viewed.source < 127.5)
@@ -248,8 +238,8 @@ def test_regions_of_a_pair_come_with_it_on_the_same_grid_and_a_lone_scan_has_non
 def test_the_viewers_files_lie_in_a_folder_that_goes_and_without_its_package_one_line_says_how_to_get_it(
     tmp_path, monkeypatch, capsys, fetched
 ):
-    monkeypatch.setattr(writer_module, "is_fetched", lambda: fetched)
-    with viewer_folder(tmp_path) as folder:
+    monkeypatch.setattr(writer, "is_fetched", lambda: fetched)
+    with writer.viewer_folder(tmp_path) as folder:
         assert folder is None if not fetched else folder.is_dir() and tmp_path in folder.parents
     assert list(tmp_path.iterdir()) == []
     lines = capsys.readouterr().err.splitlines()

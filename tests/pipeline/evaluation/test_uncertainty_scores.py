@@ -11,7 +11,7 @@ from small_run import QUICK, phantom_run, without_pictures
 from pipeline.config.load import load_config
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
-from pipeline.evaluation import uncertainty_scores
+from pipeline.evaluation import uncertainty_fit, uncertainty_scores
 from pipeline.evaluation.uncertainty_scores import calibrate
 from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, UncertaintySources
@@ -94,7 +94,7 @@ def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(
 
 def test_evaluated_again_the_test_subjects_play_no_part_and_what_is_sent_later_is_the_same(run, monkeypatch):
     names, fitted, logged = [], [], []
-    read, fit = uncertainty_scores._SliceSubset.__init__, uncertainty_scores.fit_calibration
+    read, fit = uncertainty_scores._SliceSubset.__init__, uncertainty_fit.fit_calibration
 
     def noted(subset, view, model, to, batch_size, name):
         names.append(name)
@@ -105,7 +105,7 @@ def test_evaluated_again_the_test_subjects_play_no_part_and_what_is_sent_later_i
         return fit(*more)
 
     monkeypatch.setattr(uncertainty_scores._SliceSubset, "__init__", noted)
-    monkeypatch.setattr(uncertainty_scores, "fit_calibration", noted_fit)
+    monkeypatch.setattr(uncertainty_fit, "fit_calibration", noted_fit)
     for module in ("finish", "logged_models"):
         monkeypatch.setattr(
             f"pipeline.evaluation.{module}.log_models", lambda *arguments, **_: logged.append(arguments[2])
