@@ -4,6 +4,8 @@ import io
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from negative_model import files_in, run, statuses, summary_of, volume_at
 
@@ -126,3 +128,19 @@ def test_a_dry_run_refuses_what_is_missing(tmp_path, capsys):
         True,
         True,
     ]
+
+
+def test_freesurfers_mgz_becomes_a_nifti_on_its_grid(tmp_path, model, capsys):
+    source = nib.load(volume_at(tmp_path / "plain" / "b.nii.gz"))
+    (tmp_path / "in").mkdir()
+    nib.save(nib.MGHImage(np.asarray(source.dataobj).astype(np.int16), source.affine), tmp_path / "in" / "b.mgz")
+    assert run("-i", tmp_path / "plain", "-o", tmp_path / "one") == 0
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "two") == 0
+    assert files_in(tmp_path / "two") == ["b.nii.gz"]
+    first, second = (nib.load(tmp_path / out / "b.nii.gz") for out in ("one", "two"))
+    assert np.array_equal(first.get_fdata(), second.get_fdata()) and np.allclose(first.affine, second.affine, atol=1e-4)
+    assert second.header["sform_code"] == second.header["qform_code"] == 1 and second.header.get_xyzt_units()[0] == "mm"
+    capsys.readouterr()
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "two") == 0
+    assert "1 skipped" in capsys.readouterr().out
+    assert run("-i", tmp_path / "in" / "b.mgz", "-o", tmp_path / "x.mgz") == 2  # written as NIfTI alone

@@ -73,25 +73,16 @@ SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:1], *sorted(REAL.glob("infant/su
 
 @pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
 @pytest.mark.parametrize("path", SCANS, ids=lambda path: path.name)
-def test_a_real_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(path):
-    source = nib.load(path)
-    margins = [(8, 8), (40, 0), (0, 3)]
-    model = model_of(PositionDependent(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
-    expected = translate(source, model, "T2").get_fdata()
-    translation = translate(widened(source, margins), model, "T2").get_fdata()
+def test_a_real_head_gives_the_same_translation_within_an_empty_margin_and_of_mean_0_on_a_background_of_0(path):
+    source, margins = nib.load(path), [(8, 8), (40, 0), (0, 3)]
     original = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
-    error = np.sqrt(np.mean((translation[original] - expected) ** 2))
-    assert error < 1000 / 1e3  # 60 dB
-
-
-@pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
-@pytest.mark.parametrize("path", SCANS[1:], ids=lambda path: path.name)
-def test_a_real_head_of_mean_0_on_a_background_of_0_gives_the_same_translation(path):
-    source = nib.load(path)
-    data = np.asarray(source.dataobj, np.float32)
-    inside = data != 0
-    standardised = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0).astype(np.float32)
     model = model_of(PositionDependent(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
     expected = translate(source, model, "T2").get_fdata()
-    translation = translate(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
-    assert np.sqrt(np.mean((translation - expected) ** 2)) < 1000 / 1e3  # 60 dB
+    translations = [translate(widened(source, margins), model, "T2").get_fdata()[original]]
+    if path.parent.name != "ms-raw":  # whose background is noise
+        data = np.asarray(source.dataobj, np.float32)
+        inside = data != 0
+        standardised = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0).astype(np.float32)
+        translations.append(translate(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata())
+    for translation in translations:
+        assert np.sqrt(np.mean((translation - expected) ** 2)) < 1000 / 1e3  # 60 dB

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from negative_model import Negative
 from torch import nn
 
 from networks.munit import AutoEncoder, StyleTranslator
@@ -49,11 +50,6 @@ def test_a_network_that_treats_every_pixel_alike_has_no_spread_and_a_perfect_way
     slices = noise(3, 16, 16)
     features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), Negative()), send)
     assert features.cycle.max() < 1e-6 and features.spread.max() < 1e-6
-
-
-class Negative(nn.Module):
-    def forward(self, image):
-        return -image
 
 
 class Half(nn.Module):

@@ -191,6 +191,12 @@ def test_a_file_spelt_as_the_pattern_says_goes_before_another_of_the_same_name(t
         session_of_files(tmp_path, {"T1": "{subject}.nii"})
 
 
+def test_freesurfers_volumes_are_cases_of_their_subjects(tmp_path):
+    make(tmp_path, *(f"{subject}/mri/{contrast}.mgz" for subject in ("s1", "s2") for contrast in ("T1", "T2")))
+    cases = nifti_cases(tmp_path, {"T1": "{subject}/mri/T1.mgz", "T2": "{subject}/mri/T2*"})
+    assert [case.name for case in cases] == ["s1_T1", "s1_T2", "s2_T1", "s2_T2"]
+
+
 # ── IXI ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
