@@ -29,8 +29,7 @@ class LabelMap:
 def read_label_map(path: Path) -> tuple[LabelMap, np.ndarray]:
     """Read a volume of labels; return it with axes in RAS order, and its (4, 4) affine, voxel to RAS millimetres.
 
-    Raises:
-        ValueError: the file cannot be read, or holds other values than whole numbers from 0 to 65,535.
+    ValueError: the file cannot be read, or holds other values than whole numbers from 0 to 65,535.
     """
     with nibabel_silent(), naming_errors(str(path)):
         image, _ = open_volume(path)

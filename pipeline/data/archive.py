@@ -142,9 +142,8 @@ def _byte_bar(total: int, title: str, quiet: bool, done: int = 0) -> ProgressBar
 def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
     """Unpack an uncompressed tar archive into a temporary folder, then move that into place as `folder`.
 
-    Raises:
-        UserError: `folder` is not empty; a member would leave it, or is neither a plain file nor a folder; the archive
-            is damaged; or the disk is full. No new folder is left behind.
+    UserError: `folder` is not empty; a member would leave it, or is neither a plain file nor a folder; the archive is
+    damaged; or the disk is full. No new folder is left behind.
     """
     require_empty(folder)
     remove_stale(folder.parent, below=False)

@@ -116,8 +116,7 @@ class PairReader:
     def read(self, cases: tuple[Case, Case]) -> tuple[View, View, np.ndarray]:
         """Return the views from the first and the second scan, and the (4, 4) transform from first to second.
 
-        Raises:
-            BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
+        BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
         """
         first, second = (self.scan(case.path) for case in cases)
         rigid_transform = rigid_transform_between(first, second, register=self.register, folder=self.registrations)

@@ -134,8 +134,7 @@ def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foregrou
 def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foreground: float) -> None:
     """Read one image, run the chain, and store its occupied slices and statistics; print the reader's warnings.
 
-    Raises:
-        ValueError: the image cannot be used; the message gives the reason.
+    ValueError: the image cannot be used; the message gives the reason.
     """
     if problem := not_fetched(path):
         raise ValueError(problem)
