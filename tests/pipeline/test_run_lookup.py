@@ -1,14 +1,15 @@
 """Runs whose generators start from a lookup that is fitted to their training slices, alone or with the box."""
 
-import signal
+import shutil
 
 import pytest
 import torch
 from small_engine import differences
-from small_run import CONFIGS, QUICK, command, in_child, latest, signal_at, train_phantom
+from small_run import CONFIGS, QUICK, command, latest, train_phantom
 
 from pipeline.inference.model import load_model
 from pipeline.inference.slice_translator import translate_slices
+from pipeline.runs.checkpoint import CheckpointFolder
 
 BOX = (*QUICK, "generator.start=box", "method.ema_decay=0.9")
 LOOKUP = (*QUICK, "generator.start=lookup", "method.ema_decay=0.9")
@@ -23,9 +24,19 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained_with_box(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("box") / "run"
-    assert train_phantom(folder, *BOX) == 0
-    return folder
+    """A run's folder, and a copy as it was after the first epoch: what a kill in the second would leave."""
+    folder, save = tmp_path_factory.mktemp("box") / "run", CheckpointFolder.save
+    left = folder.with_name("left")
+
+    def save_and_copy(checkpoints, state, **options):
+        save(checkpoints, state, **options)
+        if state["position"]["step"] == 4:
+            shutil.copytree(folder, left)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointFolder, "save", save_and_copy)
+        assert train_phantom(folder, *BOX) == 0
+    return folder, left
 
 
 def test_both_directions_and_their_averages_hold_their_tables_from_the_first_step(trained):
@@ -48,22 +59,17 @@ def test_it_translates_by_the_lookup_in_its_checkpoint(trained):
     assert (network(image) - network.lookup(image)).abs().mean() < 0.2  # eight steps from it
 
 
-@pytest.mark.parametrize("whole", ["trained", "trained_with_box"])
-def test_a_run_that_is_killed_goes_on_bitwise_with_its_table(whole, request, monkeypatch, tmp_path):
-    overrides = LOOKUP if whole == "trained" else BOX
-    whole = request.getfixturevalue(whole)
-    with monkeypatch.context() as patch:
-        signal_at(patch, signal.SIGKILL, 7)
-        assert in_child(lambda: train_phantom(tmp_path / "run", *overrides)) == -signal.SIGKILL
-    assert latest(tmp_path / "run")["position"]["step"] == 4
+def test_a_run_that_was_killed_goes_on_bitwise_with_its_tables(trained_with_box, monkeypatch):
+    whole, left = trained_with_box
+    assert latest(left)["position"]["step"] == 4
     monkeypatch.setattr("pipeline.run_builders.stored_stacks", None)  # not fitted again
     monkeypatch.setattr("pipeline.run_builders.load_model", None)
-    assert train_phantom(tmp_path / "run", *overrides) == 0
-    assert differences(latest(whole)["engine"], latest(tmp_path / "run")["engine"]) == set()
+    assert train_phantom(left, *BOX) == 0
+    assert differences(latest(whole)["engine"], latest(left)["engine"]) == set()
 
 
 def test_the_box_stays_as_it_is_and_has_a_lookup_of_its_own(trained_with_box):
-    engine, box = latest(trained_with_box)["engine"], load_model("box", "cpu")
+    engine, box = latest(trained_with_box[0])["engine"], load_model("box", "cpu")
     for name, target in (("G", "T2"), ("F", "T1")):
         weights = box.translators[target].state_dict()
         for averaged in (engine[name], {key.removeprefix(f"{name}."): v for key, v in engine["averaged"].items()}):

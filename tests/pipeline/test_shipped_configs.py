@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_engine import differences
-from small_run import CONFIGS, command, in_child, latest, signal_at, without_evaluation, without_pictures, workshop
+from small_run import CONFIGS, command, latest, signal_at, without_evaluation, without_pictures, workshop
 
 from pipeline.config.load import load_config
 from pipeline.engines.builders import build_engine
@@ -18,6 +18,9 @@ SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 # Each method and each kind of network once; the others differ from these in numbers and data.
 WHOLE = [path for path in SHIPPED if path.stem.startswith("phantom") and path.stem != "phantom_long"]
 WHOLE += [CONFIGS / "ixi_dualgan_original.yaml", CONFIGS / "nifti.yaml"]  # Wasserstein critics; skip generators
+# Each method once: of generators nothing but their weights is resumed.
+RESUMED = {"phantom", "phantom_cut", "phantom_dualgan", "phantom_munit", "phantom_pix2pix", "phantom_unit"}
+RESUMED |= {"ixi_dualgan_original"}
 SMALL = (
     "preprocess.spacing_mm=null", "preprocess.size=32", "preprocess.processes=1", "preprocess.scaling=percentiles",
     "preprocess.n4=false", "split.file=null", "split.validation=1", "split.test=1",
@@ -26,21 +29,12 @@ SMALL = (
     "training.batch_size=1", "training.precision=float32", "threads=1", "device=cpu", "tracking.mlflow=false",
     "evaluation.protocols=[]", "evaluation.uncertainty=false", "evaluation.translate=false",
 )  # fmt: skip
+NARROW = ("generator.width=2", "generator.downs=1", "generator.blocks=1")
 SMALLER = {
     "unet": ("generator.width=2", "generator.depth=2"),
-    "resnet": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
-    "residual_concat": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
-    "skip": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
-    "munit": (
-        "generator.width=2",
-        "generator.downs=1",
-        "generator.style_downs=2",
-        "generator.blocks=1",
-        "generator.mlp_width=4",
-    ),
-    "unit": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
+    **dict.fromkeys(("resnet", "residual_concat", "skip", "unit"), NARROW),
+    "munit": (*NARROW, "generator.style_downs=2", "generator.mlp_width=4"),
     "monai": ("generator.arguments={channels: [2, 4], strides: [2]}",),
-    "patchgan": (),
     "multiscale": ("discriminator.scales=2",),
     "cut": ("method.head_width=4", "method.patches=8"),
 }
@@ -61,6 +55,8 @@ def test_every_kind_of_method_and_network_is_among_the_whole_runs():
         return {(name, getattr(config, name).type) for config in configs for name in ("method", "generator")}
 
     assert kinds(WHOLE) == kinds(SHIPPED)
+    resumed = {load_config(path).method.type for path in WHOLE if path.stem in RESUMED}
+    assert resumed == {load_config(path).method.type for path in SHIPPED}
 
 
 def weights(engine):
@@ -84,19 +80,19 @@ def test_a_shipped_configuration_trains_resumes_to_the_bit_evaluates_and_transla
 
     with without_pictures():
         assert run(tmp_path / "whole") == 0
-
-    def stopped_after_three_steps():
-        signal_at(monkeypatch, signal.SIGTERM, 3)
-        return run(tmp_path / "parts")
-
-    assert in_child(stopped_after_three_steps) == 143
-    assert latest(tmp_path / "parts")["position"]["step"] == 3
-    with without_evaluation():
-        assert run(tmp_path / "parts") == 0
-    whole, parts = latest(tmp_path / "whole"), latest(tmp_path / "parts")
+    whole = latest(tmp_path / "whole")
     assert whole["position"]["step"] == 4
-    for part in ("engine", "translators", "random"):
-        assert differences(whole[part], parts[part]) == set()
+
+    if path.stem in RESUMED:
+        with monkeypatch.context() as patch, without_evaluation():
+            signal_at(patch, signal.SIGTERM, 3)
+            assert run(tmp_path / "parts") == 143
+        assert latest(tmp_path / "parts")["position"]["step"] == 3
+        with without_evaluation():
+            assert run(tmp_path / "parts") == 0
+        parts = latest(tmp_path / "parts")
+        for part in ("engine", "translators", "random"):
+            assert differences(whole[part], parts[part]) == set()
 
     scores = (tmp_path / "whole" / "scores.csv").read_text().splitlines()
     assert any(line.startswith("T1,T2,model,") for line in scores)
