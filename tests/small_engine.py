@@ -25,24 +25,20 @@ UNIT = {
     "discriminator": MUNIT["discriminator"],
 }
 RAMP = {"weight": 2.0, "ramp_steps": 4}
-DEVICE_METHODS = {  # whose steps need not wait for the host
+DEVICE_METHODS = {  # whose steps need not wait for the host, among them every structure loss
     "cyclegan": {"pool_size": 3, "depth": 6, "width": 1, "dropout": 0.5},
     "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
-    "dualgan-clip": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.02},
-    "munit": {**MUNIT, "cycle_weight": 10.0},
-    "unit": {**UNIT},
+    "dualgan-clip": {
+        "type": "dualgan", "adversarial": "wasserstein", "clip": 0.02, "structure": {"type": "ngf", **RAMP}
+    },
+    "munit": {**MUNIT, "cycle_weight": 10.0, "structure": {"type": "mind", **RAMP}},
+    "unit": {**UNIT, "structure": {"type": "lncc", **RAMP}},
     "pix2pix": {"type": "pix2pix"},
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
-    **{f"cyclegan-{kind}": {"structure": {"type": kind, **RAMP}} for kind in ("mind", "ngf", "lncc")},
     "cut-slices-r1": {
-        "type": "cut",
-        "patches": 20,
-        "head_width": 8,
-        "discriminator_slices": 5,
-        "r1_weight": 1.0,
-        "r1_every": 1,
+        "type": "cut", "patches": 20, "head_width": 8, "discriminator_slices": 5, "r1_weight": 1.0, "r1_every": 1
     },
-}
+}  # fmt: skip
 
 
 class Score(nn.Module):

@@ -32,9 +32,10 @@ def blocks():
     return code_by_file
 
 
-@pytest.fixture
-def house(blocks, tmp_path, monkeypatch):
-    """A copy of the package with the method in it, which is what `import pipeline` finds while the test runs."""
+@pytest.fixture(scope="module")
+def house(blocks, tmp_path_factory):
+    """A copy of the package with the method in it, which is what `import pipeline` finds while these tests run."""
+    tmp_path, monkeypatch = tmp_path_factory.mktemp("house"), pytest.MonkeyPatch()
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "pipeline" / "engines" / "gcgan.py").write_text(blocks["pipeline/engines/gcgan.py"])
     methods = tmp_path / "pipeline" / "config" / "methods.py"
@@ -54,7 +55,8 @@ def house(blocks, tmp_path, monkeypatch):
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] in ("pipeline", "small_engine")]:
-        del sys.modules[name]  # monkeypatch puts those back that it took away
+        del sys.modules[name]
+    monkeypatch.undo()  # which puts those back that it took away
 
 
 def test_the_example_is_small(blocks):
