@@ -247,7 +247,7 @@ def test_there_are_doors_and_each_has_its_main():
 @pytest.mark.parametrize("door", COMMANDS)
 def test_a_door_answers_help_without_the_slow_imports(door):
     command = [sys.executable, "-X", "importtime", "-m", door, "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert result.returncode == 0, result.stderr[-2000:]
     assert f"python -m {door}" in result.stdout
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
