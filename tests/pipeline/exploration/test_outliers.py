@@ -5,7 +5,7 @@ import pytest
 from image_statistics_samples import case, histogram, statistics
 
 from pipeline.exploration.image_statistics import grid_of
-from pipeline.exploration.outliers import FEWEST, LIMIT, QUANTITIES, Quantity, departures, histogram_distances, robust_z
+from pipeline.exploration.outliers import FEWEST, LIMIT, Quantity, departures, histogram_distances, robust_z
 
 LEFT_ANTERIOR_SUPERIOR = np.diag([-1.0, 1.0, 1.0])
 
@@ -116,10 +116,3 @@ def test_the_histogram_distance_is_the_way_that_intensities_must_go():
     distances = histogram_distances(images)
     assert distances[case(0)] == 0
     assert distances[case(6)] == pytest.approx(0.3, abs=0.01)
-
-
-def test_every_quantity_says_its_rule():
-    rules = {quantity.name: quantity.rule for quantity in QUANTITIES}
-    assert rules["spacing right–left"] == "a factor of 1.1"
-    assert rules["obliqueness"] == "10°"
-    assert rules["share of zeros"] == "25 percentage points"
