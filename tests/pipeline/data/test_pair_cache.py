@@ -73,7 +73,7 @@ def test_a_second_scan_of_another_field_of_view_is_brought_to_its_place(tmp_path
     assert positions.min() == 7  # below, the second shows nothing
 
 
-def test_a_registration_is_shared_with_whoever_reads_the_pair(tmp_path, monkeypatch):
+def test_a_registration_is_followed_and_shared_with_whoever_reads_the_pair(tmp_path, monkeypatch):
     cases, movement = pair(tmp_path, affine=from_matvec(np.eye(3), [9, 0, 0]) @ AFFINE), np.eye(4)
     movement[0, 3] = 9.0
     registered = []
@@ -82,6 +82,8 @@ def test_a_registration_is_shared_with_whoever_reads_the_pair(tmp_path, monkeypa
     reader = pairing.PairReader(CHAIN, 16, register=True, registrations=tmp_path / "store" / "registrations")
     np.testing.assert_array_equal(reader.read(cases)[2], stored.rigid_transform)
     assert np.array_equal(stored.rigid_transform, movement) and len(registered) == 1
+    unmoved = centre_fit(prepare_scan(cases[1].path, CHAIN, 1).stack, 40, 40, -1)  # voxels lie upon voxels
+    np.testing.assert_allclose(slices_of(stored)[1], unmoved[stored.first.positions], atol=2e-5)
 
 
 # ── which slices ──────────────────────────────────────────────────────────────────────────────────────────────
