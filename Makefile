@@ -31,9 +31,9 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 	@echo "open site/index.html"
 
-# The documentation's pictures, of what `make demo` left in runs/phantom; wants Chromium. FOLDER=… names another.
+# The documentation's pictures, of what `make demo` and a sweep left; wants Chromium, and `mlflow ui` beside it.
 pictures: install
-	$(RUN) docs/_pictures.py $(or $(FOLDER),runs/phantom)
+	$(RUN) docs/_pictures.py $(or $(FOLDER),runs/phantom) --sweep $(or $(SWEEP),runs/sweep)
 
 install: $(VENV)/installed viewer
 

@@ -1,7 +1,7 @@
-"""Pictures for the documentation: screenshots of a run's report, an exploration, and MLflow's page of a model.
+"""Pictures for the documentation: screenshots of a run's report, an exploration, a comparison, and MLflow's pages.
 
     mlflow ui                            # beside it, in the same folder
-    make pictures                        # of runs/phantom, or of FOLDER=…
+    make pictures                        # of runs/phantom and of the sweep runs/sweep, or of FOLDER=… and SWEEP=…
 
 Chromium makes them, without a window. They show phantoms only: a run on other data is refused.
 """
@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import URLError
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import yaml
 
@@ -29,6 +31,7 @@ DOCS = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--hide-scrollbars", "--disable-background-networking")
 SERVER = "http://127.0.0.1:5000"  # of `mlflow ui`
+QUERY = "?workflowType=machine_learning"  # MLflow's pages of training, not of prompts
 ASKED_MS, DRAWN_MS = 20_000, 3000  # patience with a page's questions and its drawing
 # MLflow's own hints, which open on a first visit and cover the page:
 HINTS = ("mlflow.assistant.fab.autoOpenedOnFirstLoad", "mlflow.detectIssues.guidanceShown")
@@ -41,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="python docs/_pictures.py", description=__doc__.splitlines()[0])
     command.add_argument("run", type=Path, nargs="?", default=Path("runs/phantom"),
                          help="folder of a finished phantom run (default: runs/phantom, of `make demo`)")  # fmt: skip
+    command.add_argument("--sweep", type=Path, default=Path("runs/sweep"),
+                         help="folder of a sweep on phantoms (default: runs/sweep; left out if not there)")  # fmt: skip
     command.add_argument("-o", "--output", type=Path, default=DOCS, help="folder of the pictures (default: docs)")
     return command
 
@@ -51,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         require_phantom(arguments.run)
         with tempfile.TemporaryDirectory() as scratch, opened_browser() as page:
-            for name, (address, height) in addresses(arguments.run, Path(scratch)).items():
+            shown = addresses(arguments.run, Path(scratch))
+            if (arguments.sweep / "compare.json").is_file():
+                shown |= sweep_addresses(arguments.sweep)
+            for name, (address, height) in shown.items():
                 picture(page, address, height, arguments.output / f"{name}.jpg")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -80,13 +88,52 @@ def addresses(run: Path, scratch: Path) -> dict[str, tuple[str, int]]:
     """
     if explore.main([str(run / "config.yaml"), "tracking.mlflow=false", "-o", str(scratch), "--quiet"]):
         raise UserError(f"{run}: its data could not be explored")
-    model = next(iter(json.loads((run / "models.json").read_text(encoding="utf-8"))["models"].values()))
+    model = next(iter(_json(run / "models.json")["models"].values()))
     name = quote(model.removeprefix("models:/").partition("@")[0].partition("/")[0], safe="")
+    page = f"{SERVER}/#/experiments/{experiment_of(run)}/runs/{_json(run / 'mlflow.json')['run_id']}"
     return {
         "report": ((run / "report.html").resolve().as_uri(), 1280),
         "exploration": ((scratch / "explore.html").as_uri(), 1500),
-        "mlflow_model": (f"{SERVER}/#/models/{name}?workflowType=machine_learning", 1200),
+        "mlflow_model": (f"{SERVER}/#/models/{name}{QUERY}", 1200),
+        "mlflow_run": (f"{page}{QUERY}", 1400),
+        "mlflow_charts": (f"{page}/model-metrics{QUERY}", 1400),
     }
+
+
+def sweep_addresses(sweep: Path) -> dict[str, tuple[str, int]]:
+    """Return the addresses and heights of a sweep's pictures: our comparison of its runs, and MLflow's.
+
+    Raises:
+        UserError: One of its runs is not finished, or shows people.
+    """
+    runs = _json(sweep / "compare.json")["runs"]
+    for entry in runs:
+        require_phantom(Path(entry["folder"]))
+    experiments = json.dumps([experiment_of(Path(runs[0]["folder"]))])
+    ids = json.dumps([entry["mlflow_run_id"] for entry in runs])
+    compared = f"{SERVER}/#/compare-runs{QUERY}&runs={quote(ids)}&experiments={quote(experiments)}"
+    return {
+        "comparison_page": ((sweep / "compare.html").resolve().as_uri(), 1500),
+        "mlflow_comparison": (compared, 1400),
+    }
+
+
+def experiment_of(run: Path) -> str:
+    """Return the id of a run's experiment in MLflow.
+
+    Raises:
+        UserError: MLflow does not run, or does not know the run.
+    """
+    run_id = _json(run / "mlflow.json")["run_id"]
+    try:
+        with urlopen(f"{SERVER}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=ASKED_MS / 1000) as response:
+            return str(json.load(response)["run"]["info"]["experiment_id"])
+    except (URLError, KeyError, ValueError) as error:
+        raise UserError(f"{SERVER} does not know {run} ({error}); start `mlflow ui` where its mlflow.db is") from error
+
+
+def _json(path: Path) -> dict:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MLFLOW = "http://127.0.0.1:5000/#"
 
 
 class Page:
@@ -36,6 +37,7 @@ def pictures(monkeypatch):
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     monkeypatch.setattr(module.explore, "main", lambda arguments: 0)
+    monkeypatch.setattr(module, "experiment_of", lambda run: "7")
     return module
 
 
@@ -48,18 +50,31 @@ def run(tmp_path, monkeypatch):
     (folder / "report.html").write_text("a report")
     (folder / "config.yaml").write_text("data: {source: phantom}")
     (folder / "models.json").write_text(json.dumps({"models": {"T2": "models:/phantom T1-to-T2@best"}}))
+    (folder / "mlflow.json").write_text(json.dumps({"run_id": "abc"}))
     return folder
 
 
 def test_every_page_is_opened_and_kept_as_a_picture_that_the_documentation_shows(pictures, run, monkeypatch):
     page = Page()
     monkeypatch.setattr(pictures, "opened_browser", lambda: nullcontext(page))
-    assert pictures.main([str(run), "-o", "."]) == 0
-    report, explored, model = (address.split("?")[0] for address in page.opened)
+    sweep = run.parent / "sweep"
+    sweep.mkdir()
+    (sweep / "compare.json").write_text(json.dumps({"runs": [{"folder": str(run), "mlflow_run_id": "abc"}]}))
+    assert pictures.main([str(run), "--sweep", str(sweep), "-o", "."]) == 0
+    report, explored, model, opened, charts, compared, runs = (address.split("?")[0] for address in page.opened)
     assert report == (run / "report.html").as_uri() and explored.endswith("/explore.html")
-    assert model == "http://127.0.0.1:5000/#/models/phantom%20T1-to-T2"
+    assert model == f"{MLFLOW}/models/phantom%20T1-to-T2"
+    assert (opened, charts) == (f"{MLFLOW}/experiments/7/runs/abc", f"{MLFLOW}/experiments/7/runs/abc/model-metrics")
+    assert (compared, runs) == ((sweep / "compare.html").as_uri(), f"{MLFLOW}/compare-runs")
     made = {path.name for path in Path().glob("*.jpg")}
-    assert len(made) == 3 and made <= {path.name for path in (ROOT / "docs").glob("*.jpg")}
+    assert len(made) == 7 and made <= {path.name for path in (ROOT / "docs").glob("*.jpg")}
+
+
+def test_a_sweep_that_shows_people_is_refused(pictures, run, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "opened_browser", lambda: nullcontext(Page()))
+    (run.parent / "compare.json").write_text(json.dumps({"runs": [{"folder": "elsewhere", "mlflow_run_id": "abc"}]}))
+    assert pictures.main([str(run), "--sweep", str(run.parent), "-o", "."]) == 2
+    assert "elsewhere: holds no finished run" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_one_line_and_exit_code_2(pictures, run, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_run import finished_phantom
 
-from benchmarks import backends, data, inference, step, views
+from benchmarks import backends, data, inference, size, step, views
 from benchmarks.timing import Timing
 
 SMALL = """name: small
@@ -138,14 +138,37 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(command, options,
 def test_step(monkeypatch, capsys):
     small = {"generator": {"type": "unet", "width": 2}, "discriminator": {"width": 2}}
     monkeypatch.setitem(step.ROWS, "unet-128", step.Row(128, step.CYCLEGAN, **small))
-    assert step.main(["unet-128", "--batch", "2", "--rounds", "1"]) == 0
+    monkeypatch.setattr(step, "ROOF_IMAGES", (1, 2, 8, 8))
+    assert step.main(["unet-128", "--batch", "2", "--rounds", "1", "--roof"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet-128")]
     sides = ("plain", "float32", "bf16")
     assert [re.split(r"\s{2,}", line)[1:3] for line in lines] == [["2", side] for side in sides]
+    assert all(line.endswith("%") for line in lines)
     assert step.main(["unet-128", "--operations"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet-128")]
     plain, ours, ratio = (float(cell.replace(",", "")) for cell in line.split()[2:])
     assert ours / plain == pytest.approx(ratio, abs=1e-3) and ours < plain
+
+
+def test_size_counts_lines_files_and_keys(tmp_path, capsys):
+    files = {
+        "pipeline/__init__.py": "",
+        "pipeline/a.py": "x = 1\n\ny = 2\n",
+        "networks/b/c.py": "z = 3\n",
+        "tests/test_a.py": "assert True\n" * 4,
+        "configs/one.yaml": "name: one\ndata:\n  source: ixi\n  folder: x\n",
+        "configs/two.yaml": "base: one.yaml\ndata:\n  seed: 1\n",
+        "README.md": "# A title\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert size.sizes(tmp_path) == {
+        "source lines": 4, "source files": 2, "test lines": 4, "configuration keys": 5, "lines of configs/": 7,
+        "README, words": 3,
+    }  # fmt: skip
+    assert size.main([str(tmp_path), str(tmp_path)]) == 0
+    assert "4 (1.00)" in capsys.readouterr().out
 
 
 def test_views(capsys):

@@ -1,4 +1,4 @@
-"""What the step's benchmark counts: its jobs, and their operations."""
+"""What the step's benchmark counts: its jobs, their operations, and the work that the roof is taken for."""
 
 import pytest
 import torch
@@ -34,3 +34,8 @@ def test_operations_are_counted_without_views_and_allocations():
         return (image.T.reshape(6) + 1).sum()  # a copy, the sum, the total
 
     assert step.count_operations(work) == 4
+
+
+def test_the_work_of_a_step_is_that_of_the_public_networks():
+    assert step.flop_of_step("unet-256", 1) == pytest.approx(313.5e9, rel=0.02)  # counted of the public code's step
+    assert step.flop_of_step("unet-128", 4) == 4 * step.flop_of_step("unet-128", 1)
