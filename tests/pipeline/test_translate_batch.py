@@ -193,16 +193,21 @@ def test_verbose_names_the_model_and_each_volume_as_it_ends(tmp_path, model, cap
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose", "--quiet") == 2
 
 
-def test_header_text_is_kept_when_asked_for(tmp_path, model):
+@pytest.mark.parametrize("kept", [False, True])
+def test_header_text_is_kept_only_when_asked_for(tmp_path, model, kept):
     source = nib.load(volume_at(tmp_path / "plain.nii"))
     image = nib.Nifti1Image(source.get_fdata().astype(np.int16), source.affine, source.header)
     image.header["descrip"], image.header["db_name"], image.header["aux_file"] = b"Jane scan", b"Jane", b"Jane.txt"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe, born 1970"))
     nib.save(image, tmp_path / "a.nii")
-    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out", "--keep-header-text") == 0
+    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out", *["--keep-header-text"] * kept) == 0
     path = tmp_path / "out" / "a.nii"
     after = nib.load(path)
-    assert path.read_bytes().count(b"Jane") == 4
-    assert after.header["descrip"].item().startswith(b"not for clinical use; synthetic T2; Jane scan")
-    assert len(after.header.extensions) == 2  # and the record of what made it
+    assert path.read_bytes().count(b"Jane") == (4 if kept else 0)
+    assert (
+        after.header["descrip"]
+        .item()
+        .startswith(b"not for clinical use; synthetic T2" + (b"; Jane scan" if kept else b", "))
+    )
+    assert len(after.header.extensions) == kept + 1  # and the record of what made it
     assert np.array_equal(after.affine, source.affine) and after.get_fdata().std() > 0
