@@ -1,5 +1,6 @@
 """DICOM series, written slice by slice with SimpleITK."""
 
+import locale
 from pathlib import Path
 
 import ixi_like
@@ -14,7 +15,11 @@ PATIENT = "Doe^Jane"
 def write_dicom(
     folder: Path, image: nib.Nifti1Image, series: str = "1.2.3", suffix: str = ".dcm", **tags
 ) -> list[Path]:
-    """Write a volume as a DICOM series, its slices in an order that is not that of their names."""
+    """Write a volume as a DICOM series, its slices in an order that is not that of their names.
+
+    GDCM sets the process's locale to "C" when it writes; it is set back, or other tests would read ASCII.
+    """
+    before = locale.setlocale(locale.LC_ALL)
     folder.mkdir(parents=True, exist_ok=True)
     lps = RAS_FROM_LPS @ image.affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -45,6 +50,7 @@ def write_dicom(
         writer.SetFileName(str(path.with_suffix(".dcm")))
         writer.Execute(piece)
         paths.append(path.with_suffix(".dcm").rename(path))
+    locale.setlocale(locale.LC_ALL, before)
     return paths
 
 

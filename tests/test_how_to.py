@@ -187,7 +187,7 @@ def test_the_commands_for_a_gpu_are_understood_and_do_the_same_on_a_cpu(workspac
         instead={
             "pytest": lambda words: (ROOT / words[3]).stat(),
             "pipeline.run": run_small_on_the_cpu,
-            **{f"benchmarks.{name}": read_options for name in ("data", "inference", "step")},
+            **{f"benchmarks.{name}": read_options for name in ("cuda", "data", "inference", "step")},
         },
     )
     assert (workspace / "compared.html").is_file()

@@ -21,7 +21,7 @@ METHODS = {
 def draw_alike(plain, engine, count):
     """Have a plain engine's pools draw what the engine's draw for batches of so many images."""
     for pool, other in zip(plain.pools, engine.pools.values(), strict=True):
-        generator = torch.Generator().set_state(other.generator.get_state())
+        generator = torch.Generator().set_state(other.random.generator.get_state())
 
         def draws(generator=generator, size=pool.size):
             while True:
