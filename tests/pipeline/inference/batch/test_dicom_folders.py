@@ -1,5 +1,6 @@
 """DICOM series, written slice by slice with SimpleITK, through the reader and the command."""
 
+import locale
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from pipeline.inference.batch.dicom_folders import _require_scan_type, files_of_
 from pipeline.inference.batch.provenance import source_files
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_locale():
+    """GDCM sets the process's locale to "C" when it writes (and not when it reads): other tests would read ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.mark.parametrize("columns", ["oblique", "left-handed", "sheared"])
