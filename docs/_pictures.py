@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as scratch, opened_browser() as page:
             shown = addresses(arguments.run, Path(scratch))
             if (arguments.sweep / "compare.json").is_file():
-                shown |= sweep_addresses(arguments.sweep)
+                shown["comparison_page"] = sweep_address(arguments.sweep)
             for name, (address, height) in shown.items():
                 picture(page, address, height, arguments.output / f"{name}.jpg")
     except UserError as error:
@@ -73,7 +73,7 @@ def require_phantom(run: Path) -> None:
     Raises:
         UserError: See above.
     """
-    if not (run / "report.html").is_file() or not (run / "models.json").is_file():
+    if not (run / "report.html").is_file() or not (run / "config.yaml").is_file():
         raise UserError(f"{run}: holds no finished run; `make demo` does one")
     source = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]["source"]
     if source != "phantom":
@@ -88,7 +88,9 @@ def addresses(run: Path, scratch: Path) -> dict[str, tuple[str, int]]:
     """
     if explore.main([str(run / "config.yaml"), "tracking.mlflow=false", "-o", str(scratch), "--quiet"]):
         raise UserError(f"{run}: its data could not be explored")
-    model = next(iter(_json(run / "models.json")["models"].values()))
+    model = next(iter(_json(run / "models.json").get("models", {}).values()), None)
+    if model is None:
+        raise UserError(f"{run}: MLflow has no model of it; `make demo` registers one")
     name = quote(model.removeprefix("models:/").partition("@")[0].partition("/")[0], safe="")
     page = f"{SERVER}/#/experiments/{experiment_of(run)}/runs/{_json(run / 'mlflow.json')['run_id']}"
     return {
@@ -96,26 +98,18 @@ def addresses(run: Path, scratch: Path) -> dict[str, tuple[str, int]]:
         "exploration": ((scratch / "explore.html").as_uri(), 1500),
         "mlflow_model": (f"{SERVER}/#/models/{name}{QUERY}", 1200),
         "mlflow_run": (f"{page}{QUERY}", 1400),
-        "mlflow_charts": (f"{page}/model-metrics{QUERY}", 1400),
     }
 
 
-def sweep_addresses(sweep: Path) -> dict[str, tuple[str, int]]:
-    """Return the addresses and heights of a sweep's pictures: our comparison of its runs, and MLflow's.
+def sweep_address(sweep: Path) -> tuple[str, int]:
+    """Return the address and height of a sweep's comparison.
 
     Raises:
         UserError: One of its runs is not finished, or shows people.
     """
-    runs = _json(sweep / "compare.json")["runs"]
-    for entry in runs:
+    for entry in _json(sweep / "compare.json")["runs"]:
         require_phantom(Path(entry["folder"]))
-    experiments = json.dumps([experiment_of(Path(runs[0]["folder"]))])
-    ids = json.dumps([entry["mlflow_run_id"] for entry in runs])
-    compared = f"{SERVER}/#/compare-runs{QUERY}&runs={quote(ids)}&experiments={quote(experiments)}"
-    return {
-        "comparison_page": ((sweep / "compare.html").resolve().as_uri(), 1500),
-        "mlflow_comparison": (compared, 1400),
-    }
+    return (sweep / "compare.html").resolve().as_uri(), 1500
 
 
 def experiment_of(run: Path) -> str:
@@ -133,7 +127,10 @@ def experiment_of(run: Path) -> str:
 
 
 def _json(path: Path) -> dict:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); the pictures of MLflow need it") from error
 
 
 @contextmanager
@@ -153,6 +150,7 @@ def opened_browser() -> Iterator["Page"]:
     with sync_playwright() as driver:
         try:
             page = driver.chromium.launch(executable_path=path, args=list(FLAGS)).new_page()
+            page.set_default_timeout(4 * ASKED_MS)
             page.add_init_script(f"try {{ {QUIET} }} catch {{}}")  # about:blank has no storage
             yield page
         except Error as error:
@@ -162,6 +160,7 @@ def opened_browser() -> Iterator["Page"]:
 def picture(page: "Page", address: str, height: int, path: Path) -> None:
     """Keep what a page shows, its description unfolded, as a JPEG."""
     page.set_viewport_size({"width": WIDTH, "height": height})
+    page.goto("about:blank")  # or only what follows # would change, and the page be kept
     page.goto(address)
     _settle(page)
     if (more := page.get_by_text("Show more", exact=True)).count():

@@ -132,6 +132,9 @@ class Decoder(nn.Module):
 class AutoEncoder(nn.Module):
     """Content encoder, style encoder and decoder of one contrast.
 
+    Height and width must be multiples of `stride`, at least twice that, and large enough for the style encoder; else
+    ValueError.
+
     Args:
         width, downs, blocks: Size of the content encoder; the decoder mirrors it.
         style_dim: Length of a style.
@@ -171,6 +174,8 @@ class AutoEncoder(nn.Module):
 
 class StyleTranslator(nn.Module):
     """Translates with one style for every slice, so that the slices of a volume agree.
+
+    Height and width must be multiples of `stride`, and at least twice that; else ValueError.
 
     Args:
         content_encoder: The source contrast's content encoder.

@@ -47,6 +47,7 @@ class LatentAutoEncoder(nn.Module):
     """Encoder and decoder of one contrast: the layers of CycleGAN's ResNet generator, the latent amid its blocks.
 
     The latent of an image is normally distributed about the mean that the encoder gives, with variance 1 (section 3).
+    Height and width must be multiples of `stride`, and at least twice that; else ValueError.
 
     Args:
         width, downs: Size of encoder and decoder.

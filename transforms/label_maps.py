@@ -60,6 +60,7 @@ def slices_on_grid(
 ) -> LabelMap:
     """Return a label map as slices (N, H, W) of another grid; 0 beyond its own field of view.
 
+    The map is (X, Y, Z) with its (4, 4) affine; slices are cut along `axis`, "axial", "coronal" or "sagittal".
     `matrix`, (4, 4), leads from world points of the new grid, of `shape` and `affine`, to world points of the map.
     """
     indices = resample_onto(label_map.indices, label_affine, matrix, shape, affine, order=0)

@@ -62,18 +62,22 @@ def register_rigid(
     # Coarse alignment from two starts.
     centred = np.eye(4)
     centred[:3, 3] = second.centre_of_brightness - first.centre_of_brightness
-    candidates, failures = [], []
+    candidates, failure = [], None
     for start in (np.eye(4), centred):
         try:
             candidates.append(_optimise(first, second, start, shrink=(4,), smooth_mm=(4,), sampling=(0.5,)))
-        except ValueError as error:
-            failures.append(error)
+        except RuntimeError as error:  # SimpleITK: no overlap, or no gradient
+            failure = error
     if not candidates:
-        raise failures[-1]
+        reason = str(failure).strip().splitlines()[-1]
+        raise ValueError(f"the two scans could not be registered: {reason}") from failure
     coarse = max(candidates, key=lambda matrix: _alignment_score(first, second, matrix))
 
     # Refine the better one, and keep it only if it aligns better than the headers.
-    fine = _optimise(first, second, coarse, shrink=(2, 1), smooth_mm=(2, 0), sampling=(0.15, 0.04))
+    try:
+        fine = _optimise(first, second, coarse, shrink=(2, 1), smooth_mm=(2, 0), sampling=(0.15, 0.04))
+    except RuntimeError as error:
+        raise ValueError(f"the two scans could not be registered: {str(error).strip().splitlines()[-1]}") from error
     return max((np.eye(4), fine), key=lambda matrix: _alignment_score(first, second, matrix))
 
 
@@ -96,8 +100,12 @@ def resample_onto(
         moving: (X, Y, Z) volume to resample, with its (4, 4) `moving_affine`.
         matrix: (4, 4) from world points of the new grid to world points of the moving volume (`register_rigid`).
         shape, affine: The new grid.
-        order: Order of the spline: 1 linear, 0 nearest neighbour (masks and labels, which are never filtered).
+        order: Order of the spline: 1 linear, 0 nearest neighbour (masks and labels), 3 cubic.
         fill: Value outside the moving volume.
+        low_pass: Whether to filter; nearest neighbours are never filtered.
+
+    Returns:
+        (*shape,) array of the moving volume's type.
     """
     to_moving_voxel = np.linalg.inv(moving_affine) @ matrix @ affine
     if low_pass and order > 0:
@@ -182,7 +190,7 @@ def _optimise(
     smooth_mm: Sequence[float],
     sampling: Sequence[float],
 ) -> np.ndarray:
-    """Return the (4, 4) transform that SimpleITK finds from a start, level by level; ValueError where it fails."""
+    """Return the (4, 4) transform that SimpleITK finds from a start, level by level; RuntimeError where it fails."""
     import SimpleITK as sitk
 
     # Start from the given transform, rotating about the head's centre.
@@ -208,11 +216,8 @@ def _optimise(
     method.SetSmoothingSigmasPerLevel(smooth_mm)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(euler_transform, inPlace=True)
-    try:
-        with one_simpleitk_thread():
-            method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
-    except RuntimeError as error:  # no overlap, or no gradient
-        raise ValueError(f"the two scans could not be registered: {str(error).strip().splitlines()[-1]}") from error
+    with one_simpleitk_thread():
+        method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(euler_transform.GetMatrix(), (3, 3))
     matrix[:3, 3] = euler_transform.TransformPoint((0.0, 0.0, 0.0))

@@ -15,9 +15,9 @@ REGIONS = {
     "image": "whole image",
     "both heads": "inside the head of source and real target",
 }
-CALIBRATED = (
+BESIDE = (  # figures that the protocol's own description, by which runs are compared, does not name
     "; calibrated PSNR: after the gain and offset that suit each volume best, by least squares, which forgives a wrong "
-    "scale"
+    "scale; HaarPSI: the mean over whole slices that show the head"
 )
 BY_REGION = (
     "whole volumes, within each label of the regions (and within the head outside of them), where the head of the real "
@@ -35,7 +35,7 @@ def score_tables(scores: Scores) -> list[ScoreTable]:
     for row in (row for row in summary if not is_named(row.region)):
         key = (row.source, row.target, row.protocol, row.unit, row.region)
         _add(groups.setdefault(key, {}), row.system, row)
-    tables, descriptions = [], DESCRIPTIONS | {OWN: DESCRIPTIONS[OWN] + CALIBRATED}
+    tables, descriptions = [], DESCRIPTIONS | {OWN: DESCRIPTIONS[OWN] + BESIDE}
     for (source, target, protocol, unit, region), rows in groups.items():
         title = f"per {unit}, {REGIONS.get(region, region)}"
         if protocol in PUBLISHED:

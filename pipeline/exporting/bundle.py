@@ -40,8 +40,10 @@ def export_bundle(model: TranslationModel, target: str, output: Path) -> list[st
     not do that translation by this package does, a sentence each.
 
     Raises:
-        UserError: the model cannot be a bundle, or the folder holds something or cannot be written.
+        UserError: the model does not make the target, cannot be a bundle, or the folder holds something or cannot be
+            written.
     """
+    target = model.target(target)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: is there already; choose a new folder for the bundle, or remove it")
     translator = scripted_translator(model, target)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.utils.console import one_line
 from pipeline.utils.errors import UserError, first_cause
 from pipeline.utils.files import is_file
 
@@ -244,4 +245,4 @@ def required_package(name: str, backend: str) -> Any:
 
 def short_reason(error: BaseException) -> str:
     """Return a runtime's error as one short line."""
-    return " ".join(first_cause(error).split())[:MAX_REASON_LENGTH]
+    return one_line(" ".join(first_cause(error).split()))[:MAX_REASON_LENGTH]

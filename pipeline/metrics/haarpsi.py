@@ -14,7 +14,9 @@ _CONSTANT, _STEEPNESS = 30.0, 4.2  # the paper's C, for intensities in [0, 255],
 
 
 def mean_haarpsi(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> float:
-    """Return the mean HaarPSI of the slices that show foreground, whole slices; NaN where they are below 16 pixels.
+    """Return the mean HaarPSI of the slices that show foreground, whole slices, without those that have none.
+
+    NaN where slices are below 16 pixels, or none has a value.
 
     Args:
         prediction, real: (N, H, W) in [-1, 1].
@@ -23,7 +25,9 @@ def mean_haarpsi(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarra
     shown = foreground.any(axis=(1, 2))
     if min(real.shape[1:]) < _SMALLEST:
         return float("nan")
-    return float(haarpsi(prediction[shown], real[shown]).mean(dtype=np.float64))
+    values = haarpsi(prediction[shown], real[shown])
+    values = values[np.isfinite(values)]
+    return float(values.mean(dtype=np.float64)) if len(values) else float("nan")
 
 
 def haarpsi(prediction: np.ndarray, real: np.ndarray) -> np.ndarray:

@@ -233,9 +233,9 @@ def _uniform_ssim(prediction: np.ndarray, real: np.ndarray, data_ranges: np.ndar
 OWN = Protocol(
     name=names.OWN,
     description="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian "
-    "window of sigma 1.5; HaarPSI of whole slices; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, "
-    "middle and bright tissue, k-means of each image by itself, deep in the head; slice ratio: how much neighbouring "
-    "slices differ, 1 as much as the real; slices without foreground left out; ± is the sample SD over subjects",
+    "window of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, "
+    "k-means of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as "
+    "much as the real target's; slices without foreground left out; ± is the sample SD over subjects",
     measure=measure_own,
 )
 

@@ -20,7 +20,8 @@ def measure_regions(
 ) -> dict[str, np.ndarray]:
     """Measure MAE, PSNR and mean SSIM within each label of each region, and in the head outside of them.
 
-    All are (N, H, W); regions count within the foreground alone, and stacks that are too thin have no SSIM map.
+    Stacks are (N, H, W) in [-1, 1] with the real target's foreground, within which alone labels count; `regions` has
+    label maps of that shape by name, and stacks that are too thin have no SSIM map.
 
     Returns:
         "volume/name/label/metric" -> (1,) value; the label 0 is called "outside". Labels of fewer than 50 voxels are

@@ -30,8 +30,8 @@ _SMOOTHING = gaussian_filter1d(np.eye(LEVELS), 1, mode="constant")  # of a histo
 def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -> np.ndarray | None:
     """Return the shift of a translated slice against its source, (2,) in pixels along the two axes, with sign.
 
-    Positive: further along the axis. None where there is no head (of the source, (h, w) bool), or either image is
-    constant.
+    Source and translation are (h, w), each in a unit of its own. Positive: further along the axis. None where there is
+    no head (of the source, (h, w) bool), or either image is constant.
     """
     region = binary_dilation(head, iterations=MARGIN_PX)
     smooth_source, smooth_translation = (

@@ -30,7 +30,9 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     two ways to split it, the one more like the real image's is found, and like predictions get like figures. A
     prediction that has no three classes tells no tissues apart and scores 0. All are NaN where the real image has no
     three classes, or a voxel is not finite.
-    `region` is a mask, such as `interior` of the real image's foreground.
+
+    The images have one shape, in any unit; `region` is a bool mask of that shape, such as `interior` of the real
+    image's foreground.
     """
     names = [f"dice_{name}" for name in CLASSES]
     ours, truth = prediction[region], real[region]
@@ -93,8 +95,8 @@ def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.
     of the phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is not a
     surface, for the head may continue beyond it.
 
-    The foreground is filled; of `spacing_mm` only the ratios matter. Where there is no air to measure depth from, the
-    interior is all of the foreground.
+    Foreground and interior are (N, H, W) bool; the foreground is filled. Of `spacing_mm`, along its axes, only the
+    ratios matter. Where there is no air to measure depth from, the interior is all of the foreground.
     """
     # Reduce the mask to a coarse grid.
     longest = max(length * size for length, size in zip(foreground.shape, spacing_mm, strict=True))

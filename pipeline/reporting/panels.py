@@ -119,10 +119,10 @@ def volume_mosaic(
 ) -> Tile:
     """Draw source, translated and (if given) real volume as rows of slices in true proportions.
 
-    The first columns are `slices` evenly spaced slices along `axis`; the last two are the middle planes of the two
-    other axes, in which slices that disagree with their neighbours show as stripes. Each volume is windowed from its
-    own 0.5 to its own 99.5 percentile. They are (X, Y, Z) RAS voxels on one grid, and are shown upright, the patient's
-    left on the picture's right.
+    The tile is (H, W, 3) uint8. Its first columns are `slices` evenly spaced slices along `axis` ("axial", "coronal" or
+    "sagittal"); the last two are the middle planes of the two other axes, in which slices that disagree with their
+    neighbours show as stripes. Each volume is windowed from its own 0.5 to its own 99.5 percentile. They are (X, Y, Z)
+    RAS voxels on one grid, and are shown upright, the patient's left on the picture's right.
     """
     volumes = {source_name: source, f"{target_name} (translated)": translated}
     if real is not None:

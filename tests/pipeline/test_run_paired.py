@@ -99,3 +99,10 @@ def test_a_run_with_a_pair_beside_is_shown_it_and_ends_bitwise_the_same_if_it_is
     assert whole["history"] == {"pairs": [subject]}
     assert len([name for name in whole["data"] if " and " in name]) == 1
     assert f"in both contrasts, as pairs: {subject}" in (tmp_path / "killed" / "config.yaml").read_text()
+
+
+def test_a_run_accepts_no_other_number_of_pairs_later(tmp_path, capsys):
+    assert train_phantom(tmp_path / "run", *QUICK) == 0
+    assert "pairs" not in latest(tmp_path / "run")["split"] and latest(tmp_path / "run")["history"] == {}
+    assert train_phantom(tmp_path / "run", *BESIDE) == 2
+    assert "split.pairs: 0 there, 1 now" in capsys.readouterr().err

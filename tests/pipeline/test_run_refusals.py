@@ -78,3 +78,11 @@ def test_a_folder_that_cannot_be_made_is_one_line_that_names_it(key, workspace, 
     assert main([str(CONFIGS / "phantom.yaml"), *TINY, *QUICK, *places, "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: /proc/nope") and "cannot be written (" in line
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(workspace, capsys):
+    (workspace / "precious").mkdir()
+    (workspace / "precious" / "thesis.txt").write_text("mine")
+    assert main([str(CONFIGS / "phantom.yaml"), "output=precious"]) == 2
+    assert "precious: holds files that are not of a run" in capsys.readouterr().err
+    assert [path.name for path in (workspace / "precious").iterdir()] == ["thesis.txt"]

@@ -240,3 +240,11 @@ def test_sigterm_while_the_model_is_loaded_is_a_line_and_143(tmp_path, monkeypat
     assert run("-i", root, "-o", tmp_path / "out") == 143
     assert capsys.readouterr().err == "stopped: SIGTERM; the same command does what is left\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
+    root = data_set(tmp_path / "heads", *SCANS)
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    (tmp_path / "out" / f"{MADE[0]}.nii.gz").unlink()
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert "1 translated, 2 skipped" in capsys.readouterr().out

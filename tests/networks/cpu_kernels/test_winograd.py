@@ -14,8 +14,10 @@ def random_tensor(*shape, dtype=torch.float64, seed=0):
 
 
 @pytest.mark.parametrize("taps", [2, 3, 4])
-@pytest.mark.parametrize("size", [(4, 4), (4, 9), (6, 6), (10, 13), (17, 8)], ids=str)
+@pytest.mark.parametrize("size", [(3, 3), (3, 9), (4, 4), (4, 9), (6, 6), (10, 13), (17, 8)], ids=str)
 def test_values_and_gradients_are_the_convolutions(size, taps):
+    if taps > min(size):
+        pytest.skip("no output")
     assert_same_function(convolve, conv2d, random_tensor(3, 5, *size), random_tensor(7, 5, taps, taps, seed=1))
 
 

@@ -42,7 +42,7 @@ METHODS = {
     "cut-no-identity": {"type": "cut", "patches": 20, "head_width": 8, "identity": False},
 }  # fmt: skip
 SHOWN = {"discriminator_slices": 4, "r1_weight": 1.0, "r1_every": 2}
-METHODS |= {f"{name}-slices-r1": METHODS[name] | SHOWN for name in ("cyclegan", "munit", "cut")}
+METHODS |= {f"{name}-slices-r1": METHODS[name] | SHOWN for name in ("cyclegan", "dualgan", "munit", "unit", "cut")}
 NETWORKS = {
     "munit": {"A", "B", "D_A", "D_B"},
     "unit": {"A", "B", "D_A", "D_B"},

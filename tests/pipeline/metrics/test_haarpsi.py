@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.haarpsi import haarpsi
+from pipeline.metrics.haarpsi import haarpsi, mean_haarpsi
 
 
 def rings(rows=40, columns=47) -> np.ndarray:
@@ -40,3 +40,14 @@ def test_edges_in_the_air_count_and_uniform_air_does_not():
 def test_slices_without_anything_have_no_value():
     empty = np.full((1, 32, 32), -1.0)
     assert np.isnan(haarpsi(empty, empty))
+
+
+def test_the_mean_is_of_the_slices_that_show_foreground_and_have_a_value():
+    real = np.stack([rings(), rings(), np.full((40, 47), -1.0), rings()])
+    made = np.stack([0.8 * rings(), rings() ** 3, np.full((40, 47), -1.0), rings()])
+    foreground = np.ones(real.shape, bool)
+    foreground[3] = False
+    assert mean_haarpsi(made, real, foreground) == pytest.approx((0.832888 + 0.745992) / 2, abs=2e-5)
+    assert np.isnan(mean_haarpsi(made[2:3], real[2:3], foreground[2:3]))
+    assert np.isnan(mean_haarpsi(made[:, :12], real[:, :12], foreground[:, :12]))
+    assert np.isnan(mean_haarpsi(made, real, np.zeros(real.shape, bool)))
