@@ -7,6 +7,7 @@ files are no files. Keys are those that the shipped configurations name, in sect
 """
 
 import argparse
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,12 +49,20 @@ def keys(settings: Mapping[str, object], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
+def checkout(text: str) -> Path:
+    """Return a checkout's folder, for `argparse`."""
+    folder = path_argument(text)
+    if not (folder / "README.md").is_file() or not (folder / SOURCES[0]).is_dir():
+        raise ArgumentTypeError(f"{text}: no checkout of this project; give the folder that holds its README.md")
+    return folder
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the table, with ratios to the first checkout where there are several."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.size", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkouts", nargs="*", type=path_argument, default=[ROOT], metavar="CHECKOUT")
+    parser.add_argument("checkouts", nargs="*", type=checkout, default=[ROOT], metavar="CHECKOUT")
     first, *others = [sizes(checkout) for checkout in parser.parse_args(argv).checkouts]
     rows = [
         [name, f"{number:,}", *(f"{other[name]:,} ({other[name] / max(number, 1):.2f})" for other in others)]

@@ -151,6 +151,14 @@ def main(argv: list[str] | None = None) -> int:
 def _check_options(arguments: argparse.Namespace, world: World) -> None:
     if arguments.style is not None and (arguments.uncertainty or arguments.views):
         raise UserError("--style goes neither with --views nor with --uncertainty, which knows the model's own style")
+    if arguments.views is not None:
+        from transforms.slices import AXES
+
+        named = f"--views {','.join(arguments.views)}"
+        if unknown := [axis for axis in arguments.views if axis not in AXES]:
+            raise UserError(f"{named}: {unknown[0]!r} is not an axis; choose from {', '.join(sorted(AXES))}")
+        if len(arguments.views) != len(arguments.model):
+            raise UserError(f"{named} needs one --model for each axis, and was given {len(arguments.model)}")
     if arguments.uncertainty and arguments.backend not in (None, "torch", AUTO):
         raise UserError("--uncertainty needs the networks of torch; leave it out, or --backend")
     for option in ("bids_suffix", "skull_stripped"):

@@ -126,6 +126,7 @@ def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
         (inference, "--precision bf16", "--precision and --only go with --backends alone"),
         (step, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
         (data, "--device cuda", "device cuda: not available"),
+        (size, "no/checkout", "no/checkout: no checkout of this project; give the folder that holds its README.md"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(command, options, reason, monkeypatch, capsys):

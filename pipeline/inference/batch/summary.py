@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.inference.batch.jobs import FOREIGN, NOT_DONE, OTHER_MODEL, SKIPPED, STALE, STATUSES, Job, status_counts
+from pipeline.inference.batch.jobs import (
+    FOREIGN,
+    NOT_DONE,
+    OTHER_MODEL,
+    SKIPPED,
+    STALE,
+    STATUSES,
+    TRANSLATED,
+    Job,
+    status_counts,
+)
 from pipeline.utils.console import one_line, table
 from pipeline.utils.errors import EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import atomic_text, is_file, require_writable
@@ -70,6 +80,9 @@ def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool
                 logger.error(one_line(f"error: {job.error}"))
     else:
         logger.info(outcome_table(jobs))
+        if made := [job.target for job in jobs if job.status == TRANSLATED]:
+            folder = made[0] if len(made) == 1 else Path(os.path.commonpath([path.parent for path in made]))
+            logger.info(f"{'written to' if len(made) == 1 else 'written below'} {one_line(str(folder))}")
     if stopped:
         reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
         logger.error(f"{reason}; {remedy}")

@@ -156,7 +156,9 @@ def test_wrong_views_and_a_style_are_refused_at_once(tmp_path, command, capsys):
     arguments = ("-i", tmp_path, "-o", tmp_path / "out", "--model", "axial")
     volume_at(tmp_path / "a.nii.gz")
     assert command(*arguments, "--views", "axial,oblique") == 2
-    assert "--views axial,oblique needs one --model for each axis" in capsys.readouterr().err
+    assert "--views axial,oblique: 'oblique' is not an axis; choose from axial, coronal" in capsys.readouterr().err
+    assert command(*arguments, "--views", "axial,coronal,sagittal") == 2
+    assert "--views axial,coronal,sagittal needs one --model for each axis, and was given" in capsys.readouterr().err
     assert command(*arguments, "--style", tmp_path / "a.nii.gz", "--uncertainty") == 2
     assert "--style goes neither with --views nor with --uncertainty" in capsys.readouterr().err
 

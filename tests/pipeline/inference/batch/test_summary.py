@@ -42,6 +42,18 @@ def test_a_summary_of_others_stays_unless_told_to_overwrite(tmp_path, model, cap
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0  # our own
 
 
+def test_it_ends_with_where_translations_are(tmp_path, model, capsys):
+    source = volume_at(tmp_path / "in" / "a.nii")
+    assert run("-i", source, "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"written to {tmp_path / 'out' / 'a.nii'}"
+    assert run("-i", source, "-o", tmp_path / "out") == 0
+    assert "written" not in capsys.readouterr().out
+    for name in ("b", "c/d"):
+        volume_at(tmp_path / "in" / f"{name}.nii")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"written below {tmp_path / 'out'}"
+
+
 def test_a_long_batch_ends_in_its_counts_and_what_was_wrong():
     jobs = [Job(Path(f"{index}.nii"), Path("out"), TRANSLATED) for index in range(MAX_ROWS + 1)]
     assert outcome_table(jobs) == f"{MAX_ROWS + 1} translated"
