@@ -97,10 +97,18 @@ def _mapping(path: Path) -> dict:
     try:
         values = parse_yaml(config_text(path))
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: not valid YAML: {_reason(error)}; correct it there") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no `key: value` lines; start from one of the files in configs/")
     return values
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """Return what is wrong with a YAML file, and where if that is known, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return " ".join(f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})".split())
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -38,7 +38,7 @@ def path_or_address(text: str) -> str:
     Raises:
         ArgumentTypeError: As `path_argument`.
     """
-    if ":/" in text or not set("~$") & set(text):
+    if ":/" in text or (text.strip() and not set("~$") & set(text)):
         return text
     return str(path_argument(text))
 
