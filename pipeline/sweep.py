@@ -29,7 +29,7 @@ if typing.TYPE_CHECKING:
     from pipeline.sweep_record import SweepRecord
 
 DEFAULT, PAGE, STUDY = Path("runs/sweep"), "compare.html", "search.db"
-Work = Callable[[Sequence[SweepJob]], None]
+Work = Callable[[Sequence[SweepJob], Callable[[SweepJob], bool] | None], None]  # jobs, and which are not worth it
 EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all
 runs failed or could not be compared, 129/130/143 stopped with checkpoints, 1 our bug
 Each run has a process and a log file of its own (FOLDER/logs). The same command goes on where it stopped, and leaves
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         if finished and not arguments.quiet:
             echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates anew)")
         record.start(jobs)
-        work(jobs)
+        work(jobs, None)
         return _conclude(jobs, home / PAGE, arguments.quiet, record)
 
 
@@ -174,11 +174,11 @@ def _work(arguments: argparse.Namespace, home: Path) -> Work:
     """Return what does jobs: here, or on a cluster."""
     if arguments.cluster:
         executor = slurm_executor(home / "logs" / arguments.cluster, arguments.slurm, arguments.jobs)
-        return partial(submit_and_wait, executor=executor, quiet=arguments.quiet)
+        return lambda jobs, _: submit_and_wait(jobs, executor=executor, quiet=arguments.quiet)
 
-    def work_here(jobs: Sequence[SweepJob]) -> None:
+    def work_here(jobs: Sequence[SweepJob], is_behind: Callable[[SweepJob], bool] | None) -> None:
         devices = cuda_devices() if arguments.jobs > 1 else []
-        work_through(jobs, arguments.jobs, devices=devices, quiet=arguments.quiet)
+        work_through(jobs, arguments.jobs, devices=devices, quiet=arguments.quiet, is_behind=is_behind)
 
     return work_here
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
+JUDGE_S = 2.0  # between two looks at whether a run is worth going on with
+PRUNED = "stopped early"  # how a run ended that was not
 
 
 @dataclass
@@ -30,7 +32,7 @@ class SweepJob:
     arguments: list[str]  # of `python -m pipeline.run`
     log: Path  # file of the run's output
     code: int | None = None  # None before the run's end, 0 from the beginning for a run that is finished already
-    ending: str = ""  # instead of the exit code, where a cluster ended the run without one
+    ending: str = ""  # instead of the exit code: where a cluster ended the run without one, or `PRUNED`
 
     @property
     def command(self) -> list[str]:
@@ -56,11 +58,18 @@ def cuda_devices() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[str], quiet: bool) -> None:
+def work_through(
+    jobs: Sequence[SweepJob],
+    at_once: int,
+    *,
+    devices: Sequence[str],
+    quiet: bool,
+    is_behind: Callable[[SweepJob], bool] | None = None,
+) -> None:
     """Do the runs without an exit code, several at a time; a failed run does not stop the others.
 
-    Each process gets one of the CUDA devices in turn, if any are given. If this function ends early, all running
-    processes are stopped and waited for.
+    Each process gets one of the CUDA devices in turn, if any are given. A run of which `is_behind` is true is stopped
+    with a checkpoint. If this function ends early, all running processes are stopped and waited for.
 
     Raises:
         Stopped: A signal was received and passed on; the runs have written their checkpoints and ended.
@@ -69,7 +78,7 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
     # Fill free slots with waiting runs until all are done or a signal comes.
     pending = deque(job for job in jobs if job.code is None)
     running: dict[int, tuple[SweepJob, subprocess.Popen[bytes]]] = {}
-    is_passed_on = False
+    is_passed_on, judged = False, time.monotonic()
     with Interruption() as interruption:
         try:
             while running or (pending and not interruption.signal_number):
@@ -77,7 +86,9 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
                     if slot in running and running[slot][1].poll() is not None:
                         job, process = running.pop(slot)
                         job.code = process.returncode
-                        if job.code != EXIT_DONE:
+                        if job.ending == PRUNED and job.code != EXIT_DONE:
+                            logger.info(f"{job.name}: {PRUNED}, for it scores below the median of earlier trials")
+                        elif job.code != EXIT_DONE:
                             logger.warning(job.failure())
                         elif not quiet:
                             logger.info(f"{job.name}: done")
@@ -87,6 +98,12 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
                             logger.info(f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: started; {job.log}")
                         device = devices[slot % len(devices)] if devices else None
                         running[slot] = job, start_run(job.name, job.command, job.log, device)
+                if is_behind is not None and time.monotonic() - judged > JUDGE_S:
+                    judged = time.monotonic()
+                    for job, process in running.values():
+                        if not job.ending and is_behind(job):
+                            job.ending = PRUNED
+                            process.terminate()
                 if interruption.signal_number and not is_passed_on:
                     is_passed_on = True
                     for _, process in running.values():

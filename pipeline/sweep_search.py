@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.sweep_jobs import SweepJob
+from pipeline.sweep_jobs import PRUNED, SweepJob
 from pipeline.utils.errors import EXIT_DONE, UserError, missing_package
 
 logger = logging.getLogger(__name__)
 
 STUDY = "sweep"
 QUESTION = "question"  # the study's attribute that says what is searched
+STARTUP_TRIALS, WARMUP_VALIDATIONS = 5, 2  # none is stopped early before so many are done, and it has had so many
 
 Values = dict[str, float | int]
 
@@ -85,8 +86,9 @@ class Search:
         path.parent.mkdir(parents=True, exist_ok=True)
         address = URL.create("sqlite", database=str(path.absolute())).render_as_string()
         try:
+            pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_VALIDATIONS + 1)
             self._study = optuna.create_study(
-                storage=address, study_name=STUDY, direction="maximize", load_if_exists=True
+                storage=address, pruner=pruner, study_name=STUDY, direction="maximize", load_if_exists=True
             )
             question = {"ranges": sorted(map(repr, ranges)), "configuration": configuration}
             saved_question = self._study.user_attrs.get(QUESTION)
@@ -122,6 +124,22 @@ class Search:
         else:
             self._study.tell(number, state=self._optuna.trial.TrialState.FAIL)
 
+    def is_behind(self, number: int, scores: Sequence[float]) -> bool:
+        """Whether the best of a trial's validations so far is below the median of earlier trials' after as many.
+
+        (Optuna's MedianPruner, after Golovin et al. 2017, "Google Vizier".)
+        """
+        known = self._study.get_trials(deepcopy=False)[number]
+        trial = self._optuna.trial.Trial(self._study, known._trial_id)
+        for count in range(1, len(scores) + 1):
+            if count not in known.intermediate_values:
+                trial.report(max(scores[:count]), count)
+        return bool(scores) and trial.should_prune()
+
+    def prune(self, number: int) -> None:
+        """Record that a trial was stopped early."""
+        self._study.tell(number, state=self._optuna.trial.TrialState.PRUNED)
+
     def _in_state(self, state: str) -> list[Any]:
         states = (self._optuna.trial.TrialState[state],)
         return self._study.get_trials(deepcopy=False, states=states)
@@ -132,12 +150,13 @@ def search_settings(
     total: int,
     at_once: int,
     job_of: Callable[[int, Values], SweepJob],
-    work: Callable[[Sequence[SweepJob]], None],
+    work: Callable[[Sequence[SweepJob], Callable[[SweepJob], bool]], None],
 ) -> list[SweepJob]:
-    """Do trials, so many at once, until there are `total`; return the jobs of all that ran, earlier ones among them.
+    """Do trials, so many at once, until there are `total`; return the jobs of all that ran to their end.
 
     `job_of` makes a run of a trial's number and values; where it raises UserError, for they go together with no
-    configuration, the trial is left out. `work` does those jobs that have no exit code, and what it raises is raised.
+    configuration, the trial is left out. `work` does those jobs that have no exit code, may stop one early of which the
+    function it is given is true, and what it raises is raised.
     """
     jobs = {number: job_of(number, search.trials()[number]) for number in search.scores()}
     for job in jobs.values():
@@ -158,10 +177,30 @@ def search_settings(
                 logger.warning(f"trial {number} is left out: {error}")
                 search.tell(number, math.nan)
         numbers = [number for number in batch if number in jobs]
-        work([jobs[number] for number in numbers])
+        number_of = {jobs[number].name: number for number in numbers}
+        work(
+            [jobs[number] for number in numbers],
+            lambda job: search.is_behind(number_of[job.name], validation_scores(job.folder)),  # noqa: B023
+        )
         for number in numbers:
             if jobs[number].code == EXIT_DONE:
                 search.tell(number, best_score(jobs[number].folder))
+            elif jobs[number].ending == PRUNED:
+                search.prune(number)
+                del jobs[number]
+
+
+def validation_scores(folder: Path) -> list[float]:
+    """Return the scores of a run's validations so far, the mean over both directions, those that are numbers."""
+    from pipeline.runs.folder import RunFolder
+    from pipeline.tracking.metrics_file import read_metrics
+
+    try:
+        records, _ = read_metrics(RunFolder(folder).metrics)
+    except OSError:  # it has not begun
+        return []
+    scores = [record["validation/score"] for record in records if "validation/score" in record]
+    return [score for score in scores if math.isfinite(score)]
 
 
 def best_score(folder: Path) -> float:

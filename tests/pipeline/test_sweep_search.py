@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import sys
@@ -7,10 +8,11 @@ import pytest
 from small_checkpoints import state
 from sweep_runs import config, did
 
-from pipeline import sweep_search
+from pipeline import sweep_jobs, sweep_search
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.sweep import main
-from pipeline.sweep_search import best_score
+from pipeline.sweep_jobs import PRUNED, SweepJob, work_through
+from pipeline.sweep_search import Search, best_score, parse_range, search_settings, validation_scores
 
 RANGES = ["--range", "training.learning_rate=1e-4..1e-2:log", "training.epochs=2..9"]
 
@@ -102,3 +104,59 @@ def test_the_score_is_that_of_the_best_checkpoint(tmp_path):
     CheckpointFolder(tmp_path / "checkpoints").save(content, best=("T1", "T2"))
     assert best_score(tmp_path) == 21.5
     assert math.isnan(best_score(tmp_path / "none"))
+
+
+def test_a_trial_that_stays_below_the_median_is_stopped_and_what_is_left_goes_on(tmp_path, monkeypatch):
+    """Six trials score 10 after each of three validations, the seventh 9, the eighth 11."""
+    scores = {number: [10.0] * 3 for number in range(6)} | {6: [9.0] * 3, 7: [11.0] * 3}
+    monkeypatch.setattr(sweep_search, "best_score", lambda folder: scores[int(folder.name)][-1])
+    monkeypatch.setattr(sweep_search, "validation_scores", lambda folder: scores[int(folder.name)])
+
+    def job_of(number, values):
+        return SweepJob(f"trial-{number}", tmp_path / str(number), [], tmp_path / "log")
+
+    def work(jobs, is_behind):
+        for job in jobs:
+            behind = is_behind(job)
+            job.code, job.ending = (143, PRUNED) if behind else (0, "")
+
+    def search():
+        return Search(tmp_path / "search.db", [parse_range("seed=0..99", lambda key: True)], "settings")
+
+    jobs = search_settings(search(), 8, 1, job_of, work)
+    assert [job.name for job in jobs] == [f"trial-{number}" for number in (0, 1, 2, 3, 4, 5, 7)]
+    assert search().scores() == dict.fromkeys(range(6), 10.0) | {7: 11.0} and search().pending() == []
+    assert search_settings(search(), 8, 1, job_of, lambda jobs, _: pytest.fail("nothing is left to do")) != []
+
+
+def test_a_trial_is_not_judged_by_its_first_two_validations(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_search, "STARTUP_TRIALS", 1)
+    search = Search(tmp_path / "search.db", [parse_range("seed=0..99", lambda key: True)], "settings")
+    first, second = search.propose(), search.propose()
+    assert not search.is_behind(first, [10.0, 10.0, 10.0])
+    search.tell(first, 10.0)
+    assert not search.is_behind(second, []) and not search.is_behind(second, [1.0, 2.0])
+    assert search.is_behind(second, [1.0, 2.0, 3.0])
+    assert not search.is_behind(second, [1.0, 2.0, 3.0, 11.0])
+
+
+def test_a_run_that_is_behind_is_stopped_with_its_checkpoint(workspace, monkeypatch, caplog):
+    monkeypatch.setattr(sweep_jobs, "JUDGE_S", 0.01)
+    caplog.set_level("INFO", "pipeline")
+    jobs = [SweepJob(name, workspace / name, [config(name)], workspace / "log") for name in ("long", "one")]
+
+    def is_behind(job):
+        return job.name == "long" and "long ready" in did()
+
+    work_through(jobs, 2, devices=[], quiet=True, is_behind=is_behind)
+    assert [(job.code, job.ending) for job in jobs] == [(143, PRUNED), (0, "")]
+    assert "long saved 15" in did()
+    assert "long: stopped early, for it scores below the median of earlier trials" in caplog.text
+
+
+def test_scores_so_far_are_those_of_validations_that_are_numbers(tmp_path):
+    lines = [{"step": 1, "time": 0, "validation/score": 20.5}, {"step": 2, "time": 0, "loss": 1}]
+    lines += [{"step": 3, "time": 0, "validation/score": None}, {"step": 4, "time": 0, "validation/score": 21}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert validation_scores(tmp_path) == [20.5, 21.0]
+    assert validation_scores(tmp_path / "none") == []
