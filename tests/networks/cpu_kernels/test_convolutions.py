@@ -13,6 +13,7 @@ from networks.cpu_kernels.convolutions import (
     TransposedConvolution,
     UpsampleConvolution,
     accelerate,
+    kernels_apply,
     torch_layers,
     twice_differentiable,
 )
@@ -241,3 +242,10 @@ def test_layers_that_outrun_a_compiler_say_so():
     assert accelerate(reflect_conv(64, 128, 3)).is_faster_than_compiled
     assert not accelerate(reflect_conv(64, 128, 3, 2)).is_faster_than_compiled
     assert not accelerate(reflect_conv(64, 1, 7)).is_faster_than_compiled
+
+
+def test_it_may_choose_for_batches_in_single_and_double_precision():
+    for dtype, may in ((torch.float32, True), (torch.float64, True), (torch.float16, False), (torch.bfloat16, False)):
+        assert kernels_apply(torch.zeros(1, 1, 2, 2, dtype=dtype), torch.zeros(1, dtype=dtype)) is may
+    assert not kernels_apply(torch.zeros(1, 2, 2), torch.zeros(1))
+    assert not kernels_apply(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.float64))

@@ -234,3 +234,14 @@ def test_weights_that_an_earlier_release_called_otherwise_keep_their_identity(tm
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     assert earlier.identity("T2") == digest.hexdigest()[:12] != present.identity("T2")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"format": FORMAT, "config": Payload()}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_model(tmp_path / "x.pt", "cpu")
+    assert not (tmp_path / "owned").exists()
