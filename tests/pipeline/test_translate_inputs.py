@@ -69,7 +69,7 @@ def test_names_that_are_no_text_or_not_one_line_are_printed_as_one(tmp_path, mod
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert (
-        "two\\nlines\\x1b[31m.nii " in printed and len(printed.splitlines()) == 3 + len(odd) and "\x1b" not in printed
+        "two\\nlines\\x1b[31m.nii " in printed and len(printed.splitlines()) == 4 + len(odd) and "\x1b" not in printed
     )
     assert "caf\\udce9.nii" in printed
     assert {os.fsencode(path) for path in (tmp_path / "out").rglob("*.nii")} == {
