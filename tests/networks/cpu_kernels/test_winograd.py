@@ -13,11 +13,13 @@ def random_tensor(*shape, dtype=torch.float64, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("taps", [2, 3, 4])
-@pytest.mark.parametrize("size", [(3, 3), (3, 9), (4, 4), (4, 9), (6, 6), (10, 13), (17, 8)], ids=str)
+SIZES = (3, 3), (3, 9), (4, 4), (4, 9), (6, 6), (10, 13), (17, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "taps"), [(size, taps) for taps in (2, 3, 4) for size in SIZES if min(size) >= taps], ids=str
+)
 def test_values_and_gradients_are_the_convolutions(size, taps):
-    if taps > min(size):
-        pytest.skip("no output")
     assert_same_function(convolve, conv2d, random_tensor(3, 5, *size), random_tensor(7, 5, taps, taps, seed=1))
 
 
