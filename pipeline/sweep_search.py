@@ -129,12 +129,16 @@ class Search:
 
         (Optuna's MedianPruner, after Golovin et al. 2017, "Google Vizier".)
         """
+        return bool(scores) and bool(self.report(number, scores).should_prune())
+
+    def report(self, number: int, scores: Sequence[float]) -> Any:
+        """Record the best of a trial's validations after each of them; returns Optuna's trial."""
         known = self._study.get_trials(deepcopy=False)[number]
         trial = self._optuna.trial.Trial(self._study, known._trial_id)
         for count in range(1, len(scores) + 1):
             if count not in known.intermediate_values:
                 trial.report(max(scores[:count]), count)
-        return bool(scores) and trial.should_prune()
+        return trial
 
     def prune(self, number: int) -> None:
         """Record that a trial was stopped early."""
@@ -184,6 +188,8 @@ def search_settings(
         )
         for number in numbers:
             if jobs[number].code == EXIT_DONE:
+                # Those since the last look, too: what later trials are judged by must not depend on when one looked.
+                search.report(number, validation_scores(jobs[number].folder))
                 search.tell(number, best_score(jobs[number].folder))
             elif jobs[number].ending == PRUNED:
                 search.prune(number)

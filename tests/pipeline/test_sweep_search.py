@@ -117,7 +117,7 @@ def test_a_trial_that_stays_below_the_median_is_stopped_and_what_is_left_goes_on
 
     def work(jobs, is_behind):
         for job in jobs:
-            behind = is_behind(job)
+            behind = int(job.folder.name) >= 6 and is_behind(job)  # the first end before anyone looks
             job.code, job.ending = (143, PRUNED) if behind else (0, "")
 
     def search():
