@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,7 +25,8 @@ _trespasses: list[str] = []
 
 
 def pytest_configure(config):
-    """Make the folder that the processes of a test run share, and remove it at its end."""
+    """Make the folder that the processes of a test run share; let Ctrl-C reach what a shell put into the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if VARIABLE not in os.environ:  # else this is a process that pytest-xdist started
         os.environ[VARIABLE] = mkdtemp(prefix="shared-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(VARIABLE), ignore_errors=True))
