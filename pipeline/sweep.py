@@ -15,10 +15,10 @@ from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.run_config import fingerprint, is_finished
 from pipeline.runs.folder import RunFolder
-from pipeline.sweep_cluster import slurm_executor, submit_and_wait
-from pipeline.sweep_grid import Combination, combinations
-from pipeline.sweep_jobs import SweepJob, cuda_devices, work_through
-from pipeline.sweep_search import Search, SearchRange, Values, parse_range, search_settings
+from pipeline.sweeping.cluster import slurm_executor, submit_and_wait
+from pipeline.sweeping.grid import Combination, combinations
+from pipeline.sweeping.optuna_search import Search, SearchRange, Values, parse_range, search_settings
+from pipeline.sweeping.sweep_jobs import SweepJob, cuda_devices, work_through
 from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.console import cli_main, echo, warn
@@ -26,7 +26,7 @@ from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import require_writable
 
 if typing.TYPE_CHECKING:
-    from pipeline.sweep_record import SweepRecord
+    from pipeline.sweeping.sweep_record import SweepRecord
 
 DEFAULT, PAGE, STUDY = Path("runs/sweep"), "compare.html", "search.db"
 Work = Callable[[Sequence[SweepJob], Callable[[SweepJob], bool] | None], None]  # jobs, and which are not worth it
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     work, ranges, runs = _plan(arguments, paths, overrides, home)
 
     # Do what is not finished, then compare.
-    from pipeline.sweep_record import sweep_record
+    from pipeline.sweeping.sweep_record import sweep_record
 
     tracked = next((config for config, _ in runs if config.tracking.mlflow), None)
     title = f"Search of {arguments.search} trials" if arguments.search else f"Sweep of {len(runs)} runs"

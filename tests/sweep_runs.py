@@ -5,7 +5,7 @@ from pathlib import Path
 
 from small_run import CONFIGS
 
-from pipeline import sweep_jobs
+from pipeline.sweeping import sweep_jobs
 
 # Stands in for pipeline.run: does what the run's name says, and notes in `did` that it did.
 ACTOR = """

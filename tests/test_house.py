@@ -41,6 +41,7 @@ BELOW = {
         "pipeline.runs",
         "pipeline.tracking",
     ),
+    "pipeline.sweeping": ("pipeline.comparison", "pipeline.runs", "pipeline.tracking"),
     "pipeline.model_builder": ("transforms", "networks", "pipeline.engines", "pipeline.runs"),
     "pipeline.exporting": (
         "pipeline.inference",

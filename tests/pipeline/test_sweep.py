@@ -11,10 +11,10 @@ import pytest
 from finished_runs import finished_run
 from sweep_runs import config, did
 
-from pipeline import sweep_jobs
 from pipeline.config.load import load_config
 from pipeline.run_config import fingerprint
 from pipeline.sweep import main
+from pipeline.sweeping import sweep_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,7 +154,7 @@ def test_where_no_process_can_be_started_those_under_way_are_stopped(workspace, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_runs_once_and_is_waited_for(workspace, number):
     files = [config(name) for name in ("one", "long1", "long2", "later")]
-    script = "import sys\nfrom pipeline import sweep, sweep_jobs\n" \
+    script = "import sys\nfrom pipeline import sweep\nfrom pipeline.sweeping import sweep_jobs\n" \
         "sweep_jobs.COMMAND = (sys.executable, 'actor.py')\nraise SystemExit(sweep.main(sys.argv[1:]))"  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", script, *files, "--jobs", "2"],

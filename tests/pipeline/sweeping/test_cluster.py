@@ -9,8 +9,8 @@ import submitit
 from sweep_runs import config, did
 
 from pipeline.sweep import main
-from pipeline.sweep_cluster import ClusterRun, submit_and_wait
-from pipeline.sweep_jobs import SweepJob
+from pipeline.sweeping.cluster import ClusterRun, submit_and_wait
+from pipeline.sweeping.sweep_jobs import SweepJob
 
 # Stands in for a cluster that takes jobs and ends none: keeps the script, and answers as Slurm does.
 SBATCH = """#!/bin/sh

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runs.folder import RunFolder
-from pipeline.sweep_jobs import SweepJob
+from pipeline.sweeping.sweep_jobs import SweepJob
 from pipeline.tracking.event_log import read_event_log
 from pipeline.tracking.mlflow_run import PARENT_VARIABLE, flatten
 from pipeline.tracking.mlflow_settings import environment_variables

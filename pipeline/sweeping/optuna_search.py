@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.sweep_jobs import PRUNED, SweepJob
+from pipeline.sweeping.sweep_jobs import PRUNED, SweepJob
 from pipeline.utils.errors import EXIT_DONE, UserError, missing_package
 
 logger = logging.getLogger(__name__)

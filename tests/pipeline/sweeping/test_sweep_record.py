@@ -11,11 +11,12 @@ from small_run import CONFIGS
 from sweep_runs import config, did
 from tracked_run import client, history
 
-from pipeline import sweep, sweep_search
+from pipeline import sweep
 from pipeline.config.load import load_config
 from pipeline.run_builders import open_tracker
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep import main
+from pipeline.sweeping import optuna_search
 from pipeline.sync import main as sync
 
 PSNR = "test/T1_to_T2/model/own/volume_foreground_psnr"
@@ -88,7 +89,7 @@ def test_without_mlflow_nothing_changes_and_sync_sends_it_later(workspace, monke
 
 
 def test_a_search_has_the_scores_of_its_trials_over_their_numbers(workspace, store, monkeypatch):
-    monkeypatch.setattr(sweep_search, "best_score", lambda folder: float(str(folder)[-1]) + 20)
+    monkeypatch.setattr(optuna_search, "best_score", lambda folder: float(str(folder)[-1]) + 20)
     name, ranges = config("nested", mlflow=True), ["--range", "training.learning_rate=1e-4..1e-2:log"]
     for number in (1, 3):
         main([name, "--search", str(number), *ranges, "--quiet"])

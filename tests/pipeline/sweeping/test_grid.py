@@ -5,7 +5,7 @@ from sweep_runs import config, did
 
 from pipeline.config.load import takes_text
 from pipeline.sweep import main
-from pipeline.sweep_grid import combinations
+from pipeline.sweeping.grid import combinations
 from pipeline.utils.errors import UserError
 
 

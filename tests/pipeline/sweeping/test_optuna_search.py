@@ -8,11 +8,11 @@ import pytest
 from small_checkpoints import state
 from sweep_runs import config, did
 
-from pipeline import sweep_jobs, sweep_search
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.sweep import main
-from pipeline.sweep_jobs import PRUNED, SweepJob, work_through
-from pipeline.sweep_search import Search, best_score, parse_range, search_settings, validation_scores
+from pipeline.sweeping import optuna_search, sweep_jobs
+from pipeline.sweeping.optuna_search import Search, best_score, parse_range, search_settings, validation_scores
+from pipeline.sweeping.sweep_jobs import PRUNED, SweepJob, work_through
 
 RANGES = ["--range", "training.learning_rate=1e-4..1e-2:log", "training.epochs=2..9"]
 
@@ -20,7 +20,7 @@ RANGES = ["--range", "training.learning_rate=1e-4..1e-2:log", "training.epochs=2
 @pytest.fixture
 def workspace(workspace, monkeypatch):
     """A folder in which a run's score is highest at a learning rate of 1e-3."""
-    monkeypatch.setattr(sweep_search, "best_score", lambda folder: -abs(math.log10(rates()[folder.name]) + 3))
+    monkeypatch.setattr(optuna_search, "best_score", lambda folder: -abs(math.log10(rates()[folder.name]) + 3))
     return workspace
 
 
@@ -109,8 +109,8 @@ def test_the_score_is_that_of_the_best_checkpoint(tmp_path):
 def test_a_trial_that_stays_below_the_median_is_stopped_and_what_is_left_goes_on(tmp_path, monkeypatch):
     """Six trials score 10 after each of three validations, the seventh 9, the eighth 11."""
     scores = {number: [10.0] * 3 for number in range(6)} | {6: [9.0] * 3, 7: [11.0] * 3}
-    monkeypatch.setattr(sweep_search, "best_score", lambda folder: scores[int(folder.name)][-1])
-    monkeypatch.setattr(sweep_search, "validation_scores", lambda folder: scores[int(folder.name)])
+    monkeypatch.setattr(optuna_search, "best_score", lambda folder: scores[int(folder.name)][-1])
+    monkeypatch.setattr(optuna_search, "validation_scores", lambda folder: scores[int(folder.name)])
 
     def job_of(number, values):
         return SweepJob(f"trial-{number}", tmp_path / str(number), [], tmp_path / "log")
@@ -130,7 +130,7 @@ def test_a_trial_that_stays_below_the_median_is_stopped_and_what_is_left_goes_on
 
 
 def test_a_trial_is_not_judged_by_its_first_two_validations(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_search, "STARTUP_TRIALS", 1)
+    monkeypatch.setattr(optuna_search, "STARTUP_TRIALS", 1)
     search = Search(tmp_path / "search.db", [parse_range("seed=0..99", lambda key: True)], "settings")
     first, second = search.propose(), search.propose()
     assert not search.is_behind(first, [10.0, 10.0, 10.0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.sweep_jobs import SweepJob, require_no_stop, run_environment, start_run
+from pipeline.sweeping.sweep_jobs import SweepJob, require_no_stop, run_environment, start_run
 from pipeline.tracking.mlflow_settings import environment_variables
 from pipeline.utils.errors import UserError, first_line, missing_package
 from pipeline.utils.interruption import Interruption
