@@ -1,7 +1,7 @@
 """Two contrasts of one subject, each resampled onto the other's grid and registered where needed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from nibabel.affines import from_matvec, voxel_sizes
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import cache_key
 from pipeline.utils.console import warnings_as_lines
-from pipeline.utils.errors import UserError, first_cause, root_cause
+from pipeline.utils.errors import DiskFull, UserError, first_cause, root_cause
 from pipeline.utils.files import atomic_text, file_identity
 from transforms.label_maps import LabelMap
 from transforms.registration import register_rigid, resample_onto, same_grid
@@ -244,6 +244,16 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
         raise BadScan(f"{names}: {error}") from error
     write_rigid_transform(transform_path, rigid_transform, paths)
     return rigid_transform
+
+
+def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
+    """Return what `PairReader.read` or `scan` makes of images, or why they are unusable. Runs in a worker."""
+    try:
+        return read(images)
+    except DiskFull:  # no fault of the images': a report without them would pass for a whole one
+        raise
+    except UserError as error:
+        return str(error)
 
 
 def _with_field_of_view(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.case import Case, other_contrast, pairs
-from pipeline.data.pairs import PairReader, PreparedScan, write_rigid_transform
+from pipeline.data.pairs import PairReader, PreparedScan, read_or_reason, write_rigid_transform
 from pipeline.data.regions import Views, with_regions
-from pipeline.evaluation.scores import Baselines, Scores, SubjectScore, Translation, score_pair, score_unpaired
-from pipeline.metrics.baselines import (
-    copy_input,
-    fit_lookup,
-    histogram_quantiles,
-    look_up,
-    look_up_in_context,
-    match_histogram,
-)
-from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, LOOKUP
-from pipeline.utils.console import bar, progress
+from pipeline.evaluation.fitted_baselines import paired_lookups, unpaired_baselines
+from pipeline.evaluation.scores import Scores, SubjectScore, Translation, score_pair, score_unpaired
+from pipeline.metrics.baselines import Baselines, histogram_quantiles
+from pipeline.metrics.names import LOOKUP
+from pipeline.utils.console import bar
 from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 from transforms.context_lookup import ContextTable
@@ -37,9 +31,7 @@ logger = logging.getLogger(__name__)
 
 READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
 PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
-MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 MAX_NAMES = 5  # in a note
-VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and eight heads fit into memory
 
 Pair = tuple[Case, Case]
 Score = Callable[[Translation], list[SubjectScore]]
@@ -98,71 +90,28 @@ def evaluate(
 
     # Fit the baselines on the training subjects.
     quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
-    baselines: dict[str, Baselines] = {
-        contrast: {COPY: copy_input, HISTOGRAM: partial(match_histogram, target_quantiles=quantiles[contrast])}
-        for contrast in contrasts
-    }
-    for contrast, table in (context_tables or {}).items():
-        baselines[contrast][CONTEXT] = partial(look_up_in_context, table=table)
+    baselines = unpaired_baselines(quantiles, context_tables or {})
     if test_pairs:
-        scores.notes += [_add_lookup(baselines, training_pairs, contrasts, reader, workers, quiet)]
-        scores.notes += [*_without_partner(images), *_without_region(test_pairs, regions or {})]
+        lookups, note = paired_lookups(training_pairs, contrasts, reader, workers, quiet=quiet)
+        for contrast, lookup in lookups.items():
+            baselines[contrast][LOOKUP] = lookup
+        scores.notes += [note, *_without_partner(images), *_without_region(test_pairs, regions or {})]
         images = images if all_images else []
     else:
         scores.notes.append("no test subject has both contrasts, so there were no pairs to compare with")
 
-    # Translate pairs in this process, while workers read the next ones and score what was translated before.
-    threads = 1 if workers.processes > 1 else os.cpu_count() or 1  # worker processes fill the cores by themselves
+    # Translate in this process, while workers read the next images and score what was translated before.
     with bar(total=len(paired) + len(images), desc="evaluation", unit="image", disable=quiet) as progress_bar:
-        scoring = _Scoring(scores, on_translation, products or {}, workers, progress_bar.update)
-        files = [(regions or {}).get(pair[0].scan_name, {}) for pair in test_pairs]
-        readings = [
-            (partial(_read_with_regions, reader, paths), pair) for paths, pair in zip(files, test_pairs, strict=True)
-        ]
-        views = workers.imap(read_or_reason, readings, READ_AHEAD)
-        for pair, result in zip(test_pairs, views, strict=True):
-            if isinstance(result, str):
-                _leave_out(scores, pair[0].scan_name, result)
-                images += pair if all_images else []  # one of the two may be readable
-                continue
-            both_views, rigid_transform, notes = result
-            scores.notes += notes
-            if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
-                path = registrations / f"{pair[0].scan_name}_{contrasts[0]}-to-{contrasts[1]}.json"
-                write_rigid_transform(path, rigid_transform, [case.path for case in pair])
-            for view, case, to in zip(both_views, pair, contrasts[::-1], strict=True):
-                translation = Translation(case, to, view.source, translate(view.source, to), view)
-                scoring.add(translation, partial(score_pair, baselines[to], protocols, threads))
-
-        # Translate the other images, which are scored only where there is no pair at all.
-        scans = workers.imap(read_or_reason, [(reader.scan, case.path) for case in images], READ_AHEAD)
-        for case, scan in zip(images, scans, strict=True):
-            to = other_contrast(contrasts, case.contrast)
-            if isinstance(scan, str) and test_pairs:
-                logger.warning(f"{scan}; not translated")
-            elif isinstance(scan, str):
-                _leave_out(scores, case.name, scan)
-            else:
-                translation = Translation(case, to, scan, translate(scan, to))
-                score: Score | None = None
-                if not test_pairs:
-                    cycled = translate(replace(scan, slices=translation.slices), case.contrast)  # F(G(x))
-                    score = partial(score_unpaired, cycled, quantiles[to], baselines[to])
-                scoring.add(translation, score)
-        scoring.collect()
+        evaluation = _Evaluation(
+            scores, translate, reader, baselines, workers, progress_bar.update, on_translation, products or {}
+        )
+        unreadable = evaluation.translate_pairs(test_pairs, contrasts, protocols, regions or {}, registrations)
+        images += unreadable if all_images else []
+        evaluation.translate_images(images, contrasts, None if test_pairs else quantiles)
+        evaluation.collect()
     if not scores.subjects:
         raise UserError(f"none of {len(test_pairs or test)} test subjects could be evaluated; the reasons are above")
-    return scores, scoring.outputs
-
-
-def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
-    """Return what `PairReader.read` or `scan` makes of images, or why they are unusable. Runs in a worker."""
-    try:
-        return read(images)
-    except DiskFull:  # no fault of the images': a report without them would pass for a whole one
-        raise
-    except UserError as error:
-        return str(error)
+    return scores, evaluation.outputs
 
 
 def _read_with_regions(
@@ -174,21 +123,71 @@ def _read_with_regions(
     return views, rigid_transform, notes
 
 
-class _Scoring:
-    """Scores translations in workers, and adds the results to `scores` in their order; `outputs` holds the products."""
+@dataclass
+class _Evaluation:
+    """Translations on their way to scores, which are added in their order; the arguments are those of `evaluate`."""
 
-    def __init__(
+    scores: Scores
+    translate: Callable[[PreparedScan, str], np.ndarray]
+    reader: PairReader
+    baselines: Mapping[str, Baselines]
+    workers: WorkerPool
+    on_collected: Callable[[], object]
+    on_translation: Callable[[Translation], object] | None
+    products: Mapping[str, Callable[[Translation], object]]
+    outputs: Products = field(init=False)  # what the products made
+    waiting: deque[Callable[[], Any]] = field(default_factory=deque)  # for the results of workers
+
+    def __post_init__(self) -> None:
+        self.outputs = {name: {} for name in self.products}
+
+    def translate_pairs(
         self,
-        scores: Scores,
-        on_translation: Callable[[Translation], object] | None,
-        products: Mapping[str, Callable[[Translation], object]],
-        workers: WorkerPool,
-        on_collected: Callable[[], object],
-    ):
-        self.scores, self.on_translation, self.products = scores, on_translation, products
-        self.workers, self.on_collected = workers, on_collected
-        self.outputs: Products = {name: {} for name in products}
-        self.waiting: deque[Callable[[], Any]] = deque()
+        test_pairs: Sequence[Pair],
+        contrasts: tuple[str, str],
+        protocols: Sequence[str],
+        regions: Mapping[str, Mapping[str, Path]],
+        registrations: Path | None,
+    ) -> list[Case]:
+        """Translate and score both sides of pairs; return those of pairs that could not be read."""
+        threads = 1 if self.workers.processes > 1 else os.cpu_count() or 1  # processes fill the cores by themselves
+        readings = [
+            (partial(_read_with_regions, self.reader, regions.get(pair[0].scan_name, {})), pair) for pair in test_pairs
+        ]
+        unreadable: list[Case] = []
+        for pair, result in zip(test_pairs, self.workers.imap(read_or_reason, readings, READ_AHEAD), strict=True):
+            if isinstance(result, str):
+                self._leave_out(pair[0].scan_name, result)
+                unreadable += pair  # one of the two may be readable
+                continue
+            views, rigid_transform, notes = result
+            self.scores.notes += notes
+            if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
+                path = registrations / f"{pair[0].scan_name}_{contrasts[0]}-to-{contrasts[1]}.json"
+                write_rigid_transform(path, rigid_transform, [case.path for case in pair])
+            for view, case, to in zip(views, pair, contrasts[::-1], strict=True):
+                translation = Translation(case, to, view.source, self.translate(view.source, to), view)
+                self.add(translation, partial(score_pair, self.baselines[to], protocols, threads))
+        return unreadable
+
+    def translate_images(
+        self, images: Sequence[Case], contrasts: tuple[str, str], quantiles: Mapping[str, np.ndarray] | None
+    ) -> None:
+        """Translate images without a real target; they are scored by the quantiles of contrasts, if these are given."""
+        readings = [(self.reader.scan, case.path) for case in images]
+        for case, scan in zip(images, self.workers.imap(read_or_reason, readings, READ_AHEAD), strict=True):
+            to = other_contrast(contrasts, case.contrast)
+            if isinstance(scan, str) and quantiles is None:
+                logger.warning(f"{scan}; not translated")
+            elif isinstance(scan, str):
+                self._leave_out(case.name, scan)
+            else:
+                translation = Translation(case, to, scan, self.translate(scan, to))
+                score: Score | None = None
+                if quantiles is not None:
+                    cycled = self.translate(replace(scan, slices=translation.slices), case.contrast)  # F(G(x))
+                    score = partial(score_unpaired, cycled, quantiles[to], self.baselines[to])
+                self.add(translation, score)
 
     def add(self, translation: Translation, score: Score | None) -> None:
         """Hand a translation to a worker; waits for an earlier one where all are busy."""
@@ -208,6 +207,10 @@ class _Scoring:
                 logger.warning(f"{case.path}: left out of the {name} ({reason}); its scores stand")
             self.on_collected()
 
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.scores.failures[name] = reason
+        logger.warning(f"{name}: {reason}; left out of the evaluation")
+
 
 def _score_and_make(
     score: Score | None, products: Mapping[str, Callable[[Translation], object]], translation: Translation
@@ -222,11 +225,6 @@ def _score_and_make(
         except Exception as error:  # a failed picture must not cost the scores
             failures[name] = first_cause(error)
     return translation.case, score(translation) if score else [], results, failures
-
-
-def _leave_out(scores: Scores, name: str, reason: str) -> None:
-    scores.failures[name] = reason
-    logger.warning(f"{name}: {reason}; left out of the evaluation")
 
 
 def _without_partner(unpaired: Sequence[Case]) -> list[str]:
@@ -247,39 +245,3 @@ def _without_region(test_pairs: Sequence[Pair], regions: Mapping[str, Mapping[st
             listed = ", ".join(missing[:MAX_NAMES] + ["…"] * (len(missing) > MAX_NAMES))
             notes.append(f"no file of the region {name} for {len(missing)} of {len(scans)} test scans: {listed}")
     return notes
-
-
-def _add_lookup(
-    baselines: Mapping[str, Baselines],
-    training_pairs: Sequence[Pair],
-    contrasts: tuple[str, str],
-    reader: PairReader,
-    workers: WorkerPool,
-    quiet: bool,
-) -> str:
-    """Fit the intensity lookup and add it to the baselines of each target contrast; return a note about it."""
-    fitting_pairs = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
-    voxels = []
-    results = workers.imap(_training_voxels, [(reader, pair) for pair in fitting_pairs], workers.processes)
-    pairs_with_bar = progress(fitting_pairs, title="lookup", unit="pair", quiet=quiet or not fitting_pairs)
-    for pair, intensities in zip(pairs_with_bar, results, strict=True):
-        if isinstance(intensities, str):
-            logger.warning(f"{pair[0].subject}: {intensities}; left out of the lookup's training pairs")
-        else:
-            voxels.append(intensities)
-    if not voxels:
-        return "no training subject has both contrasts, so there is no lookup"
-    for to, contrast in enumerate(contrasts):
-        table = fit_lookup((intensities[1 - to], intensities[to]) for intensities in voxels)
-        baselines[contrast][LOOKUP] = partial(look_up, table=table)
-    return f"the lookup was fitted on {len(voxels)} training pairs; a model that trains without pairs never sees them"
-
-
-def _training_voxels(reader: PairReader, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
-    """Return a training pair's intensities voxel by voxel in the head, or the reason why it cannot be used."""
-    result = read_or_reason(reader.read, pair)
-    if isinstance(result, str):
-        return result
-    view, _, _ = result
-    region = view.source.foreground & view.foreground
-    return view.source.stack[region][::VOXEL_STEP].copy(), view.real[region][::VOXEL_STEP].copy()

@@ -1,7 +1,7 @@
 """Scores of translations: every subject's figures, their summary, and both as files and as text."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from math import isnan
@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
+from pipeline.metrics.baselines import Baselines
 from pipeline.metrics.names import HEADINGS, MODEL, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measurements, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
@@ -40,7 +41,6 @@ SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
     "much neighbours differ, 1 as much as the real target's; report.html says more",
     UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
 }
-Baselines = dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]]  # of source, head, slice_mm
 SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from torch import nn
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairs import PairReader, PreparedScan, View
+from pipeline.data.pairs import PairReader, PreparedScan, View, read_or_reason
 from pipeline.evaluation import uncertainty_fit
-from pipeline.evaluation.evaluate import READ_AHEAD, Translation, read_or_reason
-from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
+from pipeline.evaluation.evaluate import READ_AHEAD
+from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore, Translation
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import translate_slices, with_neighbours
 from pipeline.inference.uncertainty import Features, UncertaintySources, uncertainty_features

@@ -5,7 +5,7 @@ in mm, which matters to the context lookup alone; they return the prediction in 
 the test subject's own target.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
@@ -15,6 +15,8 @@ from transforms.context_lookup import ContextTable
 BACKGROUND = -1.0
 QUANTILES = 2048
 LOOKUP_BINS = 128
+Baseline = Callable[[np.ndarray, np.ndarray, float], np.ndarray]  # source, foreground, slice_mm -> prediction
+Baselines = dict[str, Baseline]  # by name
 
 
 def copy_input(source: np.ndarray, foreground: np.ndarray, slice_mm: float = 1.0) -> np.ndarray:
