@@ -61,7 +61,9 @@ class BoxTranslation(nn.Module):
         """Translate (N, 1, H, W) in [-1, 1] to that shape and range by the network alone."""
         height, width = image.shape[-2:]
         multiple, margin = self.network.stride * self._averaged, self._margin
-        right, bottom = (margin + -(length + 2 * margin) % multiple for length in (width, height))
+        # Sizes as multiples of a number, which a tracer sees to be divisible.
+        sides = [(length + 2 * margin + multiple - 1) // multiple * multiple for length in (width, height)]
+        right, bottom = (side - length - margin for side, length in zip(sides, (width, height), strict=True))
         padded = pad(image, (margin, right, margin, bottom), value=-1.0)
         if self._averaged == 1:
             translation = self.network(padded)
@@ -69,7 +71,7 @@ class BoxTranslation(nn.Module):
             coarse = self.network(avg_pool2d(padded, self._averaged))
             factor = float(self._averaged)
             translation = interpolate(coarse, scale_factor=factor, mode="bilinear", align_corners=False)
-        return translation[..., margin : margin + height, margin : margin + width]
+        return translation.narrow(2, margin, height).narrow(3, margin, width)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """Load a state, of which the numbers of pixels are plain numbers, too: sizes depend on them."""
