@@ -20,7 +20,15 @@ from pipeline.data.slice_cache import CacheOptions
 from pipeline.data.slice_stacks import SliceStack, stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
-from pipeline.data_builders import find_cases, find_regions, prepare_data, preprocess_settings, slice_neighbours
+from pipeline.data_builders import (
+    find_cases,
+    find_regions,
+    planned_cases,
+    prepare_data,
+    preprocess_settings,
+    slice_neighbours,
+    split_cases,
+)
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
@@ -271,6 +279,8 @@ def prepare_run(
     """
     keep = folder.has_trained() or not save
     split, coverage = (path if path.exists() and keep else None for path in (folder.split, folder.coverage))
+    if config.data.source == "phantom":
+        split_cases(config, planned_cases(config), split)  # refuses a wrong split before heads are made
     cases = find_cases(config, quiet=quiet)
     if save:
         warn_before_the_work(config, cases, split)

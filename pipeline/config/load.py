@@ -1,5 +1,6 @@
 """Read a configuration: from YAML and command-line overrides to a checked `Config`, or to all errors at once."""
 
+import copy
 import difflib
 import logging
 import types
@@ -78,12 +79,32 @@ def _checked(path: Path, values: dict, problems: Sequence[str], *, warn: bool = 
         config = Config.model_validate(values)
     except ValidationError as error:
         problems += [_error_line(problem) for problem in error.errors()]
+        problems += _conflicts_of_the_rest(values, [_location(problem) for problem in error.errors()])
     else:
         problems += list(conflicts(config))
     if problems:
         count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
         raise UserError("\n  ".join([f"{path}: {count}", *problems]))
     return config
+
+
+def _conflicts_of_the_rest(values: dict, wrong_keys: Sequence[Sequence[str]]) -> list[str]:
+    """Return the conflicts between settings that are valid, where those at `wrong_keys` have their defaults instead."""
+    remaining = copy.deepcopy(values)
+    for keys in wrong_keys:
+        section = remaining
+        for key in keys:
+            if key != keys[-1] and isinstance(section.get(key), dict):
+                section = section[key]
+            else:  # the last of the keys, or one whose value is a list
+                section.pop(key, None)
+                break
+    try:
+        config = Config.model_validate(remaining)
+    except ValidationError:
+        return []
+    names = [".".join(key) for key in wrong_keys]
+    return [line for line in conflicts(config) if not any(name in line for name in names)]
 
 
 def load_settings(path: Path) -> dict[str, typing.Any]:
@@ -127,9 +148,9 @@ def takes_text(key: str) -> bool:
 
 def _error_line(problem: Mapping) -> str:
     """Return one of pydantic's errors as a line: key, value, rule, nearest valid key."""
-    location = [str(key_part) for key_part in problem["loc"]]
+    location = _location(problem)
     kinds = _kinds().get(location[0], {}) if location else {}
-    kind = location.pop(1) if location[1:2] and location[1] in kinds else None  # a union member's name is no key
+    kind = problem["loc"][1] if len(location) < len(problem["loc"]) else None
     key, value = ".".join(location), _shortened_repr(problem["input"])
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         if kind and key in schema_keys():
@@ -146,6 +167,14 @@ def _error_line(problem: Mapping) -> str:
         return f"{key}.{name} = {tag!r}: {rule}" if tag else f"{key}.{name}: missing; it {rule}"
     rule = problem["msg"].replace("Input should be ", "must be ").replace("Value error, ", "must be ")
     return f"{key} = {value}: {rule}"
+
+
+def _location(problem: Mapping) -> list[str]:
+    """Return where one of pydantic's errors lies: section, key and so on; a union member's name is no key."""
+    location = [str(key_part) for key_part in problem["loc"]]
+    if location[1:2] and location[1] in _kinds().get(location[0], {}):
+        del location[1]
+    return location
 
 
 def _shortened_repr(value: object) -> str:

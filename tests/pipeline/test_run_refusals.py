@@ -50,6 +50,13 @@ def test_what_needs_a_gpu_is_refused_before_any_work(setting, message, workspace
     assert not (workspace / "data").exists()
 
 
+def test_a_split_that_does_not_fit_is_refused_before_heads_are_made(workspace, capsys):
+    for setting, message in (("split.file=none.json", "none.json: cannot be read"), ("split.test=9", "split.test")):
+        assert main([str(CONFIGS / "phantom.yaml"), *TINY, setting]) == 2
+        assert message in capsys.readouterr().err
+        assert not (workspace / "data").exists()
+
+
 def test_a_plan_warns_of_what_the_run_would_refuse(workspace, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = ("device=auto", "training.cuda_graph=true", "method.r1_weight=0", "--dry-run")

@@ -135,6 +135,18 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path):
     assert errors(tmp_path, "contrasts=[T1, T1]") == ["contrasts = [T1, T1]: must be two different names"]
 
 
+def test_contradictions_are_reported_beside_values_that_are_wrong_by_themselves_and_none_of_these(tmp_path):
+    lines = errors(
+        tmp_path, "training.epochs=-1", "contrasts=[T1, T1]", "method.type=pix2pix", "split.pairing=paird", "sed=3"
+    )
+    assert {line.partition(" =")[0] for line in lines} == {"training.epochs", "contrasts", "split.pairing", "sed"}
+    assert len(lines) == 4  # and not that pix2pix needs pairs
+    assert [line.partition(" =")[0] for line in errors(tmp_path, "contrasts=[T1, 3]", "preprocess.size=100")] == [
+        "contrasts.1",
+        "preprocess.size",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
