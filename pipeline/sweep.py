@@ -261,7 +261,8 @@ def _search(
     if scores:
         best = max(scores, key=scores.__getitem__)
         values = " ".join(f"{key}={value:.6g}" for key, value in search.trials()[best].items())
-        sentence = f"best of {len(scores)}: trial-{best}, validation score {scores[best]:.3f}: {values}"
+        stopped = f" ({len(search.stopped_early())} more stopped early)" if search.stopped_early() else ""
+        sentence = f"best of {len(scores)}{stopped}: trial-{best}, validation score {scores[best]:.3f}: {values}"
         echo(sentence)
         record.log_scores(scores, sentence)
     return jobs

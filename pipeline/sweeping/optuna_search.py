@@ -111,6 +111,10 @@ class Search:
         """Return the trials that were proposed and not told."""
         return [trial.number for trial in self._in_state("RUNNING")]
 
+    def stopped_early(self) -> list[int]:
+        """Return the trials that were stopped early."""
+        return [trial.number for trial in self._in_state("PRUNED")]
+
     def propose(self) -> int:
         """Propose another trial; returns its number."""
         number = len(self._study.get_trials(deepcopy=False))

@@ -126,6 +126,7 @@ def test_a_trial_that_stays_below_the_median_is_stopped_and_what_is_left_goes_on
     jobs = search_settings(search(), 8, 1, job_of, work)
     assert [job.name for job in jobs] == [f"trial-{number}" for number in (0, 1, 2, 3, 4, 5, 7)]
     assert search().scores() == dict.fromkeys(range(6), 10.0) | {7: 11.0} and search().pending() == []
+    assert search().stopped_early() == [6]
     assert search_settings(search(), 8, 1, job_of, lambda jobs, _: pytest.fail("nothing is left to do")) != []
 
 
