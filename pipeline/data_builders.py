@@ -1,7 +1,9 @@
 """From a configuration's sections to plain values: cases, split, training slices and schedule."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config, ImagesData, IxiData, NiftiData, PhantomData, Training
@@ -16,9 +18,15 @@ from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrasts import warn_of_ids, warn_unpaired
 from pipeline.runs.prepare import PreparedData, chain_settings, prepare, registrations
 from pipeline.training.schedule import Schedule
+from pipeline.utils.errors import UserError
 from transforms.context_lookup import ACROSS_MM
 from transforms.neighbours import Neighbours
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
+
+if TYPE_CHECKING:
+    from transforms.augmentation import Augmentation
+
+logger = logging.getLogger(__name__)
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
@@ -71,6 +79,17 @@ def find_regions(config: Config, cases: Sequence[Case]) -> RegionFiles:
     return {}
 
 
+def find_splittable_cases(config: Config, saved_split: Path | None, *, quiet: bool) -> list[Case]:
+    """Return the cases as `find_cases`; a phantom's split is checked before its heads are made.
+
+    Raises:
+        UserError: as `find_cases` and, of a phantom, `split_cases`.
+    """
+    if config.data.source == "phantom":
+        split_cases(config, planned_cases(config), saved_split)
+    return find_cases(config, quiet=quiet)
+
+
 def planned_cases(config: Config) -> list[Case]:
     """Return the cases that the run would find; a phantom's images are listed but not made."""
     if config.data.source != "phantom":
@@ -100,6 +119,18 @@ def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None
         cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
         pairing=settings.pairing, pairs_beside=settings.pairs,
     )  # fmt: skip
+
+
+def warn_of_other_split(config: Config, cases: Sequence[Case], saved: Path | None) -> None:
+    """Warn where a run keeps its saved split although `split.file` names another one, or none that can be read."""
+    if saved is None or config.split.file is None:
+        return
+    try:
+        is_same = split_cases(config, cases) == split_cases(config, cases, saved)
+    except UserError:
+        is_same = False
+    if not is_same:
+        logger.warning(f"split.file = {config.split.file}: has no effect, for the run keeps the split of {saved}")
 
 
 def prepare_data(
@@ -142,6 +173,18 @@ def warn_of_names(config: Config, cases: Sequence[Case], split: CohortSplit, *, 
 def slice_neighbours(config: Config) -> Neighbours:
     """Return which slices of a volume generators see with a slice: those configured, and those of a lookup."""
     return Neighbours(config.preprocess.neighbours, ACROSS_MM if config.lookup_in_volume else ())
+
+
+def augmentation_of(config: Config) -> "Augmentation":
+    """Return the augmentation of training slices; sagittal ones have no left and right to be mirrored."""
+    from transforms.augmentation import Augmentation
+    from transforms.monai_augmentation import MonaiAugmentation
+
+    options = config.augment.model_dump(exclude={"monai"})
+    if config.preprocess.axis == "sagittal":
+        options["horizontal_flip"] = 0.0
+    extra = MonaiAugmentation(config.augment.monai) if config.augment.monai else None
+    return Augmentation(**options, extra=extra)
 
 
 def names_mean_subjects(config: Config) -> bool:

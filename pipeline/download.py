@@ -43,20 +43,23 @@ def download_ixi(folder: Path, contrasts: Sequence[str], *, base_url: str, quiet
     say = (lambda _: None) if quiet else echo
     for contrast in dict.fromkeys(contrasts):
         unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
+        downloaded = folder / f"IXI-{contrast}.downloaded.tar"  # ours, until it is unpacked
         if count := _volume_count(unpacked):
             say(f"{unpacked}: there already, {count} volumes")
             continue
         require_empty(unpacked)
         require_writable(archive)
-        placed = archive.exists()
-        if not placed:
-            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=IXI_MD5[contrast], quiet=quiet)
-        elif (actual := md5_of(archive, quiet)) != IXI_MD5[contrast]:
+        if not archive.exists():
+            if not downloaded.exists():
+                fetch(f"{base_url.rstrip('/')}/{archive.name}", downloaded, md5=IXI_MD5[contrast], quiet=quiet)
+            unpack_tar(downloaded, unpacked, quiet)
+            downloaded.unlink()
+            say(f"{unpacked}: {_volume_count(unpacked)} volumes")
+            continue
+        if (actual := md5_of(archive, quiet)) != IXI_MD5[contrast]:
             reason = f"has MD5 sum {actual} instead of {IXI_MD5[contrast]}"
             raise UserError(f"{archive}: {reason}; remove it and repeat the command to download it")
-        unpack_tar(archive, unpacked, quiet)
-        if not placed:  # an archive brought from elsewhere is the user's
-            archive.unlink()
+        unpack_tar(archive, unpacked, quiet)  # brought from elsewhere, it stays
         say(f"{unpacked}: {_volume_count(unpacked)} volumes")
 
 

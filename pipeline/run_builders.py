@@ -21,13 +21,13 @@ from pipeline.data.slice_stacks import SliceStack, stored_stacks
 from pipeline.data.split_file import split_to_json
 from pipeline.data.stored_slices import StoredSlices
 from pipeline.data_builders import (
-    find_cases,
+    augmentation_of,
     find_regions,
-    planned_cases,
+    find_splittable_cases,
     prepare_data,
     preprocess_settings,
     slice_neighbours,
-    split_cases,
+    warn_of_other_split,
 )
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.base import Engine
@@ -52,9 +52,7 @@ from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 from pipeline.utils.hardware import require_able
-from transforms.augmentation import Augmentation
 from transforms.context_lookup import BLUR_MM
-from transforms.monai_augmentation import MonaiAugmentation
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import AXES
 
@@ -208,8 +206,7 @@ def build_training_slices(
     sides: list[Sequence[StoredSlices]] = [] if paired else [prepared.stored[name] for name in config.contrasts]
     banks = [SliceBank(side, slice_neighbours(config)) for side in (*sides, *(pair_sides if prepared.pairs else []))]
     sources = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
-    extra = MonaiAugmentation(config.augment.monai) if config.augment.monai else None
-    augmentation = Augmentation(**config.augment.model_dump(exclude={"monai"}), extra=extra)
+    augmentation = augmentation_of(config)
     first, second, *pair_sources = sources
     if paired:
         return PairedSlices(first, second, augmentation, config.seed)
@@ -279,11 +276,10 @@ def prepare_run(
     """
     keep = folder.has_trained() or not save
     split, coverage = (path if path.exists() and keep else None for path in (folder.split, folder.coverage))
-    if config.data.source == "phantom":
-        split_cases(config, planned_cases(config), split)  # refuses a wrong split before heads are made
-    cases = find_cases(config, quiet=quiet)
+    cases = find_splittable_cases(config, split, quiet=quiet)
     if save:
         warn_before_the_work(config, cases, split)
+        warn_of_other_split(config, cases, split)
     paired = learns_from_pairs(config)
     prepared = prepare_data(config, cases, split, saved_coverage=coverage, paired=paired, quiet=quiet, version=version)
     if not prepared.split.test:  # refused now, not after hours of training

@@ -3,7 +3,7 @@
 import argparse
 import typing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -185,9 +185,17 @@ def _work(arguments: argparse.Namespace, home: Path) -> Work:
 
 def _is_whole(key: str) -> bool:
     """Whether a key takes whole numbers."""
-    annotation = schema_keys().get(key)
-    kinds = typing.get_args(annotation) or (annotation,)
+    kinds = set(_kinds_within(schema_keys().get(key)))
     return int in kinds and float not in kinds
+
+
+def _kinds_within(annotation: object) -> Iterator[object]:
+    """Yield the plain types that an annotation admits, of unions and annotated types those within."""
+    parts = typing.get_args(annotation)
+    if not parts:
+        yield annotation
+    for part in parts:
+        yield from _kinds_within(part)
 
 
 def _run(path: Path, chosen: Combination, home: Path, arguments: argparse.Namespace) -> tuple[Config, SweepJob]:

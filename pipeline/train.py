@@ -25,6 +25,7 @@ from pipeline.evaluation.finish import evaluate_run, log_evaluation
 from pipeline.evaluation.report import (
     RunDescription,
     closing_lines,
+    evaluated_steps,
     provenance,
     report_warnings,
     work_summary,
@@ -91,7 +92,7 @@ def run(config: Config, *, quiet: bool = False) -> None:
             position, initial_step, how_to_open = _run(config, folder, world, quiet or not world.is_main)
         if world.is_main:
             done = work_summary(position, initial_step, time.monotonic() - started)
-            logger.info(closing_lines(folder, how_to_open, done))
+            logger.info(closing_lines(folder, how_to_open, done, translated=config.evaluation.translate))
 
 
 def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:
@@ -223,6 +224,8 @@ def finish(
     model = load_model(checkpoint_path, engine.device.type)
     evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
+    evaluated, notes = evaluated_steps(checkpoint_path.stem, position, config.contrasts)
+    scores.notes += notes
     logger.info(f"\n{scores.text()}\n")
 
     # Write scores, pictures and report.
@@ -231,7 +234,7 @@ def finish(
     save_curves(folder.metrics, folder.curves, steps_per_epoch=trained.schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
     trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
-    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
+    origin = provenance(config.seed, position, engine.networks()) | evaluated | trained_on | history_texts(history)
     write_run_report(
         folder,
         RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),

@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     summary_path = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main
     if arguments.dry_run:
+        _ = model.files  # refuses an address where no model is
         pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if world.is_main:
             echo(summary.dry_run_table(jobs))
@@ -192,6 +193,8 @@ def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDeriv
 def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
     """Return the path of the summary; without `--summary`, None for a single file."""
     if arguments.summary is not None:
+        if not arguments.overwrite:
+            summary.require_no_foreign_summary(arguments.summary)
         return arguments.summary
     is_single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
     if is_single or (len(jobs) == 1 and jobs[0].target == arguments.output):

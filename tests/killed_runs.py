@@ -194,7 +194,7 @@ def _report_events(pipe: int, whole: bool) -> None:
             finish(*arguments)
 
     if not whole:
-        pipeline.train.closing_lines = lambda *_: "trained"
+        pipeline.train.closing_lines = lambda *_, **__: "trained"
     pipeline.train.train, pipeline.train.finish = recorded_train, recorded_finish
     Engine.step, CheckpointFolder.save = recorded_step, recorded_save
     report("start")

@@ -102,7 +102,7 @@ def crop_box(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.
         for bounds, field_bounds in zip(box, field, strict=True)
     ]
     if all(line[0] == start and line[-1] == stop - 1 for line, (start, stop) in zip(indices, box, strict=True)):
-        return np.ascontiguousarray(volume[tuple(slice(*bounds) for bounds in box)])
+        return np.array(volume[tuple(slice(*bounds) for bounds in box)], order="C")  # a copy, which may be changed
     for axis, line in enumerate(indices):
         volume = volume.take(line, axis)
     return volume

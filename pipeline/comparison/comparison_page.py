@@ -90,7 +90,7 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
     return template.render(
         report=report,
         directions=[_direction_cells(direction) for direction in comparison.directions],
-        eligible="" if all(run.is_bound for run in runs) else "among methods that no pairs taught",
+        eligible="" if all(run.saw_pairs for run in runs) else "among methods that no pairs taught",
         flag=PHANTOM_FLAG if is_phantom else "",
         protocol=runs[0].protocols[OWN],
         about_statistics=STATISTICS,
@@ -221,16 +221,19 @@ def p_text(p: float | None) -> str:
 
 def count_text(direction: Direction) -> str:
     """Return the number of subjects behind a direction's figures: "4 subjects", or "3 to 4 subjects"."""
-    counts = {value.n for row in direction.rows for value in row.values.values()}
+    counts = {row.values[column].n for row in direction.rows for column in direction.columns if column in row.values}
     numbers = " to ".join(str(number) for number in dict.fromkeys([min(counts), max(counts)]))
     return f"{numbers} subject{'' if numbers == '1' else 's'}"
 
 
 def kind_text(row: Row) -> str:
-    """Return the kind of a row: a run's method, "paired bound", or "baseline"."""
+    """Return the kind of a row: a run's method, "paired bound", its number of pairs, or "baseline"."""
     if row.run is None:
         return "baseline, fitted on pairs" if row.used_pairs else "baseline"
-    return f"{row.run.method}, {row.kind}" if row.used_pairs else row.run.method
+    pairs = len(row.run.split["pairs"])
+    if row.run.is_bound or not pairs:
+        return f"{row.run.method}, {row.kind}" if row.run.is_bound else row.run.method
+    return f"{row.run.method}, with {pairs} pair{'s' * (pairs > 1)}"
 
 
 def cost_texts(run: FinishedRun | None) -> tuple[str, str, str]:

@@ -65,6 +65,11 @@ class FinishedRun:
         return {name.replace("/", "_"): name.partition("/")[0] for name in self.split["test"]}
 
     @property
+    def saw_pairs(self) -> bool:
+        """Whether the model trained on pairs, alone or beside unpaired scans."""
+        return self.is_bound or bool(self.split["pairs"])
+
+    @property
     def all_parameters(self) -> int | None:
         """Number of weights of all trained networks."""
         counts = self.record.get("parameters")
@@ -180,6 +185,8 @@ def load_run(path: Path, read_settings: Callable[[Path], Settings], paired_metho
         raise UserError(
             f"{path}: not finished, for it trained on since it was scored; run its command again: {command}"
         )
+    if run.record and "configuration" not in run.record:
+        raise UserError(f"{path}: not finished, for its evaluation began anew; run its command again: {command}")
     if not any(RANKING in run.by_scan.get((*contrasts, MODEL), {}) for contrasts in run.directions):
         raise UserError(f"{path}: its test subjects have no pairs, so nothing says which translation is better")
     return run

@@ -52,8 +52,8 @@ class Row:
 
     @property
     def used_pairs(self) -> bool:
-        """Whether the method was trained or fitted on pairs; such rows cannot be the best run."""
-        return self.label == LOOKUP if self.run is None else self.run.is_bound
+        """Whether the method was trained or fitted on pairs, or on some; such rows cannot be the best run."""
+        return self.label == LOOKUP if self.run is None else self.run.saw_pairs
 
     def badness(self, column: str) -> float:
         """Return a number that is lower for a better mean; infinite for none."""

@@ -54,6 +54,9 @@ def load_seeds(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
         problems.append(f"seed = {seeds}: must be one number, or a list of two different ones or more")
         seeds = [0]
     configs = [_checked(path, values | {"seed": seed}, problems, warn=not index) for index, seed in enumerate(seeds)]
+    if len({config.seed for config in configs}) < len(configs):  # 1 and 1.0
+        rule = "must be one number, or a list of two different ones or more"
+        raise UserError(f"{path}: 1 error\n  seed = {seeds}: {rule}")
     return [
         config.model_copy(
             update={"name": f"{config.name}-seed-{config.seed}", "output": config.folder / f"seed-{config.seed}"}

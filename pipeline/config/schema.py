@@ -11,6 +11,7 @@ from pipeline.config.types import (
     Coverage,
     Name,
     Number,
+    OnceEach,
     Percentiles,
     Portion,
     Positive,
@@ -154,7 +155,7 @@ class Evaluation(Section):
 
     checkpoint: Literal["best", "latest"] = "best"
     # published ones, besides our own: their formulas, on our slices
-    protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = Field(default_factory=list)
+    protocols: Annotated[list[Literal["syndiff", "selfrdb", "reggan"]], OnceEach] = Field(default_factory=list)
     register_pairs: bool = True  # rigidly, where a subject's contrasts lie on different grids
     translate: bool = True  # write the test subjects' translated volumes into the run's folder
     batch_size: Positive = 8

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from pipeline.utils.arguments import expanded
 
+Item = TypeVar("Item")
 OWN_REGIONS = ("image", "foreground", "interior")  # of every evaluation
 SHORTEST_COVERAGE, LONGEST_COVERAGE = 10, 500  # mm of a head
 
@@ -77,6 +78,12 @@ def _expanded_text(value: str) -> str:
     return str(_expanded_path(value)) if set("~$") & set(value) else value
 
 
+def _each_once(items: list[Item]) -> list[Item]:
+    if any(item in items[:number] for number, item in enumerate(items)):
+        raise ValueError("named once each")
+    return items
+
+
 Whole = Annotated[int, BeforeValidator(_not_a_boolean)]
 Number = Annotated[float, BeforeValidator(_not_a_boolean)]
 Positive = Annotated[Whole, Field(ge=1)]
@@ -90,6 +97,7 @@ Portion = Annotated[int | float, PlainValidator(_portion)]
 Coverage = Annotated[str | float, PlainValidator(_coverage)]
 Lower = Annotated[Number, Field(ge=0, lt=100)]
 Upper = Annotated[Number, Field(gt=0, le=100)]
+OnceEach = AfterValidator(_each_once)
 Percentiles = Annotated[tuple[Lower, Upper], AfterValidator(_in_order)]
 
 

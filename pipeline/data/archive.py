@@ -13,7 +13,7 @@ from requests.exceptions import ChunkedEncodingError, HTTPError
 
 from pipeline.utils.console import ProgressBar, bar
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import free_space, human_bytes, remove_stale, temporary_folder, writing_to
+from pipeline.utils.files import LEFTOVER_AGE_S, free_space, human_bytes, remove_stale, temporary_folder, writing_to
 
 CHUNK_BYTES = 1 << 16  # what a cut connection may lose
 ATTEMPTS = 5  # successive attempts with less progress each, before giving up
@@ -146,7 +146,7 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
     damaged; or the disk is full. No new folder is left behind.
     """
     require_empty(folder)
-    remove_stale(folder.parent, below=False)
+    remove_stale(folder.parent, below=False, older_than_s=LEFTOVER_AGE_S)
     try:
         with (
             writing_to(folder),
@@ -154,10 +154,14 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
             tarfile.open(archive, "r:") as tar,
             _byte_bar(archive.stat().st_size, f"unpacking {archive.name}", quiet) as progress,
         ):
+            content, files = temporary / "content", set()
             for member in tar:
-                _extract(tar, member, temporary / "content")
+                _extract(tar, member, content)
+                files.update([content / member.name] if member.isreg() else [])
                 progress.update(tar.offset - progress.n)
-            (temporary / "content").replace(folder)
+            if not all(path.is_file() for path in files):  # another program cleared the folder meanwhile
+                raise UserError(f"{folder}: files vanished while they were unpacked; repeat the command")
+            content.replace(folder)
     except tarfile.TarError as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}); remove it and download it again") from error
 

@@ -92,6 +92,7 @@ def evaluate(
     quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
     baselines = unpaired_baselines(quantiles, context_tables or {})
     if test_pairs:
+        scores.subject_of = {first.scan_name: first.subject for first, _ in test_pairs if first.session}
         lookups, note = paired_lookups(training_pairs, contrasts, reader, workers, quiet=quiet)
         for contrast, lookup in lookups.items():
             baselines[contrast][LOOKUP] = lookup

@@ -132,6 +132,32 @@ def provenance(seed: int, position: TrainerState, networks: Mapping[str, nn.Modu
     }
 
 
+def evaluated_steps(
+    checkpoint: str, position: TrainerState, contrasts: tuple[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return which step's translators were evaluated, as an entry of the provenance, and notes where it is the first.
+
+    Args:
+        checkpoint: The one evaluated, "best" or "latest".
+        position: State of the training; one of an earlier release does not know the steps, so nothing is returned.
+        contrasts: Contrasts of the run.
+    """
+    if checkpoint != "best" or not position.best_steps:
+        return {}, []
+    steps = {
+        f"{source} → {target}": position.best_steps[target]
+        for source, target in (contrasts, contrasts[::-1])
+        if target in position.best_steps
+    }
+    texts = [f"{direction} of step {step:,}" for direction, step in steps.items()]
+    notes = [
+        f"{direction}: validation chose what training began with, so these figures are not of the training"
+        for direction, step in steps.items()
+        if step == 0
+    ]
+    return {"evaluated": ", ".join(texts)}, notes
+
+
 def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
     """Return a sentence that compares the model with the best baseline without pairs, by direction."""
     if not scores.paired:
@@ -180,7 +206,7 @@ def report_warnings(
 def _before_and_after(folder: RunFolder, direction: str) -> list[Picture]:
     frames, title = sample_frames(folder, direction), _arrow(direction)
     last = max(frames)
-    before = [Picture(frames[0], f"{title}, untrained", "untrained")] if min(frames) == 0 < last else []
+    before = [Picture(frames[0], f"{title} before training", "before training")] if min(frames) == 0 < last else []
     return [*before, Picture(frames[last], f"{title} after {last} epochs", f"after {last} epochs")]
 
 
@@ -254,17 +280,20 @@ def work_summary(position: TrainerState, steps_before: int, seconds: float) -> s
     return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
 
 
-def closing_lines(folder: RunFolder, mlflow_command: str, work: str) -> str:
-    """Return the last lines of a run: what was done, the paths of its results and how to open them."""
+def closing_lines(folder: RunFolder, mlflow_command: str, work: str, *, translated: bool) -> str:
+    """Return the last lines of a run: what was done, the paths of its results and how to open them.
+
+    `translated` is whether the evaluation wrote volumes; an earlier one's may be there.
+    """
     gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
     volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
-    translated = f"  translated  {folder.translated}/   ({volumes})"
+    line = f"  translated  {folder.translated}/   ({volumes})"
     return "\n".join(
         [
             work,
             f"  report      {folder.report}   (open it in a browser)",
             f"  training    {gifs}",
-            *([translated] if folder.translated.exists() else []),
+            *([line] if translated and folder.translated.exists() else []),
             f"  MLflow      {mlflow_command}",
         ]
     )

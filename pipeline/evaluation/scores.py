@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from pathlib import Path
 
@@ -144,23 +144,28 @@ class Scores:
     subjects: list[SubjectScore] = field(default_factory=list)  # every subject's figures
     failures: dict[str, str] = field(default_factory=dict)  # subjects that could not be evaluated, and why
     notes: list[str] = field(default_factory=list)  # for the reader of the table
+    subject_of: dict[str, str] = field(default_factory=dict)  # scan -> its subject, of pairs with sessions
 
     def summary(self) -> list[SummaryRow]:
-        """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
-        groups: dict[tuple[str, str, str, str], list[Measurements]] = {}
+        """Return mean, SD and number of every figure over the subjects, as its protocol defines them.
+
+        Sessions of a subject are not independent, so their figures count together, as that subject's.
+        """
+        groups: dict[tuple[str, str, str, str], dict[str, list[Measurements]]] = {}
         for score in self.subjects:
-            groups.setdefault(score.group, []).append(score.measurements)
+            subject = self.subject_of.get(score.subject, score.subject)
+            groups.setdefault(score.group, {}).setdefault(subject, []).append(score.measurements)
         return [
             SummaryRow(*key, unit, region, metric, *summary)
-            for key, measurements in groups.items()
-            for name, summary in _summarised(key[3], measurements).items()
+            for key, by_subject in groups.items()
+            for name, summary in _summarised(key[3], [*map(_joined, by_subject.values())]).items()
             for unit, region, metric in [figure_parts(name)]
         ]
 
     def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:
         """Return one mean, such as `figure` "volume/foreground/psnr"; NaN where it was not measured."""
         of_system = [score for score in self.subjects if score.group == (source, target, system, protocol)]
-        summary = Scores(self.paired, of_system).summary()
+        summary = replace(self, subjects=of_system).summary()
         return next((row.mean for row in summary if f"{row.unit}/{row.region}/{row.metric}" == figure), float("nan"))
 
     def ranked(self, source: str, target: str) -> list[tuple[float, str]]:
@@ -213,6 +218,17 @@ class Scores:
         notes = [f"note: {note}" for note in self.notes]
         failed = [f"left out: {subject}: {reason}" for subject, reason in self.failures.items()]
         return "\n\n".join([*sections, *(["\n".join(notes + failed)] if notes or failed else [])])
+
+
+def _joined(sessions: Sequence[Measurements]) -> Measurements:
+    """Return the figures of a subject's sessions together."""
+    if len(sessions) == 1:
+        return sessions[0]
+    names = dict.fromkeys(name for measurements in sessions for name in measurements)
+    return {
+        name: np.concatenate([measurements[name] for measurements in sessions if name in measurements])
+        for name in names
+    }
 
 
 def _summarised(protocol: str, measurements: list[Measurements]) -> Mapping[str, Summary]:

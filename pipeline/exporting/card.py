@@ -69,7 +69,9 @@ def _data(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
     names = list(model.contrasts)
     if isinstance(training, Mapping):
         counts = ", ".join(f"{len(training.get(name, []))} in {name}" for name in names)
-        yield PARTS["train"], f"{counts} ({config.get('split', {}).get('pairing', 'unpaired')})" if training else ""
+        pairing = config.get("split", {}).get("pairing", "unpaired")
+        beside = f", {len(split['pairs'])} of them as pairs" if split.get("pairs") else ""
+        yield PARTS["train"], f"{counts} ({pairing}{beside})" if training else ""
     for part in ("validation", "test"):
         if part in split:
             yield PARTS[part], _subjects(len(split[part]))

@@ -157,12 +157,14 @@ def pad_before(length: int, padded: int) -> int:
 
 
 def finite(volume: Tensor) -> Tensor:
-    """Return a volume whose NaN and -inf are its lowest finite value, and +inf the highest."""
-    usable = volume.isfinite()
-    if bool(usable.all()) or not bool(usable.any()):
+    """Return a volume whose NaN and -inf (below -1e30) are its lowest finite value, +inf (above 1e30) the highest."""
+    usable = volume.abs() <= 1e30
+    if bool(usable.all()):
         return volume
+    if not bool(usable.any()):
+        raise ValueError("every voxel is NaN or infinite; export it again")
     low, high = float(volume[usable].min()), float(volume[usable].max())
-    return volume.nan_to_num(nan=low, posinf=high, neginf=low)
+    return volume.nan_to_num(nan=low, posinf=high, neginf=low).clamp(low, high)
 
 
 def box_around(mask: Tensor, outer_box: list[int], field: list[int], spacing: Tensor) -> list[int]:

@@ -1,6 +1,7 @@
 """One volume through a translation model: the preprocessing chain, the network, and the chain's inverse."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ def translate(
     """
     if output is not None:  # refused now, not after the network has run
         require_volume_name(Path(output))
+        if (path := _path_of(source)) is not None and os.path.realpath(path) == os.path.realpath(output):
+            raise UserError(f"{output}: would overwrite the source; choose another output")
         require_writable(Path(output))
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
     loaded = loaded.in_precision(precision)
@@ -85,6 +88,11 @@ def translate(
     if output is not None:
         write_volume(image, Path(output))
     return image
+
+
+def _path_of(source: str | Path | SpatialImage) -> str | Path | None:
+    """Return the file of a volume; None for an image that was made in memory."""
+    return source if isinstance(source, str | Path) else source.get_filename()
 
 
 @dataclass(frozen=True)

@@ -116,14 +116,16 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
             smooth = smoothed(values, len(values) / 40)
             axes.plot(positions, values, color=colour, alpha=0.22, linewidth=0.7)
             axes.plot(positions, smooth, color=colour, linewidth=1.7, label=label)
-            heights.append(max(smooth.max(), np.percentile(values, 98)))
+            heights += [*np.percentile(values, (2, 98)), smooth.min(), smooth.max()]
         else:
             marker = "o" if len(values) <= 60 and title.startswith("validation") else None
             axes.plot(positions, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
 
     # Format the axes.
     if is_loss:
-        axes.set_ylim(0, max(heights) * 1.08 or 1)
+        lowest, highest = min(0.0, *heights), max(0.0, *heights)  # a critic's losses may lie below 0
+        margin = 0.08 * (highest - lowest)
+        axes.set_ylim(lowest and lowest - margin, (highest and highest + margin) or (0 if lowest else 1))
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
     axes.set_xlabel("epoch" if steps_per_epoch else "step", fontsize=10.5, color="#555555")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

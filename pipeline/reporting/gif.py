@@ -26,7 +26,7 @@ def save_gif(frames: Mapping[int, Path], path: Path) -> None:
     """Write frames as a repeating GIF, each with its epoch and a progress line above; written atomically.
 
     Longer series are thinned evenly, keeping the first and the last frame. Frames are shrunk until the file is below
-    `MAX_BYTES` or they are `MIN_WIDTH` wide. `frames` are PNG files by epoch; epoch 0 is the untrained network.
+    `MAX_BYTES` or they are `MIN_WIDTH` wide. `frames` are PNG files by epoch; epoch 0 is what training begins with.
 
     Raises:
         UserError: A frame cannot be read, or differs in size from the last one.
@@ -90,7 +90,7 @@ def _with_title(
     picture_with_title = Image.new("RGB", (size[0], size[1] + _STRIP), _PAPER)
     picture_with_title.paste(picture.resize(size, Image.Resampling.HAMMING), (0, _STRIP))
     draw = ImageDraw.Draw(picture_with_title)
-    title = fitted_text(f"epoch {epoch}" if epoch else "untrained", size[0] - 8, 18)
+    title = fitted_text(f"epoch {epoch}" if epoch else "before training", size[0] - 8, 18)
     draw.text((size[0] // 2, 24), title, fill=_INK, font=font(18), anchor="ms")
     draw.rectangle((0, _STRIP - 3, size[0], _STRIP - 2), fill=_TRACK)
     draw.rectangle((0, _STRIP - 3, round(size[0] * fraction_done), _STRIP - 2), fill=_DONE)

@@ -1,6 +1,7 @@
 """One run in an MLflow store: continued or created, and logged to without duplicates. Every call may raise."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pipeline.tracking.metrics_file import SUPERSEDING
 from pipeline.tracking.mlflow_settings import (
     check_schema,
     request_timeout,
@@ -122,8 +122,8 @@ class MlflowRun:
         self._params: dict[str, str] = {**run.data.params, **changed}  # the latest values
         self.log_params(info.params)
         self._images = set() if is_new else self._logged_images()
-        # Key -> step -> latest time in ms of the points that the store had when the run was opened.
-        self.logged_steps = {} if is_new else self._logged_steps(run.data.metrics)
+        # Key -> step -> latest of the points that the store had when the run was opened: time in ms, and value.
+        self.logged_points = {} if is_new else self._logged_points(run.data.metrics)
 
     def _existing(self, run_id: str | None) -> "Run | None":
         from mlflow.exceptions import MlflowException
@@ -166,18 +166,18 @@ class MlflowRun:
         matches = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
         return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
-    def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, int]]:
-        history = {key: self.client.get_metric_history(self.id, key) for key in keys}
-        return {
-            key: {point.step: point.timestamp for point in sorted(points, key=lambda point: point.timestamp)}
-            for key, points in history.items()
-        }
+    def _logged_points(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
+        points: dict[str, dict[int, tuple[int, float]]] = {}
+        for key in keys:
+            history = sorted(self.client.get_metric_history(self.id, key), key=lambda point: point.timestamp)
+            points[key] = {point.step: (point.timestamp, point.value) for point in history}
+        return points
 
     def log_points(self, records: Sequence[Mapping[str, float]]) -> int:
         """Log the records of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) the store lacks.
 
-        A later record under "test/" is sent, too: of a step's points, MLflow shows the one with the latest time.
-        Returns the number of points sent.
+        A later record of another value is sent, too, of a new evaluation or of steps that a resumed run made anew: of a
+        step's points, MLflow shows the one with the latest time. Returns the number of points sent.
         """
         from mlflow.entities import Metric
 
@@ -187,15 +187,16 @@ class MlflowRun:
             points += [
                 Metric(metric_key(name), value, time_ms, step)
                 for name, value in record.items()
-                if name not in ("step", "time") and self._lacks(name, time_ms, step)
+                if name not in ("step", "time") and self._lacks(name, value, time_ms, step)
             ]
         self._log_batches("metrics", points, METRICS_PER_REQUEST)
         return len(points)
 
-    def _lacks(self, name: str, time_ms: int, step: int) -> bool:
-        """Whether the store lacks a point, or has one of an earlier evaluation that this one replaces."""
-        logged_ms = self.logged_steps.get(metric_key(name), {}).get(step)
-        return logged_ms is None or (name.startswith(SUPERSEDING) and time_ms > logged_ms)
+    def _lacks(self, name: str, value: float, time_ms: int, step: int) -> bool:
+        """Whether the store lacks a point, or has an earlier one of another value, which this one replaces."""
+        logged_ms, logged_value = self.logged_points.get(metric_key(name), {}).get(step, (-1, math.nan))
+        is_same = value == logged_value or (math.isnan(value) and math.isnan(logged_value))
+        return logged_ms < 0 or (time_ms > logged_ms and not is_same)
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether the store has an image under a key and step."""

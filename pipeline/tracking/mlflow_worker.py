@@ -154,7 +154,7 @@ class MlflowWorker:
         run = MlflowRun(self._info, self.run_id, uri=self.uri)
         run.end_abandoned(self._abandoned_id)
         self._abandoned_id = None
-        system_steps = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
+        system_steps = [step for key, steps in run.logged_points.items() if key.startswith("system/") for step in steps]
         self._offset, self._system_step = 0, max(system_steps, default=-1) + 1
         self._monitors = SystemMetricsMonitor(run.id, tracking_uri=run.uri).monitors  # read here, not in its thread
         self.run_id, self.experiment_id = run.id, run.experiment_id

@@ -155,6 +155,7 @@ def _validate(epochs: int, position: TrainerState, callbacks: Callbacks) -> tupl
         target: score for target, score in scores.items() if score > position.best_scores.get(target, -math.inf)
     }
     position.best_scores |= best_scores
+    position.best_steps |= dict.fromkeys(best_scores, position.step)
     return tuple(best_scores)
 
 

@@ -53,6 +53,7 @@ class TrainerState:
     bad_steps: int = 0  # steps skipped for a loss that was not finite
     bad_in_a_row: int = 0
     best_scores: dict[str, float] = field(default_factory=dict)  # in validation, by target contrast
+    best_steps: dict[str, int] = field(default_factory=dict)  # when they were reached; 0: what training began with
     seconds: float = 0.0  # spent in training steps
     losses: dict[str, float] = field(default_factory=dict)  # the latest of each, for not every step has all of them
 

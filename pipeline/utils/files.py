@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from pipeline.utils.errors import DiskFull, UserError
 
+LEFTOVER_AGE_S = 3600.0  # a younger temporary file may be another process's, at work in the same folder
 _TEMPORARY_NAME = re.compile(r"\.tmp-[0-9a-f]{16}(\.\w+)*")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_folder
+from transforms.io.fetched import not_fetched
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -62,12 +63,15 @@ def files_of_series(folder: Path) -> list[Path]:
 
 def _is_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
-    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+    leads_nowhere = path.is_symlink() and not path.exists()  # a slice that is missing, not one that was never there
+    if path.name.startswith(".") or path.name == "DICOMDIR" or not (path.is_file() or leads_nowhere):
         return False
     if suffix in DICOM_SUFFIXES:
         return True
     if suffix and not suffix[1:].isdigit():  # other kinds of files; "1.2.840.7" is a usual name
         return False
+    if leads_nowhere:
+        return not_fetched(path) is not None
     try:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
@@ -92,7 +96,10 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    slices = sorted((_read_header(path) for path in files_of_series(folder)), key=lambda item: item.height)
+    files = files_of_series(folder)
+    if missing := next((path for path in files if not path.exists()), None):
+        raise UserError(not_fetched(missing) or f"{missing}: a link that leads nowhere; copy the series again")
+    slices = sorted((_read_header(path) for path in files), key=lambda item: item.height)
     _require_one_series(slices, folder)
     step, first = _slice_step(slices, folder), slices[0]
     reader = sitk.ImageSeriesReader()

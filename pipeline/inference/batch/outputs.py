@@ -9,7 +9,7 @@ from pipeline.inference.batch.jobs import FAILED, Job
 from pipeline.inference.batch.provenance import PAIR_SUFFIXES
 from pipeline.utils.arguments import expanded
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import is_file, is_folder, remove_stale
+from pipeline.utils.files import LEFTOVER_AGE_S, is_file, is_folder, remove_stale
 from transforms.io.fetched import not_fetched
 
 FREESURFER_SUFFIXES = (".mgz", ".mgh")
@@ -17,7 +17,6 @@ WRITABLE = (".nii.gz", ".nii")
 INPUT_SUFFIXES = (*WRITABLE, ".hdr", *FREESURFER_SUFFIXES)  # a .hdr stands for its .img
 OTHER_SUFFIXES = (*PAIR_SUFFIXES, *FREESURFER_SUFFIXES, ".mha", ".mhd", ".nrrd", ".mnc", ".dcm", ".png")
 UNCERTAINTY = "uncertainty"  # in the names of maps of the expected error
-LEFTOVER_AGE_S = 3600.0  # a younger temporary file may be another process's, at work in the same folder
 
 
 def all_inputs(inputs: list[Path], list_file: str | None) -> list[Path]:
@@ -139,10 +138,14 @@ def _jobs_below(volumes: dict[Path, Path], output: Path) -> list[Job]:
         unique.setdefault(absolute_path(_pair_header(source)), source)
     sources = list(unique.values())
 
-    # Below OUT the path below IN, or, where two would meet, below the folder that all have in common.
+    # Below OUT the path below IN, or, where two would meet, below the folder that all have in common. It does not
+    # help scans that differ in their suffix alone.
     targets = [output / _nifti_name(source, volumes[source]) for source in sources]
-    if len({without_suffix(target) for target in targets}) < len(targets):
-        absolute = [absolute_path(source) for source in sources]
+    absolute = [absolute_path(source) for source in sources]
+    scans: dict[str, set[str]] = {}
+    for target, path in zip(targets, absolute, strict=True):
+        scans.setdefault(without_suffix(target), set()).add(without_suffix(path))
+    if any(len(names) > 1 for names in scans.values()):
         common = Path(os.path.commonpath([path.parent for path in absolute]))
         targets = [output / _nifti_name(path, path.relative_to(common)) for path in absolute]
     jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,8 +175,10 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
     folder.translated.mkdir()
     (folder.translated / file).write_bytes(b"")
     (tmp_path / "training_T1_to_T2.gif").write_bytes(b"")
-    assert "translated" not in report.closing_lines(RunFolder(tmp_path / "without"), "mlflow ui", "trained")
-    lines = report.closing_lines(folder, "mlflow ui", "trained").splitlines()
+    last_lines = partial(report.closing_lines, mlflow_command="mlflow ui", work="trained")
+    assert "translated" not in last_lines(RunFolder(tmp_path / "without"), translated=True)
+    assert "translated" not in last_lines(folder, translated=False)  # those of an earlier evaluation
+    lines = last_lines(folder, translated=True).splitlines()
     assert lines[0] == "trained"
     assert f"{tmp_path}/report.html" in lines[1] and f"{tmp_path}/training_T1_to_T2.gif" in lines[2]
     assert kind in lines[3]
