@@ -19,6 +19,7 @@ BASELINES = {"copy": 9.0, "histogram matching": 11.0, "lookup": 16.0}  # PSNR of
 RECORD = {
     "steps": 1000, "seconds": 250.0, "seconds_per_step": 0.25, "translator_parameters": 2_000_000,
     "parameters": {"G": 1_000_000, "F": 1_000_000, "D": 500_000}, "device": "cpu", "threads": 1, "precision": "float32",
+    "configuration": "its hash",
 }  # fmt: skip
 
 

@@ -123,9 +123,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
 
     # Format the axes.
     if is_loss:
-        lowest, highest = min(0.0, *heights), max(0.0, *heights)  # a critic's losses may lie below 0
-        margin = 0.08 * (highest - lowest)
-        axes.set_ylim(lowest and lowest - margin, (highest and highest + margin) or (0 if lowest else 1))
+        axes.set_ylim(*loss_limits(heights))
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
     axes.set_xlabel("epoch" if steps_per_epoch else "step", fontsize=10.5, color="#555555")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -137,6 +135,15 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
     axes.spines["bottom"].set_color("#bbbbbb")
     if any(lines):
         axes.legend(fontsize=10.5, frameon=False, loc="best")
+
+
+def loss_limits(heights: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis for losses: from 0, or from below it, where a critic's may lie."""
+    lowest, highest = min(0.0, *heights), max(0.0, *heights)
+    margin = 0.08 * (highest - lowest)
+    if lowest == highest:
+        return 0.0, 1.0
+    return (lowest - margin if lowest else 0.0), (highest + margin if highest else 0.0)
 
 
 def _at_most(count: int, steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

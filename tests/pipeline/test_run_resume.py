@@ -1,3 +1,4 @@
+import json
 import signal
 from pathlib import Path
 
@@ -6,7 +7,9 @@ import pytest
 import torch
 from small_engine import differences, leaves
 from small_run import (
+    CONFIGS,
     QUICK,
+    TINY,
     empty_models,
     in_child,
     latest,
@@ -15,10 +18,13 @@ from small_run import (
     signal_at,
     train_phantom,
     without_pictures,
+    workshop,
 )
 
 import pipeline.train
 from pipeline.config.load import load_config
+from pipeline.data.split_file import split_to_json
+from pipeline.data_builders import planned_cases, split_cases, warn_of_other_split
 from pipeline.inference.model import load_model
 from pipeline.run_config import is_finished
 from pipeline.runs.folder import RunFolder
@@ -100,6 +106,21 @@ def test_a_run_stopped_while_it_prepares_says_so(number, code, monkeypatch, tmp_
     assert phantom_run(tmp_path / "run", *QUICK) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stopped: ")
+
+
+def test_a_split_file_that_a_run_does_not_follow_is_warned_of(tmp_path, caplog):
+    config = load_config(CONFIGS / "phantom.yaml", [*TINY, f"data.folder={workshop() / 'phantom'}"])
+    cases, saved, other = planned_cases(config), tmp_path / "saved.json", tmp_path / "other.json"
+    saved.write_text(json.dumps(split_to_json(split_cases(config, cases))))
+    other.write_text(saved.read_text())
+    named = load_config(CONFIGS / "phantom.yaml", [*TINY, f"data.folder={config.data.folder}", f"split.file={other}"])
+    warn_of_other_split(config, cases, saved)
+    warn_of_other_split(named, cases, None)  # not trained yet
+    warn_of_other_split(named, cases, saved)
+    assert caplog.messages == []
+    other.unlink()
+    warn_of_other_split(named, cases, saved)
+    assert caplog.messages == [f"split.file = {other}: has no effect, for the run keeps the split of {saved}"]
 
 
 # ── asked to stop ───────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from finished_runs import bound, finished_run, read_run, read_runs
+from finished_runs import RECORD, bound, finished_run, read_run, read_runs
 
 from pipeline.comparison.runs import runs_of_experiment
 from pipeline.utils.errors import UserError
@@ -55,6 +55,12 @@ def test_all_folders_that_cannot_be_compared_are_named_at_once(tmp_path):
 def test_a_method_that_learns_from_pairs_is_a_bound_whatever_the_split(tmp_path):
     assert read_run(finished_run(tmp_path, "mine", settings=bound())).is_bound is True
     assert read_run(finished_run(tmp_path, "other", settings={"split": {"pairing": "paired"}})).is_bound is False
+
+
+def test_a_run_whose_evaluation_began_anew_is_not_finished(tmp_path):
+    record = {name: value for name, value in RECORD.items() if name != "configuration"}
+    with pytest.raises(UserError, match=r"mine: not finished, for its evaluation began anew; run its command again"):
+        read_run(finished_run(tmp_path, "mine", record=record))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"summary": [], "protocols": {}}'])

@@ -83,6 +83,22 @@ def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
     )
 
 
+def test_a_run_that_saw_a_few_pairs_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
+    few = {**SPLIT, "pairs": ["t1"]}
+    settings = {"split": {"pairs": 1}}
+    folders = finished_run(tmp_path, "few", 20.0, split=few, settings=settings), finished_run(tmp_path, "a", 13.0)
+    comparison = compared(*folders)
+    direction = comparison.directions[0]
+    assert direction.best.label == "a" and direction.leaders["foreground/psnr"] == "a"
+    assert rows(direction)["few"].used_pairs and "cyclegan, with 1 pair " in terminal_text(comparison)
+
+
+def test_subjects_are_counted_by_the_figures_of_the_table_alone(tmp_path):
+    lesion = {"volume/lesion/psnr": float("nan")}
+    folders = [finished_run(tmp_path, name, extra=lesion) for name in ("a", "b")]
+    assert "T1 → T2, 7 subjects\n" in terminal_text(compared(*folders))
+
+
 def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path):
     folders = [finished_run(tmp_path, name, psnr, settings=bound()) for name, psnr in (("a", 15.0), ("b", 17.0))]
     direction = compared(*folders).directions[0]
@@ -160,7 +176,7 @@ def test_a_run_that_was_warned_of_to_the_end_is_named(tmp_path):
 
 
 def test_runs_on_different_machines_are_not_to_be_timed(tmp_path):
-    gpu = {"device": "NVIDIA H200", "precision": "bf16", "seconds_per_step": 0.01}
+    gpu = RECORD | {"device": "NVIDIA H200", "precision": "bf16", "seconds_per_step": 0.01}
     comparison = compared(finished_run(tmp_path, "a"), finished_run(tmp_path, "b", record=gpu))
     assert any("NVIDIA H200, bf16): compare no seconds" in note for note in comparison.notes)
 

@@ -46,6 +46,12 @@ def test_several_seeds_are_a_configuration_each_with_a_name_and_a_folder_of_its_
     assert load_seeds(path, ["seed=2"]) == [load_config(path, ["seed=2"])]
 
 
+@pytest.mark.parametrize("seeds", ["[1, 1.0]", "[3, 3]", "[3]"])
+def test_several_seeds_are_different_numbers(seeds, tmp_path):
+    with pytest.raises(UserError, match="must be one number, or a list of two different ones or more"):
+        load_seeds(write(tmp_path, SMALL), [f"seed={seeds}"])
+
+
 def test_several_seeds_are_refused_where_one_run_is_meant(tmp_path):
     assert errors(tmp_path, "seed=[1,2]") == [
         "seed = [1, 2]: must be one number here, as in seed=0; several are for pipeline.run alone"
@@ -103,6 +109,10 @@ def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp
         ("method.type=gan", "method.type = 'gan': must be one of cyclegan, dualgan, munit, unit, pix2pix, cut"),
         ("generator.blocks=3", "generator.blocks = 3: not a key of generator unet; leave it out"),
         ("data.seed=-1", "data.seed = -1: must be greater than or equal to 0"),
+        (
+            "evaluation.protocols=[selfrdb, selfrdb]",
+            "evaluation.protocols = ['selfrdb', 'selfrdb']: must be named once each",
+        ),
     ],
 )
 def test_one_error_says(override, line, tmp_path):

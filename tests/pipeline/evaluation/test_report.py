@@ -166,6 +166,18 @@ def test_a_warning_of_training_stands_in_its_section_and_while_it_holds_at_the_t
     assert "Warnings during training" not in page(tmp_path / "none", scores())
 
 
+# ── which step was evaluated ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_steps_that_were_evaluated_are_named_and_what_training_began_with_is_noted():
+    position = TrainerState(step=2000, best_steps={"T2": 1200, "T1": 0})
+    evaluated, notes = report.evaluated_steps("best", position, CONTRASTS)
+    assert evaluated == {"evaluated": "T1 → T2 of step 1,200, T2 → T1 of step 0"}
+    assert notes == ["T2 → T1: validation chose what training began with, so these figures are not of the training"]
+    assert report.evaluated_steps("latest", position, CONTRASTS) == ({}, [])
+    assert report.evaluated_steps("best", TrainerState(step=2000), CONTRASTS) == ({}, [])  # of an earlier release
+
+
 # ── the last lines ──────────────────────────────────────────────────────────────────────────────────────────
 
 

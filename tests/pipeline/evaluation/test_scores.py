@@ -30,6 +30,15 @@ def test_the_summary_is_over_subjects_for_each_direction_system_and_figure(score
     assert math.isnan(scores.mean("T2", "T1", "copy", "volume/image/psnr"))
 
 
+def test_sessions_of_a_subject_count_as_one_subject_whose_mean_is_theirs():
+    rows = [subject("01_a", "model", 20), subject("01_b", "model", 22), subject("02_a", "model", 27)]
+    scores = Scores(True, rows, subject_of={"01_a": "01", "01_b": "01", "02_a": "02"})
+    summary = {(row.region, row.metric): row for row in scores.summary()}
+    row = summary["foreground", "psnr"]
+    assert (row.mean, row.sd, row.n) == pytest.approx((24, math.sqrt(18), 2))
+    assert scores.mean("T1", "T2", "model", "volume/foreground/psnr") == 24
+
+
 def test_subjects_are_ranked_by_a_figure_ascending_and_nan_has_no_rank(scores):
     scores.subjects.append(subject("d", "model", math.nan))
     assert scores.ranked("T1", "T2") == [(20, "a"), (24, "b")]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reporting.curves import grouped, read_series, save_curves, smoothed
+from pipeline.reporting.curves import grouped, loss_limits, read_series, save_curves, smoothed
 from pipeline.utils.errors import UserError
 
 
@@ -38,6 +38,14 @@ def test_a_step_that_was_written_again_counts_once_with_its_later_value(tmp_path
     records = [(10, {"train/cycle_a": 5.0}), (20, {"train/cycle_a": 4.0}), (10, {"train/cycle_a": 3.0})]
     steps, values = read_series(write(tmp_path / "metrics.jsonl", records))["train/cycle_a"]
     assert steps.tolist() == [10, 20] and values.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("heights", "limits"),
+    [([0.5, 1.0], (0, 1.08)), ([-1.0, 1.0], (-1.16, 1.16)), ([-2.0, -1.0], (-2.16, 0)), ([0.0, 0.0], (0, 1))],
+)
+def test_losses_are_shown_from_zero_and_those_below_it_too(heights, limits):
+    assert loss_limits(heights) == pytest.approx(limits)
 
 
 def test_losses_of_one_kind_share_axes_and_scores_have_a_line_per_direction():

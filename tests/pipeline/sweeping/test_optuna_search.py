@@ -82,6 +82,7 @@ def test_another_search_is_refused(workspace, capsys):
         (["--search", "2", "--range", "training.learning_rate=3..1"], "the lower end comes first"),
         (["--search", "2", "--range", "training.learning_rate=3"], "is written key=low..high"),
         (["--search", "2", "--range", "training.epochs=1.5..3"], "training.epochs takes whole numbers"),
+        (["--search", "2", "--range", "generator.depth=1.5..3"], "generator.depth takes whole numbers"),  # or null
         (["--search", "2", "--range", "training.learning_rate=-1..1"], "training.learning_rate = -1"),
         (["--search", "2", "--range", "training.rate=0..1"], "training.rate = 0.0: unknown key"),
     ],

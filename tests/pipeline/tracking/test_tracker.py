@@ -110,6 +110,17 @@ def test_the_store_shows_the_values_of_the_latest_evaluation(tmp_path, store):
     assert history(store, run_id, "loss") == [(5, 30.0)]
 
 
+def test_the_store_shows_the_steps_of_a_resumed_run_as_they_were_made_anew(tmp_path, store):
+    with track(tmp_path) as tracker:
+        for step, value in ((10, 1.0), (20, 2.0), (30, 3.0)):
+            tracker.log_metrics({"loss": value}, step)
+    with track(tmp_path, step=10, run_id=tracker.run_id) as tracker:
+        for step, value in ((20, 2.0), (30, 5.0)):
+            tracker.log_metrics({"loss": value}, step)
+    assert client(store).get_run(tracker.run_id).data.metrics["loss"] == 5.0
+    assert sorted(history(store, tracker.run_id, "loss")) == [(10, 1.0), (20, 2.0), (30, 3.0), (30, 5.0)]
+
+
 def test_no_random_number_is_drawn(tmp_path, store):
     states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
     with track(tmp_path) as tracker:
