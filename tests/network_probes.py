@@ -83,9 +83,11 @@ def assert_exports(network):
     """The graph that `torch.export` makes of it, as models are logged, takes any batch, height and width."""
     from torch.fx.experimental import _config
 
+    from pipeline.exporting.program import silence
+
     network = network.eval()
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    with _config.patch(backed_size_oblivious=True), torch.no_grad():
+    with silence(), _config.patch(backed_size_oblivious=True), torch.no_grad():
         example = torch.zeros(2, 1, 64, 64)
         graph = torch.export.export(network, (example,), dynamic_shapes=(sizes,)).module()
         least, stride = 2 * network.stride, network.stride
