@@ -45,21 +45,20 @@ def download_ixi(folder: Path, contrasts: Sequence[str], *, base_url: str, quiet
         unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
         downloaded = folder / f"IXI-{contrast}.downloaded.tar"  # ours, until it is unpacked
         if count := _volume_count(unpacked):
+            downloaded.unlink(missing_ok=True)  # where the command was stopped just before
             say(f"{unpacked}: there already, {count} volumes")
             continue
         require_empty(unpacked)
         require_writable(archive)
-        if not archive.exists():
-            if not downloaded.exists():
-                fetch(f"{base_url.rstrip('/')}/{archive.name}", downloaded, md5=IXI_MD5[contrast], quiet=quiet)
-            unpack_tar(downloaded, unpacked, quiet)
-            downloaded.unlink()
-            say(f"{unpacked}: {_volume_count(unpacked)} volumes")
-            continue
-        if (actual := md5_of(archive, quiet)) != IXI_MD5[contrast]:
-            reason = f"has MD5 sum {actual} instead of {IXI_MD5[contrast]}"
-            raise UserError(f"{archive}: {reason}; remove it and repeat the command to download it")
-        unpack_tar(archive, unpacked, quiet)  # brought from elsewhere, it stays
+        if archive.exists():  # brought from elsewhere: it stays
+            if (actual := md5_of(archive, quiet)) != IXI_MD5[contrast]:
+                reason = f"has MD5 sum {actual} instead of {IXI_MD5[contrast]}"
+                raise UserError(f"{archive}: {reason}; remove it and repeat the command to download it")
+        elif not downloaded.exists():
+            url = f"{base_url.rstrip('/')}/{archive.name}"
+            fetch(url, downloaded, md5=IXI_MD5[contrast], by_hand=archive, quiet=quiet)
+        unpack_tar(archive if archive.exists() else downloaded, unpacked, quiet)
+        downloaded.unlink(missing_ok=True)
         say(f"{unpacked}: {_volume_count(unpacked)} volumes")
 
 

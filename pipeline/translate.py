@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     summary_path = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main
     if arguments.dry_run:
-        _ = model.files  # refuses an address where no model is
+        model.require_files()
         pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if world.is_main:
             echo(summary.dry_run_table(jobs))

@@ -15,6 +15,8 @@ from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
 from transforms.slice_chain import PreprocessSettings
 
+MODEL = "models:/any@best"  # an address at which no file is looked for
+
 
 class Negative(nn.Module):
     """Turns dark into bright; at a call, counted from 1, raises what `accidents` holds for it, or calls it."""
@@ -66,7 +68,7 @@ def files_in(folder: Path) -> list[str]:
 
 def run(*arguments: object) -> int:
     """Translate to T2 by the command; `load_model` must give it a model, as the fixture `model` does."""
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+    return main([*map(str, arguments), "--model", MODEL, "--to", "T2"])
 
 
 def summary_of(out: Path) -> dict:

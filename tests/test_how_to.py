@@ -138,6 +138,8 @@ def test_a_hospitals_series_become_volumes_without_its_metadata(workspace, model
         dicom_series.write_dicom(workspace / "hospital" / patient / "t1_mprage", dicom_series.head())
     kind = {"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
     dicom_series.write_dicom(workspace / "hospital" / "4712" / "mprage_scout", dicom_series.head(), **kind)
+    (workspace / "runs/ixi/checkpoints").mkdir(parents=True)
+    (workspace / "runs/ixi/checkpoints/best.pt").touch()
     commands = shown_commands(text_of("dicom.md"))
     run_commands(commands, codes={commands[-1]: 3})
     out = workspace / "synthetic_t2"

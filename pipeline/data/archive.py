@@ -23,18 +23,21 @@ SPARE_BYTES = 64 << 20  # disk space that stays free
 COPIES = 2  # of the file that must fit on the disk: it is unpacked beside itself
 
 
-def fetch(url: str, target: Path, *, md5: str, pause_s: float = 1.0, quiet: bool = False) -> None:
-    """Download `url` to `target` through `<target>.part`, which an interrupted download resumes from.
+def fetch(
+    url: str, target: Path, *, md5: str, by_hand: Path | None = None, pause_s: float = 1.0, quiet: bool = False
+) -> None:
+    """Download `url` to `target` through `<by_hand>.part`, which an interrupted download resumes from.
 
-    The target is made only if its MD5 sum (hexadecimal) is right. The pause before another attempt is doubled each time
-    while nothing new arrives.
+    The target is made only if its MD5 sum (hexadecimal) is right. `by_hand` is where the user may place the file, which
+    is `target` unless given. The pause before another attempt is doubled each time while nothing new arrives.
 
     Raises:
         UserError: no connection, a server's refusal, too many interruptions, too little disk, or a wrong sum (then
             the file is removed, so that the next call starts afresh). The message names URL, reason and remedy.
     """
     require_web(url)
-    partial_path = target.with_name(f"{target.name}.part")
+    by_hand = by_hand or target
+    partial_path = by_hand.with_name(f"{by_hand.name}.part")
     failures = 0
     # Download, resuming after interruptions while there is progress.
     while True:
@@ -49,7 +52,7 @@ def fetch(url: str, target: Path, *, md5: str, pause_s: float = 1.0, quiet: bool
             if failures >= ATTEMPTS or (progress <= 0 and _is_final(error)):
                 raise UserError(
                     f"{url}: {_reason(error, partial_path)}; check the network and repeat the command (it goes on "
-                    f"where it stopped), or bring the file from elsewhere and place it as {target}"
+                    f"where it stopped), or bring the file from elsewhere and place it as {by_hand}"
                 ) from error
             time.sleep(pause_s * 2 ** max(failures - 1, 0))
 

@@ -55,11 +55,13 @@ class VolumeTranslator(nn.Module):
         """Translate volumes (N, 1, X, Y, Z), with axes nearest to right, anterior and superior, to the same shape.
 
         Args:
-            image: The intensities, in any unit; NaN and infinities count as the lowest and highest finite value.
+            image: The intensities, in any unit; NaN and infinities count as the lowest and highest finite value, as do
+                values beyond ±1e30.
             spacing_mm: (3,) or (N, 3), along the three axes; 1 mm where it is not given.
 
         Raises:
-            ValueError (in TorchScript an error with that message): all voxels, or most of a head, have one value.
+            ValueError (in TorchScript an error with that message): no voxel is finite, or all voxels, or most of a
+                head, have one value.
         """
         spacings = torch.ones(image.size(0), 3) if spacing_mm is None else spacing_mm.reshape(-1, 3)
         translated = torch.zeros_like(image, dtype=torch.float32)

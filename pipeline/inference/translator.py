@@ -68,7 +68,7 @@ def translate(
 
     Raises:
         UserError: the volume or the model cannot be used, the model does not make that contrast, or the output cannot
-            be written; one line that names it.
+            be written or is the source; one line that names it.
     """
     if output is not None:  # refused now, not after the network has run
         require_volume_name(Path(output))

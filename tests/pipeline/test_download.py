@@ -6,6 +6,7 @@ import pytest
 from web_server import serve, web_server
 
 from pipeline import download
+from pipeline.data import archive
 from pipeline.data.sources.nifti_folder import ixi_cases
 
 
@@ -99,3 +100,30 @@ def test_an_interrupt_says_that_the_command_can_be_repeated(server, tmp_path, ca
         assert run(tmp_path, server) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     assert run(tmp_path, server) == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_download_goes_once_it_is_unpacked_also_where_the_command_was_stopped(server, tmp_path, moment):
+    unpack = archive.unpack_tar
+
+    def stopped(*arguments):
+        if moment == "after":
+            unpack(*arguments)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive, "unpack_tar", stopped)
+        assert run(tmp_path, server, contrasts=("T1",)) == 130
+    assert (tmp_path / "IXI-T1.downloaded.tar").read_bytes() == ARCHIVES["T1"]
+    assert run(tmp_path, server, contrasts=("T1",)) == 0
+    assert len(server.ranges) == 1 and [path.name for path in tmp_path.iterdir()] == ["IXI-T1"]
+    assert len(ixi_cases(tmp_path, ("T1",))) == 2
+
+
+def test_half_a_download_and_one_brought_by_hand_have_the_archives_name(server, tmp_path, capsys):
+    (tmp_path / "IXI-T1.tar.part").write_bytes(ARCHIVES["T1"][:1000])
+    assert run(tmp_path, server, contrasts=("T1",)) == 0
+    assert server.ranges == ["bytes=1000-"]
+    server.answers = [lambda handler: handler.reply(404)]
+    assert run(tmp_path, server, contrasts=("T2",)) == 2
+    assert capsys.readouterr().err.endswith(f"place it as {tmp_path / 'IXI-T2.tar'}\n")

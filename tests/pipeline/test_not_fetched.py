@@ -52,7 +52,7 @@ def test_some_are_here(tmp_path, capsys):
 
 def test_translate_says_it_of_each(tmp_path, capsys, model):
     data = scans(tmp_path / "bids", 2, 1)
-    arguments = ["-i", str(data), "-o", str(tmp_path / "out"), "--model", "m", "--to", "T2"]
+    arguments = ["-i", str(data), "-o", str(tmp_path / "out"), "--model", "models:/m@best", "--to", "T2"]
     assert translate.main([*arguments, "--dry-run"]) == 0
     assert f"refuse: {words(data / 's1_T1.nii.gz')}" in capsys.readouterr().out
     assert translate.main([*arguments, "--quiet"]) == 3

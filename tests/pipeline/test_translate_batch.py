@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from negative_model import files_in, run, statuses, summary_of, volume_at
+from negative_model import MODEL, files_in, run, statuses, summary_of, volume_at
 from small_run import in_child
 
 from pipeline import __version__
@@ -45,7 +45,7 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     assert summary["version"] == __version__ and summary["exit_code"] == 3 and summary["seconds"] > 0
     none = {"skipped": 0, "other model": 0, "stale": 0, "not done": 0}
     assert summary["totals"] == {"volumes": 4, "translated": 2, "foreign": 1, "failed": 1} | none
-    assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == "any"
+    assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == MODEL
     assert summary["model"] == asdict(model.info("T2")) and len(summary["model"]["identity"]) == 12
     assert summary["computed_by"] == f"torch {torch.__version__}"
     a, b, c, d = summary["volumes"]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from negative_model import files_in, run, statuses, summary_of, volume_at
 
+from pipeline.translate import main
+
 
 def test_a_list_of_inputs_may_stand_alone_or_beside_others(tmp_path, model, monkeypatch):
     for name in ("a.nii", "naïve name $(x).nii", "c.nii"):
@@ -128,6 +130,13 @@ def test_a_dry_run_refuses_what_is_missing(tmp_path, capsys):
         True,
         True,
     ]
+
+
+def test_a_dry_run_refuses_a_model_that_is_not_there(tmp_path, capsys):
+    command = ["-i", str(volume_at(tmp_path / "a.nii")), "-o", str(tmp_path / "out"), "--dry-run", "--to", "T2"]
+    assert main([*command, "--model", str(tmp_path / "none")]) == 2
+    assert f"error: {tmp_path / 'none'}: no such model" in capsys.readouterr().err
+    assert main([*command, "--model", "box"]) == main([*command, "--model", "models:/none@best"]) == 0
 
 
 def test_freesurfers_mgz_becomes_a_nifti_on_its_grid(tmp_path, model, capsys):

@@ -116,6 +116,13 @@ def test_what_was_cut_goes_back_to_its_place(box):
     assert np.array_equal(pasted, expected)
 
 
+@pytest.mark.parametrize("box", [[[0, 7], [0, 6], [0, 5]], [[1, 5], [0, 6], [0, 5]], [[1, 5], [1, 5], [1, 4]]])
+def test_what_is_done_to_a_crop_is_not_done_to_the_volume(box):
+    volume = numbered()
+    spatial.crop_box(volume, np.array(box), WHOLE)[:] = -9
+    assert np.array_equal(volume, numbered())
+
+
 def test_beyond_the_field_the_nearest_voxel_is_repeated():
     field = (slice(1, 6), slice(0, 6), slice(0, 5))  # the first and the last plane are empty
     result = spatial.crop_box(numbered(), np.array([[-1, 7], [2, 3], [2, 3]]), field)[:, 0, 0]

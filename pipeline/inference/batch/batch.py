@@ -53,9 +53,10 @@ class JobTranslator:
         except UserError:
             self._opened_views(job)  # which says in better words what is wrong with a source that cannot be read
             raise
+        opened = self._opened_views(job)
         if not is_folder(job.source) and read_record(job.source) is not None:
-            job.warnings.append("is a translation itself, not a scan")
-        return self._opened_views(job), record
+            job.warnings.append(f"{job.source}: is a translation itself, not a scan")
+        return opened, record
 
     def _opened_views(self, job: Job) -> list[OpenedVolume]:
         source = read_series(job.source) if is_folder(job.source) else job.source

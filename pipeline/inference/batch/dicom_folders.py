@@ -49,9 +49,14 @@ class _Slice:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a folder directly holds DICOM files: by suffix, or by the letters "DICM" after the preamble."""
+    """Whether a folder directly holds DICOM files: by suffix, or by the letters "DICM" after the preamble.
+
+    A file without a suffix whose content git-annex keeps may as well be a README.
+    """
     try:
-        return is_folder(folder) and any(_is_dicom(path) for path in folder.iterdir())
+        return is_folder(folder) and any(
+            _is_dicom(path) for path in folder.iterdir() if path.suffix.lower() in DICOM_SUFFIXES or path.exists()
+        )
     except OSError:  # it cannot be listed
         return False
 

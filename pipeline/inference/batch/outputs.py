@@ -144,7 +144,7 @@ def _jobs_below(volumes: dict[Path, Path], output: Path) -> list[Job]:
     absolute = [absolute_path(source) for source in sources]
     scans: dict[str, set[str]] = {}
     for target, path in zip(targets, absolute, strict=True):
-        scans.setdefault(without_suffix(target), set()).add(without_suffix(path))
+        scans.setdefault(without_suffix(target), set()).add(without_suffix(_nifti_name(path, path)))
     if any(len(names) > 1 for names in scans.values()):
         common = Path(os.path.commonpath([path.parent for path in absolute]))
         targets = [output / _nifti_name(path, path.relative_to(common)) for path in absolute]

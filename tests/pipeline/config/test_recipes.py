@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.data_builders import schedule_of
+from pipeline.data_builders import augmentation_of, schedule_of
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 IXI = {path.stem: load_config(path) for path in CONFIGS if path.stem.startswith("ixi")}
@@ -127,3 +127,10 @@ def leaves(content, key=""):
     if not isinstance(content, dict) or key in ("data.patterns", "data.train", "data.test"):
         return {key}
     return {leaf for name, value in content.items() for leaf in leaves(value, f"{key}.{name}".lstrip("."))}
+
+
+@pytest.mark.parametrize(("axis", "share"), [("axial", 0.3), ("coronal", 0.3), ("sagittal", 0)])
+def test_slices_are_mirrored_where_they_have_a_left_and_a_right(axis, share):
+    overrides = [f"preprocess.axis={axis}", "augment.horizontal_flip=0.3", "augment.vertical_flip=0.2"]
+    augmentation = augmentation_of(load_config(CONFIGS[0].with_name("ixi_tutorial.yaml"), overrides))
+    assert (augmentation.horizontal_flip, augmentation.vertical_flip) == (share, 0.2)

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 import shutil
 import tarfile
 from collections import namedtuple
@@ -205,3 +206,28 @@ def test_an_existing_folder_is_never_mixed_with_an_archive(tmp_path):
     (tmp_path / "out/mine.txt").unlink()
     unpack_tar(archive, tmp_path / "out", quiet=True)
     assert (tmp_path / "out/good.nii.gz").exists()
+
+
+def test_what_another_process_unpacks_beside_it_stays_and_what_a_killed_one_left_goes(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", [GOOD])
+    at_work, left = (tmp_path / f".tmp-{letter * 16}" for letter in "ab")
+    for folder in (at_work, left):
+        (folder / "content").mkdir(parents=True)
+    os.utime(left, (0, 0))
+    unpack_tar(archive, tmp_path / "out", quiet=True)
+    assert names(tmp_path) == [at_work.name, "a.tar", "out"]
+
+
+def test_files_that_vanish_meanwhile_are_missed(tmp_path, monkeypatch):
+    copy = shutil.copyfileobj
+
+    def copy_and_clear(source, stream):
+        copy(source, stream)
+        for path in tmp_path.glob(".tmp-*/content/good.nii.gz"):
+            path.unlink()
+
+    archive = make_tar(tmp_path / "a.tar", [GOOD, ("b.nii.gz", b"b")])
+    monkeypatch.setattr(shutil, "copyfileobj", copy_and_clear)
+    with pytest.raises(UserError, match="out: files vanished while they were unpacked; repeat the command"):
+        unpack_tar(archive, tmp_path / "out", quiet=True)
+    assert names(tmp_path) == ["a.tar"]

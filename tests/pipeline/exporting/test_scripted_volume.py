@@ -12,8 +12,10 @@ from nibabel.affines import voxel_sizes
 from torch import nn
 
 from pipeline.exporting.bundle import scripted_translator
+from pipeline.exporting.scripted_volume import finite
 from pipeline.inference.translator import translate
 from transforms.io.nifti import read_with_warnings
+from transforms.io.nifti_checks import finite_float32
 from transforms.spatial import from_canonical, to_canonical
 
 RANGE = 890.0
@@ -102,6 +104,16 @@ def test_values_that_are_no_numbers_become_the_lowest_and_highest(pair):
     broken = voxels.clone()
     broken[0, 0, 5, 5, 5:7], broken[0, 0, 18, 20, 16] = torch.tensor([torch.nan, -torch.inf]), torch.inf
     assert torch.equal(pair[1](broken), pair[1](voxels))
+
+
+def test_what_counts_as_infinite_is_what_the_package_takes_for_it():
+    voxels = scan("T1", shape=(8, 8, 8))
+    voxels[0, 0] = np.nan, np.inf, -np.inf, 2e30, -2e30, 3e38, -3e38, 500
+    expected, _ = finite_float32(nib.Nifti1Image(voxels, np.eye(4)), voxels.shape, "scan")
+    script = torch.jit.script(finite)
+    assert np.array_equal(script(torch.from_numpy(voxels)).numpy(), expected) and np.abs(expected).max() < 1000
+    with pytest.raises(torch.jit.Error, match="every voxel is NaN or infinite"):
+        script(torch.full((4, 4, 4), torch.nan))
 
 
 def test_a_volume_of_one_value_is_refused(pair):

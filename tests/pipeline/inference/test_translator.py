@@ -9,6 +9,7 @@ from torch import nn
 from pipeline.inference.translator import translate
 from pipeline.utils.errors import UserError
 from transforms.intensity import foreground_mask
+from transforms.slice_chain import CHAIN_VERSION
 
 
 def own_range(image):
@@ -123,6 +124,26 @@ def test_a_bad_volume_is_one_line_with_its_name(tmp_path):
     nearly_flat[0] = -3e38  # what some programs fill the air with
     with pytest.raises(UserError, match=r"both 1, .*\(doubtful before: 400 NaN or infinite voxels were"):
         translate(nib.Nifti1Image(nearly_flat, np.eye(4)), model_of(nn.Identity()), "T2")
+
+
+def test_an_image_in_memory_stays_as_it_is():
+    voxels = np.zeros((20, 20, 20), np.float32)
+    voxels[2:-2, 2:-2, 2:-2] = np.random.default_rng(0).uniform(50, 100, (16, 16, 16))
+    voxels[0, 0, 0] = voxels[-1, -1, -1] = 1  # so that the box of the head is all that was scanned
+    image = nib.Nifti1Image(voxels.copy(), np.diag([5.0, 5.0, 5.0, 1.0]))
+    translate(image, model_of(nn.Identity(), version=CHAIN_VERSION), "T2")
+    assert np.array_equal(image.dataobj, voxels)
+
+
+def test_a_source_as_output_is_refused_before_anything_is_read(tmp_path):
+    path, link = tmp_path / "a.nii", tmp_path / "link.nii"
+    nib.save(ixi_like.ixi_t1(scale=16), path)
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for source, output in ((path, path), (str(path), link), (link, str(path)), (nib.load(path), path)):
+        with pytest.raises(UserError, match=r"\.nii: would overwrite the source; choose another output"):
+            translate(source, tmp_path / "no model", "T2", output)
+    assert path.read_bytes() == before
 
 
 def test_a_network_that_diverged_is_reported():

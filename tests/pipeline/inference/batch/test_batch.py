@@ -89,3 +89,12 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path, monkeypatch):
     assert outcome(tmp_path / "ahead") == in_turn
     statuses, warned, _ = zip(*in_turn[0], strict=True)
     assert statuses == ("translated", "failed", "translated", "translated") and warned == (0, 0, 1, 0)
+
+
+def test_a_translation_as_source_is_translated_with_a_warning_and_a_scan_without(tmp_path):
+    scan, translation = volume_at(tmp_path / "a.nii"), tmp_path / "a_T2.nii"
+    translator = JobTranslator(MultiViewTranslator((negative_model(),), "T2"), Provenance("T2", "", ""))
+    jobs = [Job(scan, translation), Job(translation, tmp_path / "again.nii")]
+    translate_jobs(jobs, translator, quiet=True)
+    assert [job.status for job in jobs] == ["translated", "translated"] and jobs[0].warnings == []
+    assert f"{translation}: is a translation itself, not a scan" in jobs[1].warnings

@@ -138,6 +138,22 @@ def test_a_series_that_is_not_whole_is_refused_by_name(tmp_path, kind):
     assert message in str(caught.value)
 
 
+ANNEXED = ".git/annex/objects/xX/7q/MD5-s9--0a/MD5-s9--0a"
+LINKS = [
+    (".dcm", ANNEXED, "its content is not fetched (git-annex keeps it); run `datalad get "),
+    ("", ANNEXED, "its content is not fetched (git-annex keeps it); run `datalad get "),
+    (".dcm", "/nowhere/1.dcm", "a link that leads nowhere; copy the series again"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "target", "message"), LINKS)
+def test_a_slice_that_is_a_broken_link_is_not_left_out(tmp_path, model, capsys, suffix, target, message):
+    last = write_dicom(tmp_path / "series", head(), suffix=suffix)[-1]  # whose lack nothing else shows
+    last.unlink(), last.symlink_to(target)
+    assert run("-i", tmp_path / "series", "-o", tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith(f"error: {last}: {message}")
+
+
 def test_several_series_in_a_folder_are_named_and_refused(tmp_path):
     write_dicom(tmp_path / "series", head(), series="1.2.3")
     for path in write_dicom(tmp_path / "other", head(), series="1.2.9")[:4]:
@@ -200,6 +216,7 @@ def test_slices_without_positions_are_refused_by_the_tags_that_are_missing(tmp_p
 def test_other_files_are_not_taken_for_dicom(tmp_path):
     for name in ("a.txt", "a.json", "noextension", "1.2.3", ".hidden.dcm", "DICOMDIR"):
         (tmp_path / name).write_bytes(bytes(200))
+    (tmp_path / "README").symlink_to(ANNEXED)
     assert not holds_dicom(tmp_path)
     (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
     assert holds_dicom(tmp_path) and not holds_dicom(tmp_path / "IM1")

@@ -31,6 +31,9 @@ LAYOUTS = [  # files, what is named of them, and the targets below OUT
     ("in/a.hdr in/a.img", "in", "a.nii.gz"),
     ("in/a.hdr in/a.img", "in/a.img in/a.hdr", "a.nii.gz"),
     ("in/b.mgz", "in", "b.nii.gz"),
+    ("d/c.nii in/a.nii in/a.nii.gz in/site/b.nii", "d in", "c.nii a.nii a.nii.gz site/b.nii"),
+    ("d/c.nii in/a.hdr in/a.img in/a.nii.gz", "d in", "c.nii a.nii.gz a.nii.gz"),
+    ("p1/T1.nii p1/T1.nii.gz p2/T1.nii.gz", "p1 p2", "p1/T1.nii p1/T1.nii.gz p2/T1.nii.gz"),
 ]
 
 
@@ -119,3 +122,11 @@ def test_a_file_whose_header_nibabel_would_mend_is_looked_at_without_a_word(tmp_
     (tmp_path / "a.nii").write_bytes(content)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as outside of pytest
     assert is_whole(tmp_path / "a.nii") and capsys.readouterr() == ("", "")
+
+
+def test_scans_that_differ_in_their_suffix_alone_fail_and_no_other(tmp_path):
+    for name in ("a.nii", "a.nii.gz", "b.nii"):
+        touched(tmp_path / name)
+    jobs = plan_jobs([tmp_path], tmp_path / "out")
+    assert [job.status for job in jobs] == ["failed", "failed", "not done"]
+    assert all("a.nii and a.nii.gz would be one volume; move one away" in job.message for job in jobs[:2])

@@ -42,6 +42,18 @@ def test_a_summary_of_others_stays_unless_told_to_overwrite(tmp_path, model, cap
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0  # our own
 
 
+def test_a_file_of_others_named_for_the_summary_stays_unless_told_to_overwrite(tmp_path, model, capsys):
+    source, place = volume_at(tmp_path / "a.nii"), tmp_path / "mine.json"
+    place.write_text("[]")
+    command = ("-i", source, "-o", tmp_path / "out", "--summary", place)
+    assert run(*command) == 2
+    assert f"{place}: is there and is no summary of this command; move it away" in capsys.readouterr().err
+    assert place.read_text() == "[]" and not (tmp_path / "out").exists()
+    assert run(*command, "--overwrite") == 0
+    assert json.loads(place.read_text())["totals"]["translated"] == 1
+    assert run(*command) == 0  # our own
+
+
 def test_it_ends_with_where_translations_are(tmp_path, model, capsys):
     source = volume_at(tmp_path / "in" / "a.nii")
     assert run("-i", source, "-o", tmp_path / "out") == 0
