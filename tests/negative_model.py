@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pipeline.inference.model
-import pipeline.inference.uncertainty_calibration  # noqa: F401  # before anyone replaces the `load_model` that it takes
+import pipeline.inference.uncertainty_calibration  # before anyone replaces the `load_model` that it takes
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
