@@ -25,7 +25,7 @@ def nothing_is_read(monkeypatch):
 
     readers = (
         "comparison.comparison.load_runs",
-        "run_builders.find_cases",
+        "run_builders.find_splittable_cases",
         "data_builders.find_cases",  # after those that import it
         "data.archive.fetch",
         "inference.model.load_model",
