@@ -185,7 +185,7 @@ def _work(arguments: argparse.Namespace, home: Path) -> Work:
 
 def _is_whole(key: str) -> bool:
     """Whether a key takes whole numbers."""
-    kinds = set(_kinds_within(schema_keys().get(key)))
+    kinds = [*_kinds_within(schema_keys().get(key))]
     return int in kinds and float not in kinds
 
 

@@ -18,6 +18,7 @@ from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 LONGEST_VALUE = 80  # characters of a value that an error shows
+SEEDS_RULE = "must be one number, or a list of two different ones or more"
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, warn: bool = True) -> Config:
@@ -51,12 +52,11 @@ def load_seeds(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
     if not isinstance(seeds, list):
         return [_checked(path, values, problems)]
     if len(seeds) < 2 or len({repr(seed) for seed in seeds}) < len(seeds):
-        problems.append(f"seed = {seeds}: must be one number, or a list of two different ones or more")
+        problems.append(f"seed = {seeds}: {SEEDS_RULE}")
         seeds = [0]
     configs = [_checked(path, values | {"seed": seed}, problems, warn=not index) for index, seed in enumerate(seeds)]
     if len({config.seed for config in configs}) < len(configs):  # 1 and 1.0
-        rule = "must be one number, or a list of two different ones or more"
-        raise UserError(f"{path}: 1 error\n  seed = {seeds}: {rule}")
+        raise UserError(f"{path}: 1 error\n  seed = {seeds}: {SEEDS_RULE}")
     return [
         config.model_copy(
             update={"name": f"{config.name}-seed-{config.seed}", "output": config.folder / f"seed-{config.seed}"}
