@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     summary_path = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main
     if arguments.dry_run:
-        model.require_files()
-        pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
+        if pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model):
+            _ = model.views  # which refuses a model that is not there, or does not make what `--to` asks for
         if world.is_main:
             echo(summary.dry_run_table(jobs))
         return EXIT_DONE

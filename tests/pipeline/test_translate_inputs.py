@@ -122,7 +122,7 @@ def test_options_of_bids_alone_are_refused_without_it(tmp_path, model, capsys, o
     assert f"{option[0]} goes with --bids alone" in capsys.readouterr().err
 
 
-def test_a_dry_run_refuses_what_is_missing(tmp_path, capsys):
+def test_a_dry_run_refuses_what_is_missing(tmp_path, model, capsys):
     names = [volume_at(tmp_path / "a.nii"), tmp_path / "gone.nii", tmp_path / ("n" * 300)]
     assert run("-i", *names, "-o", tmp_path / "out", "--dry-run") == 0
     assert [line.endswith("refuse: no such file") for line in capsys.readouterr().out.splitlines()[2:5]] == [
@@ -132,11 +132,19 @@ def test_a_dry_run_refuses_what_is_missing(tmp_path, capsys):
     ]
 
 
-def test_a_dry_run_refuses_a_model_that_is_not_there(tmp_path, capsys):
-    command = ["-i", str(volume_at(tmp_path / "a.nii")), "-o", str(tmp_path / "out"), "--dry-run", "--to", "T2"]
-    assert main([*command, "--model", str(tmp_path / "none")]) == 2
-    assert f"error: {tmp_path / 'none'}: no such model" in capsys.readouterr().err
-    assert main([*command, "--model", "box"]) == main([*command, "--model", "models:/none@best"]) == 0
+@pytest.mark.parametrize(
+    ("address", "to", "reason"),
+    [
+        ("none", "T2", "none: no such model"),
+        ("models:/none@best", "T2", "models:/none@best: there is no MLflow store"),
+        ("box", "T9", "the model does not make 'T9' but T1 and T2"),
+    ],
+)
+def test_a_dry_run_refuses_a_model_that_is_not_there_or_makes_something_else(tmp_path, capsys, address, to, reason):
+    command = ["-i", str(volume_at(tmp_path / "a.nii")), "-o", str(tmp_path / "out"), "--dry-run"]
+    assert main([*command, "--model", address, "--to", to]) == 2
+    assert f"error: {reason}" in capsys.readouterr().err
+    assert main([*command, "--model", "box", "--to", "T2"]) == 0
 
 
 def test_freesurfers_mgz_becomes_a_nifti_on_its_grid(tmp_path, model, capsys):

@@ -184,12 +184,6 @@ class CommandModel:
         """Digest of the checkpoints; "" where the model must be loaded to identify it."""
         return model_files_digest(self.addresses, self.style)
 
-    def require_files(self) -> None:
-        """Raise UserError for an address where no model is; MLflow's are not looked up."""
-        for address in self.addresses:
-            if not address.startswith(MLFLOW_SCHEMES):
-                files_at(Path(address))
-
     @cached_property
     def views(self) -> "MultiViewTranslator":
         """The loaded model."""
