@@ -5,7 +5,7 @@ from functools import reduce
 from itertools import product
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array, eye_array, kron
 
 
 def entry_weights(coordinates: Sequence[np.ndarray], shape: Sequence[int]) -> csr_array:
@@ -28,13 +28,11 @@ def entry_weights(coordinates: Sequence[np.ndarray], shape: Sequence[int]) -> cs
     return csr_array((values, columns, rows), shape=(count, int(np.prod(shape))))
 
 
-def roughness(shape: Sequence[int]) -> np.ndarray:
+def roughness(shape: Sequence[int]) -> csr_array:
     """Return (entries, entries) of the quadratic form that sums a table's squared second differences along its axes."""
-    total = np.zeros((int(np.prod(shape)),) * 2)
-    for axis in range(len(shape)):
-        differences = np.diff(np.eye(shape[axis]), 2, axis=0)
-        form: np.ndarray = np.ones((1, 1))
-        for other, levels in enumerate(shape):
-            form = np.kron(form, differences.T @ differences if other == axis else np.eye(levels))
-        total += form
-    return total
+    forms = []
+    for axis, levels in enumerate(shape):
+        differences = diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(max(levels - 2, 0), levels))
+        before, after = (eye_array(int(np.prod(others))) for others in (shape[:axis], shape[axis + 1 :]))
+        forms.append(kron(kron(before, differences.T @ differences), after))
+    return csr_array(sum(forms))

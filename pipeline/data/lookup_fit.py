@@ -164,5 +164,5 @@ def _fit(source: np.ndarray, target: np.ndarray, air: tuple[np.ndarray, np.ndarr
     source = source.astype(np.float64)  # the last digits of sums in float32 would show, and depend on the threads
     squares = scale * (source.T @ source) + 1000 * AIR_WEIGHT * air_squares
     products = scale * (source.T @ expected) - 1000 * AIR_WEIGHT * air_sums
-    penalty = ROUGHNESS_WEIGHT * roughness(LEVELS) + RIDGE * np.eye(len(squares))
+    penalty = ROUGHNESS_WEIGHT * roughness(LEVELS).toarray() + RIDGE * np.eye(len(squares))
     return np.linalg.solve(squares + penalty, products).reshape(LEVELS).astype(np.float32)

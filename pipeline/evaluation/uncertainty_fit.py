@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.sparse import eye_array
+from scipy.sparse.linalg import spsolve
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
@@ -66,8 +68,8 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     # Fit it to the distance of the errors from their mean.
     shape, mean = (INTENSITIES, INTENSITIES, len(table_sums)), errors.mean()
     weights = entry_weights(table_coordinates(features.source, features.translated, sums, table_sums, shape), shape)
-    squares = (weights.T @ weights).toarray() + ROUGHNESS_WEIGHT * roughness(shape) + RIDGE * np.eye(weights.shape[1])
-    table = mean + np.linalg.solve(squares, weights.T @ (errors - mean)).reshape(shape)
+    squares = weights.T @ weights + ROUGHNESS_WEIGHT * roughness(shape) + RIDGE * eye_array(weights.shape[1])
+    table = mean + spsolve(squares.tocsc(), weights.T @ (errors - mean)).reshape(shape)
     table = table.clip(0, 2).round(4)
     return Calibration(cycle_weight, spread_weight, tuple(table_sums), nested_tuples(table), subjects, int(errors.size))
 

@@ -264,7 +264,10 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    # More than a weight's work at every pixel is not possible: small networks need no count.
     side = -(-size // stride) * stride
+    if 2 * side**2 * sum(weight.numel() for weight in network.parameters()) < ENOUGH_WORK:
+        return False
     shapes = {name: value.to("meta") for name, value in network.state_dict().items()}  # nothing is computed
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         image = torch.zeros(1, neighbours_of(network).channels, side, side, device="meta")
