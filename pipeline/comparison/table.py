@@ -11,7 +11,7 @@ from scipy.stats import bootstrap, wilcoxon
 from pipeline.comparison.notes import differing_settings, run_notes, sample_size_notes
 from pipeline.comparison.runs import RANKING, Contrasts, Figures, FinishedRun
 from pipeline.metrics import names
-from pipeline.metrics.names import BASELINES, LOOKUP, MODEL
+from pipeline.metrics.names import BASELINES, LOOKUP, MODEL, START
 from pipeline.metrics.protocols import Summary, summarise
 
 RUN, BOUND, BASELINE = "run", "paired bound", "baseline"
@@ -120,6 +120,7 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
     figures = {run.label: _by_subject(run, contrasts, MODEL) for run in runs}
     baseline_run = next((run for run in runs if not run.is_bound), runs[0])
     baselines = {system: _by_subject(baseline_run, contrasts, system) for system in BASELINES}
+    baselines |= {f"{run.label}, {START}": _by_subject(run, contrasts, START) for run in runs}
     figures |= {system: columns for system, columns in baselines.items() if columns}
     runs_by_label = {run.label: run for run in runs}
     rows = [Row(label, runs_by_label.get(label), _summaries(columns)) for label, columns in figures.items()]

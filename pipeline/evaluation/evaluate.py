@@ -44,6 +44,7 @@ def evaluate(
     contrasts: tuple[str, str],
     translate: Callable[[PreparedScan, str], np.ndarray],
     *,
+    translate_start: Callable[[PreparedScan, str], np.ndarray | None] = lambda scan, to: None,
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
     context_tables: Mapping[str, ContextTable] | None = None,
@@ -65,6 +66,7 @@ def evaluate(
     Args:
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
         translate: A scan and a target contrast -> the translated slices (N, H, W) in [-1, 1].
+        translate_start: The same by what the model began with, a system of its own; None where it has none.
         histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         context_tables: The context lookup by target contrast, fitted without pairs; None leaves that baseline out.
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
@@ -104,7 +106,15 @@ def evaluate(
     # Translate in this process, while workers read the next images and score what was translated before.
     with bar(total=len(paired) + len(images), desc="evaluation", unit="image", disable=quiet) as progress_bar:
         evaluation = _Evaluation(
-            scores, translate, reader, baselines, workers, progress_bar.update, on_translation, products or {}
+            scores,
+            translate,
+            translate_start,
+            reader,
+            baselines,
+            workers,
+            progress_bar.update,
+            on_translation,
+            products or {},
         )
         unreadable = evaluation.translate_pairs(test_pairs, contrasts, protocols, regions or {}, registrations)
         images += unreadable if all_images else []
@@ -130,6 +140,7 @@ class _Evaluation:
 
     scores: Scores
     translate: Callable[[PreparedScan, str], np.ndarray]
+    translate_start: Callable[[PreparedScan, str], np.ndarray | None]
     reader: PairReader
     baselines: Mapping[str, Baselines]
     workers: WorkerPool
@@ -167,7 +178,8 @@ class _Evaluation:
                 path = registrations / f"{pair[0].scan_name}_{contrasts[0]}-to-{contrasts[1]}.json"
                 write_rigid_transform(path, rigid_transform, [case.path for case in pair])
             for view, case, to in zip(views, pair, contrasts[::-1], strict=True):
-                translation = Translation(case, to, view.source, self.translate(view.source, to), view)
+                translated, start = self.translate(view.source, to), self.translate_start(view.source, to)
+                translation = Translation(case, to, view.source, translated, view, start)
                 self.add(translation, partial(score_pair, self.baselines[to], protocols, threads))
         return unreadable
 

@@ -91,6 +91,9 @@ def evaluate_run(
             pairs(prepared.training_cases, model.contrasts),
             model.contrasts,
             lambda scan, to: writer.translate_scan(scan, to, model, options.batch_size, str(scan.path)),
+            translate_start=lambda scan, to: writer.translate_by_start(
+                scan, to, model, options.batch_size, str(scan.path)
+            ),
             reader=reader,
             histograms=prepared.histograms,
             context_tables=context_tables,

@@ -16,7 +16,7 @@ from pipeline.data.sources.phantom_anatomy import TISSUES
 from pipeline.evaluation.score_tables import score_tables
 from pipeline.evaluation.scores import MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
-from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, MODEL
+from pipeline.metrics.names import CONTEXT, COPY, HISTOGRAM, MODEL, START
 from pipeline.reporting.report_page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
@@ -159,7 +159,7 @@ def evaluated_steps(
 
 
 def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
-    """Return a sentence that compares the model with the best baseline without pairs, by direction."""
+    """Return a sentence that compares the model with the best baseline without pairs or its start, by direction."""
     if not scores.paired:
         return "No test subject has both contrasts: these figures cannot say whether a translation is right."
     sentences = []
@@ -170,9 +170,9 @@ def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
 
 
 def _against_baseline(scores: Scores, source: str, target: str, figure: str) -> tuple[float, float, str]:
-    """Return the model's mean, what it has more than the best baseline without pairs, and that one's name."""
+    """Return the model's mean, what it has more than the best baseline without pairs, and that one's name; its start is one."""
     model = scores.mean(source, target, MODEL, figure)
-    means = {name: scores.mean(source, target, name, figure) for name in (COPY, HISTOGRAM, CONTEXT)}
+    means = {name: scores.mean(source, target, name, figure) for name in (COPY, HISTOGRAM, CONTEXT, START)}
     best = max(means, key=lambda name: means[name] if means[name] == means[name] else float("-inf"))  # NaN: none
     return model, model - means[best], best
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.baselines import Baselines
-from pipeline.metrics.names import HEADINGS, MODEL, figure_parts, mean_and_sd
+from pipeline.metrics.names import HEADINGS, MODEL, START, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measurements, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
@@ -70,6 +70,7 @@ class Translation:
     scan: PreparedScan  # the source, prepared for the network
     slices: np.ndarray  # (N, H, W) in [-1, 1], translated, still padded
     view: View | None = None  # the real target on the source's grid; None where there is none
+    start: np.ndarray | None = None  # the slices by what the model began with; None where that is no system
 
 
 def score_pair(
@@ -109,7 +110,8 @@ def _predictions(translation: Translation, baselines: Baselines) -> dict[str, np
     """Return every system's prediction, unpadded, (N, h, w) in [-1, 1]."""
     source = translation.scan
     stack = source.stack
-    return {MODEL: source.unpadded(translation.slices)} | {
+    slices = {MODEL: translation.slices} | ({} if translation.start is None else {START: translation.start})
+    return {system: source.unpadded(predicted) for system, predicted in slices.items()} | {
         name: baseline(stack, source.foreground, source.spacing_mm[0]) for name, baseline in baselines.items()
     }
 

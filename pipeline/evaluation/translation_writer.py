@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
+from torch import Tensor, nn
 
+from networks.lookup_start import start_alone, start_of
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PreparedScan
 from pipeline.data.statistics import ContrastStatistics
@@ -62,7 +64,14 @@ def draw_gifs(folder: RunFolder, contrasts: tuple[str, str]) -> dict[str, Path]:
     return gifs
 
 
-def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str) -> np.ndarray:
+def translate_scan(
+    scan: PreparedScan,
+    to: str,
+    model: TranslationModel,
+    batch_size: int,
+    name: str,
+    run: Callable[[nn.Module, Tensor], Tensor] = forward_eagerly,
+) -> np.ndarray:
     """Return a scan's slices (N, H, W) translated to a contrast, still padded; `name` is for messages."""
     return translate_slices(
         scan.slices,
@@ -73,7 +82,18 @@ def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_s
         precision=model.precision,
         slice_mm=scan.spacing_mm[0],
         name=name,
+        run=run,
     )
+
+
+def translate_by_start(
+    scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str
+) -> np.ndarray | None:
+    """Return what `translate_scan` does, by what the generator began with; None where that is the context lookup."""
+    start = start_of(model.translators[to])
+    if start is None or start.box is None:
+        return None
+    return translate_scan(scan, to, model, batch_size, name, run=start_alone)
 
 
 def without_networks(model: TranslationModel) -> TranslationModel:

@@ -5,7 +5,8 @@ Nothing heavy is imported here, so that checks of scores need not import what me
 
 from math import isfinite, isnan
 
-MODEL = "model"  # systems are this and the baselines
+MODEL = "model"  # systems are this, what it began with, and the baselines
+START = "untrained start"  # a generator's, where that is more than the context lookup
 COPY, HISTOGRAM, CONTEXT, LOOKUP = "copy", "histogram matching", "context lookup", "lookup"
 BASELINES = COPY, HISTOGRAM, CONTEXT, LOOKUP  # the last alone is fitted on pairs
 OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`

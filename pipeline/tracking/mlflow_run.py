@@ -31,7 +31,7 @@ CHANGED = "changed."  # prefix of the tags of parameters whose value differs fro
 NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"  # a page's description, and its tables
 THIS_RUN = "{run_id}"  # in a description: the id of the run that it is set for
 PARENT_TAG, PARENT_VARIABLE = "mlflow.parentRunId", "MRI_PARENT_RUN"  # of the run below which others are shown
-BASELINE = re.compile("^test/([^/]+/(?:copy|histogram_matching|context_lookup|lookup)/)")
+BASELINE = re.compile("^test/([^/]+/(?:untrained_start|copy|histogram_matching|context_lookup|lookup)/)")
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 

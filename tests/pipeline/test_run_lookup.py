@@ -1,11 +1,12 @@
 """Runs whose generators start from a lookup that is fitted to their training slices, alone or with the box."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from small_engine import differences
-from small_run import CONFIGS, QUICK, command, latest, train_phantom
+from small_run import CONFIGS, QUICK, command, latest, phantom_run, train_phantom, without_pictures
 
 from pipeline.inference.model import load_model
 from pipeline.inference.slice_translator import translate_slices
@@ -76,6 +77,22 @@ def test_the_box_stays_as_it_is_and_has_a_lookup_of_its_own(trained_with_box):
             assert all(torch.equal(averaged[f"box.network.{key}"], value) for key, value in weights.items())
             assert averaged["box.averaged"] == 1 and averaged["box.lookup.table"].std() > 0.1
         assert not torch.equal(engine[name]["box.lookup.table"], engine[name]["lookup.table"])
+
+
+def test_what_training_began_with_is_scored_beside_the_model(trained_with_box):
+    folder, _ = trained_with_box
+    with without_pictures():
+        assert phantom_run(folder, *BOX) == 0
+    scores = json.loads((folder / "scores.json").read_text())["summary"]
+    figures = {
+        (row["target"], row["system"]): row["mean"]
+        for row in scores
+        if (row["protocol"], row["region"], row["metric"]) == ("own", "foreground", "psnr") and row["unit"] == "volume"
+    }
+    for target in ("T1", "T2"):
+        start = figures[target, "untrained start"]
+        assert abs(start - figures[target, "model"]) < 1  # after eight steps
+        assert start not in (figures[target, "model"], figures[target, "context lookup"])
 
 
 def test_the_box_knows_no_other_contrasts(capsys):

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from finished_runs import RECORD, SPLIT, SUBJECTS, bound, finished_run, read_runs
+from finished_runs import BASELINES, RECORD, SPLIT, SUBJECTS, bound, finished_run, read_runs
 
 from pipeline.comparison.comparison_page import terminal_text
 from pipeline.comparison.table import compare
@@ -59,6 +59,13 @@ def test_the_best_of_a_column_is_sought_among_those_that_no_pairs_taught(tmp_pat
     leaders = compared(*folders).directions[0].leaders
     assert leaders == dict.fromkeys(leaders, "histogram matching")  # 11 dB; the lookup's 16 took pairs
     assert set(leaders) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}
+
+
+def test_what_a_run_began_with_stands_beside_the_baselines(tmp_path):
+    started = finished_run(tmp_path, "a", 13.0, baselines={**BASELINES, "untrained start": 12.5})
+    direction = compared(started, finished_run(tmp_path, "b", 12.0)).directions[0]
+    assert direction.best.label == "a" and direction.rows[-1].label == "a, untrained start"
+    assert direction.rows[-1].differences["foreground/psnr"].mean == pytest.approx(12.53 - 13)
 
 
 def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
