@@ -25,7 +25,7 @@ def as_group_norms(network: nn.Module) -> nn.Module:
     """
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.InstanceNorm2d | nn.BatchNorm2d):
+            if isinstance(child, nn.InstanceNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm):
                 channels = child.num_features
                 setattr(module, name, nn.GroupNorm(channels, channels, child.eps, child.affine))
     return network

@@ -110,15 +110,24 @@ def planned_cases_of(config_file: Path) -> list[Case]:
 
 
 def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:
-    """Return the split: the one that a resumed run saved, else that of the configured file, else a new random one."""
+    """Return the split: the one that a resumed run saved, else that of the configured file, else a new random one.
+
+    Raises:
+        UserError: there are too few subjects, or none to test.
+    """
     settings = config.split
     file = saved or settings.file
     if file is not None:
-        return split_from_file(file, cases, config.contrasts, pairing=settings.pairing, pairs_beside=settings.pairs)
-    return make_split(
-        cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
-        pairing=settings.pairing, pairs_beside=settings.pairs,
-    )  # fmt: skip
+        split = split_from_file(file, cases, config.contrasts, pairing=settings.pairing, pairs_beside=settings.pairs)
+    else:
+        split = make_split(
+            cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
+            pairing=settings.pairing, pairs_beside=settings.pairs,
+        )  # fmt: skip
+    if not split.test:  # refused before the data are prepared and hours are trained
+        remedy = f"name some in split.file, {settings.file}" if settings.file else "set split.test to 1 or more"
+        raise UserError(f"the split has no test subject; {remedy}")
+    return split
 
 
 def warn_of_other_split(config: Config, cases: Sequence[Case], saved: Path | None) -> None:

@@ -45,18 +45,20 @@ def main(argv: list[str] | None = None) -> int:
         echo(config_text(arguments.config).rstrip())
         return EXIT_DONE
     world = world_from_env()
+    if arguments.dry_run and not world.is_main:
+        return EXIT_DONE
+    if len(configs) > 1:
+        _require_room_for_seeds(configs, world)
     if arguments.dry_run:
-        if not world.is_main:
-            return EXIT_DONE
         from pipeline.dry_run import print_dry_run
 
+        for config in configs[1:]:
+            open_run_folder(config)  # refuses a folder of another run
         print_dry_run(configs[0], verbose=arguments.verbose)
         if len(configs) > 1:
             names = ", ".join(config.name for config in configs[1:])
             echo(f"and {len(configs) - 1} more like it, one after the other: {names}")
         return EXIT_DONE
-    if len(configs) > 1:
-        _require_room_for_seeds(configs, world)
     for config in configs if world.size == 1 else ():
         folder = open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
         require_initial_weights(config.training.start_from, folder)

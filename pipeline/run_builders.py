@@ -235,7 +235,7 @@ def build_validation(
         cohorts={name: cohort(SliceBank(prepared.stored[name]), histograms[name]) for name in config.contrasts},
         device=device,
         precision=precision_on(device, config.training.precision),
-        cache=CacheOptions(preprocess.store, preprocess.processes, quiet=quiet),
+        cache=CacheOptions(preprocess.store, preprocess.processes, preprocess.on_bad_volume, quiet),
     )
 
 
@@ -252,6 +252,7 @@ def evaluation_options(config: Config, quiet: bool) -> EvaluationOptions:
         translate=evaluation.translate,
         no_uncertainty=reason,
         processes=config.preprocess.processes,
+        on_bad_volume=config.preprocess.on_bad_volume,
         quiet=quiet,
     )
 
@@ -282,9 +283,6 @@ def prepare_run(
         warn_of_other_split(config, cases, split)
     paired = learns_from_pairs(config)
     prepared = prepare_data(config, cases, split, saved_coverage=coverage, paired=paired, quiet=quiet, version=version)
-    if not prepared.split.test:  # refused now, not after hours of training
-        remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
-        raise UserError(f"the split has no test subject; {remedy}")
     if save:
         prepared = replace(prepared, regions=find_regions(config, prepared.split.test))
         save_config(folder, config, [f"{name}: {text}" for name, text in history_texts(history).items()])

@@ -46,8 +46,8 @@ class MonaiAugmentation:
         return convert_to_tensor(transformed, track_meta=False).mul(2).sub(1).clamp(-1, 1)
 
 
-def problems(specification: Specification, size: int) -> Iterator[str]:
-    """Yield a line for each wrong name, argument or value; each transform is tried on a slice of `size` by `size`."""
+def problems(specification: Specification, shape: tuple[int, int, int]) -> Iterator[str]:
+    """Yield a line for each wrong name, argument or value; each transform is tried on slices of a shape (C, H, W)."""
     for number, entry in enumerate(specification):
         key = f"augment.monai[{number}]"
         if len(entry) != 1:
@@ -62,7 +62,7 @@ def problems(specification: Specification, size: int) -> Iterator[str]:
         unknown = [argument for argument in arguments or {} if argument not in valid_arguments]
         for argument in unknown:
             yield f"{key}.{name}.{argument}: unknown argument{_nearest(argument, valid_arguments)}"
-        if not unknown and (reason := _failure(name, arguments or {}, size)):
+        if not unknown and (reason := _failure(name, arguments or {}, shape)):
             yield f"{key}.{name} = {dict(arguments or {})}: {reason}"
 
 
@@ -77,12 +77,12 @@ def _built(name: str, arguments: Mapping[str, object]):
     return transform(keys=[KEY], **same_size, **arguments)
 
 
-def _failure(name: str, arguments: Mapping[str, object], size: int) -> str | None:
-    """Return why a transform does not work on slices, or None where it does."""
+def _failure(name: str, arguments: Mapping[str, object], shape: tuple[int, int, int]) -> str | None:
+    """Return why a transform does not work on slices (C, H, W), or None where it does."""
     probability = arguments.get("prob", 0.1)
     if not isinstance(probability, int | float) or not 0 <= probability <= 1:  # MONAI would clip it
         return "prob must be a number from 0 to 1"
-    probe = torch.linspace(-1, 1, size * size).reshape(1, size, size)
+    probe = torch.linspace(-1, 1, shape[1] * shape[2]).reshape(1, *shape[1:]).repeat(shape[0], 1, 1)
     try:
         augmentation = MonaiAugmentation([{name: {**arguments, "prob": 1.0}}])
         for seed in range(PROBES):

@@ -37,7 +37,7 @@ def _as_float(value: object) -> float:
     """Return a number or a text as a float; NaN for what is none."""
     try:
         return float(value) if isinstance(value, int | float | str) else float("nan")
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number may be too large for a float
         return float("nan")
 
 

@@ -191,7 +191,7 @@ def build_slice_cache(
         {case: (case.path, cache.store, settings, min_foreground) for case in cases},
         cache,
         look_up=lambda case: look_up(case, cache.store, settings, min_foreground),
-        texts=("slices", "vol", "images could be read"),
+        texts=("slices", "vol", "images could be used"),
     )
 
 

@@ -90,7 +90,7 @@ class UnpairedEngine(Engine):
         size = self.pool_size if slices is None else max(self.pool_size or POOL_SIZE, slices)
         kinds = ("pool",) if slices is None else ("pool", "real_pool")
         self.pools = {
-            f"{kind}_{side}": ImagePool(size, 2 * seed + index + offset, self.device)
+            f"{kind}_{side}": ImagePool(size, (2 * seed + index + offset) % 2**64, self.device)
             for kind, offset in zip(kinds, (0, REAL_POOL_SEED), strict=False)
             for index, side in enumerate("ab")
             if size is not None

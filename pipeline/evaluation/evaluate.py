@@ -55,6 +55,7 @@ def evaluate(
     products: Mapping[str, Callable[[Translation], object]] | None = None,
     all_images: bool = False,
     workers: WorkerPool | None = None,
+    on_bad_volume: str = "skip",
     quiet: bool = False,
 ) -> tuple[Scores, Products]:
     """Score a model and the baselines on the test subjects, in both directions.
@@ -79,7 +80,7 @@ def evaluate(
         workers: Processes that read, register, score and draw while the networks run in this one; None for this one.
 
     Raises:
-        UserError: there is no test case, or none could be evaluated.
+        UserError: there is no test case, none could be evaluated, or one could not and `on_bad_volume` is "stop".
         DiskFull: a disk is full.
     """
     if not test:
@@ -115,6 +116,7 @@ def evaluate(
             progress_bar.update,
             on_translation,
             products or {},
+            on_bad_volume,
         )
         unreadable = evaluation.translate_pairs(test_pairs, contrasts, protocols, regions or {}, registrations)
         images += unreadable if all_images else []
@@ -147,6 +149,7 @@ class _Evaluation:
     on_collected: Callable[[], object]
     on_translation: Callable[[Translation], object] | None
     products: Mapping[str, Callable[[Translation], object]]
+    on_bad_volume: str
     outputs: Products = field(init=False)  # what the products made
     waiting: deque[Callable[[], Any]] = field(default_factory=deque)  # for the results of workers
 
@@ -190,10 +193,8 @@ class _Evaluation:
         readings = [(self.reader.scan, case.path) for case in images]
         for case, scan in zip(images, self.workers.imap(read_or_reason, readings, READ_AHEAD), strict=True):
             to = other_contrast(contrasts, case.contrast)
-            if isinstance(scan, str) and quantiles is None:
-                logger.warning(f"{scan}; not translated")
-            elif isinstance(scan, str):
-                self._leave_out(case.name, scan)
+            if isinstance(scan, str):
+                self._leave_out(case.name, scan, is_scored=quantiles is not None)
             else:
                 translation = Translation(case, to, scan, self.translate(scan, to))
                 score: Score | None = None
@@ -220,9 +221,13 @@ class _Evaluation:
                 logger.warning(f"{case.path}: left out of the {name} ({reason}); its scores stand")
             self.on_collected()
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.scores.failures[name] = reason
-        logger.warning(f"{name}: {reason}; left out of the evaluation")
+    def _leave_out(self, name: str, reason: str, *, is_scored: bool = True) -> None:
+        """Warn of an image that cannot be read, or refuse it where `on_bad_volume` is "stop"."""
+        if self.on_bad_volume == "stop":
+            raise UserError(f"{name}: {reason} (preprocess.on_bad_volume: skip would evaluate without it)")
+        if is_scored:
+            self.scores.failures[name] = reason
+        logger.warning(f"{name}: {reason}; left out of the evaluation" if is_scored else f"{reason}; not translated")
 
 
 def _score_and_make(

@@ -39,6 +39,7 @@ class EvaluationOptions:
     translate: bool = True  # whether to write the test subjects' translations
     no_uncertainty: str = ""  # the reason not to calibrate the uncertainty; "" calibrates it
     processes: int | None = None  # worker processes; None for one per core
+    on_bad_volume: str = "skip"  # "stop" refuses test volumes that cannot be read
     quiet: bool = False
 
 
@@ -59,7 +60,7 @@ def evaluate_run(
     """Translate and score the test subjects; each is translated once, for scores, uncertainty, volumes and viewer.
 
     Raises:
-        UserError: no test subject could be evaluated, or the disk is full.
+        UserError: no test subject could be evaluated, one could not and `on_bad_volume` is "stop", or the disk is full.
     """
     scorer, reason = UncertaintyScorer(model, {}, {}, options.batch_size), options.no_uncertainty
     products: dict[str, Callable[[Translation], object]] = {}
@@ -104,6 +105,7 @@ def evaluate_run(
             products=products,
             all_images=options.translate,
             workers=workers,
+            on_bad_volume=options.on_bad_volume,
             quiet=options.quiet,
         )
         scores.subjects += scorer.scores

@@ -170,7 +170,7 @@ def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
 
 
 def _against_baseline(scores: Scores, source: str, target: str, figure: str) -> tuple[float, float, str]:
-    """Return the model's mean, what it has more than the best baseline without pairs, and that one's name; its start is one."""
+    """Return the model's mean, and what it has more than its start or the best baseline without pairs, by name."""
     model = scores.mean(source, target, MODEL, figure)
     means = {name: scores.mean(source, target, name, figure) for name in (COPY, HISTOGRAM, CONTEXT, START)}
     best = max(means, key=lambda name: means[name] if means[name] == means[name] else float("-inf"))  # NaN: none

@@ -28,6 +28,7 @@ from pipeline.metrics.tissue_dice import interior, tissue_agreement
 from transforms.label_maps import LabelMap
 
 CUBES = (1.0, 1.0, 1.0)  # a spacing
+UNIFORM_WINDOW = 7  # pixels a side of scikit-image's SSIM
 
 Measurements = dict[str, np.ndarray]  # "unit/region/metric" -> one value per slice, or one in all for the unit "volume"
 
@@ -225,7 +226,12 @@ def _centre_crop(stack: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _uniform_ssim(prediction: np.ndarray, real: np.ndarray, data_ranges: np.ndarray) -> np.ndarray:
-    """Return each slice's SSIM with scikit-image's defaults: a uniform 7x7 window and sample covariance."""
+    """Return each slice's SSIM with scikit-image's defaults: a uniform 7x7 window and sample covariance.
+
+    NaN for slices with a side below the window's.
+    """
+    if min(real.shape[1:]) < UNIFORM_WINDOW:
+        return np.full(len(real), np.nan)
     triples = zip(real, prediction, data_ranges, strict=True)
     return np.array([structural_similarity(target, image, data_range=extent) for target, image, extent in triples])
 

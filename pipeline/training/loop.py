@@ -133,8 +133,14 @@ def _batches(
 
 
 def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
-    """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite."""
+    """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite.
+
+    Raises:
+        NotFinite: the last step of all was not finite, so that nothing can be evaluated that is saved.
+    """
     is_last = epochs == schedule.epochs
+    if is_last and position.bad_in_a_row:
+        raise NotFinite(f"training ended at step {position.step}, whose loss was not finite")
     best: tuple[str, ...] = ()
     if epochs % schedule.validate_every_epochs == 0 or is_last:
         best = _validate(epochs, position, callbacks)

@@ -20,7 +20,7 @@ from pipeline.inference.slice_translator import Forward, forward_eagerly, transl
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, measure
 from pipeline.metrics.hidden_information import hidden_information
-from pipeline.metrics.similarity import intensity_distance, mae
+from pipeline.metrics.similarity import SSIM_WINDOW, intensity_distance, mae
 from pipeline.reporting.panels import SampleRow, sample_panel
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.fixed_slices import FixedSlices, cycled_with_noise, detector_input
@@ -28,6 +28,7 @@ from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slic
 from pipeline.training.validation_scores import direction_score, scan_score, scan_similarity
 from pipeline.utils.errors import UserError
 from transforms.neighbours import NO_NEIGHBOURS, Neighbours
+from transforms.slices import evenly_spread
 
 logger = logging.getLogger(__name__)
 CORRECTION_SHARES = (0.25, 0.5, 0.75, 1.0)  # of which the best is chosen
@@ -49,7 +50,8 @@ class Validation:
         cache: The slice cache, and how new scans are read and registered; None keeps no slices.
 
     Raises:
-        UserError: there are no cases, or none could be read.
+        UserError: there are no cases, none could be read, slices are too small for SSIM, or one could not be read and
+            the cache's `on_bad_volume` is "stop".
     """
 
     def __init__(
@@ -74,17 +76,29 @@ class Validation:
         self._unscored: set[str] = set()  # directions that were warned of
         scan_pairs = pairs(cases, contrasts) if scored_in_pairs else []
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
+        images = [[case for case in cases if case.contrast == contrast] for contrast in contrasts]
+        # Of pictures there may be more than `slices`.
+        groups = [scan_pairs] if scan_pairs else images
+        scans = [group[index] for group in groups for index in evenly_spread(len(group), slices)]
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
         settings |= {} if cache is None else reader.identity()
         settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
         prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
-        for scan, images in prepared_slices(scan_pairs or cases, prepare, settings, cache):
+        for scan, images in prepared_slices(scans, prepare, settings, cache):
             if isinstance(images, str):
+                if cache is not None and cache.on_bad_volume == "stop":
+                    raise UserError(f"{images} (preprocess.on_bad_volume: skip would validate without it)")
                 logger.warning(f"{images}; left out of the validation")
                 continue
             for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, images, strict=True):
                 label, target = scan.name if isinstance(scan, Case) else case.subject, self._other(case.contrast)
                 fixed = FixedSlices.from_arrays(label, arrays)
+                if fixed.real is not None and min(fixed.real.shape[1:]) < SSIM_WINDOW:
+                    height, width = fixed.real.shape[1:]
+                    raise UserError(
+                        f"{case.path}: slices of {height}x{width} pixels are too small for SSIM, which validates by "
+                        f"{SSIM_WINDOW} a side; choose another preprocess.axis or a smaller preprocess.spacing_mm"
+                    )
                 if fixed.foreground.any():
                     self.by_target[target].append(fixed)
                 else:

@@ -5,6 +5,7 @@ from torch import nn
 
 from networks.blocks import (
     ResidualBlock,
+    as_group_norms,
     initialise_kaiming,
     initialise_normal,
     instance_norm,
@@ -20,6 +21,12 @@ def test_instance_norm_is_pytorchs():
     features = torch.rand(3, 6, 5, 4) * 7
     expected = nn.functional.instance_norm(features)
     torch.testing.assert_close(instance_norm(6)(features), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_norms_of_a_batch_become_norms_of_an_image():
+    layers = [nn.BatchNorm2d(3), nn.SyncBatchNorm(3), nn.InstanceNorm2d(3, affine=True), nn.ReLU()]
+    kinds = [type(layer) for layer in as_group_norms(nn.Sequential(*layers))]
+    assert kinds == [nn.GroupNorm, nn.GroupNorm, nn.GroupNorm, nn.ReLU]
 
 
 def test_instance_norm_of_one_pixel_is_its_offset():

@@ -77,3 +77,4 @@ def test_a_folder_with_a_run_of_one_seed_is_refused(tmp_path, capsys):
     (tmp_path / "run" / "config.yaml").write_text("seed: 0")
     assert phantom_run(tmp_path / "run", "seed=[0,1]") == 2
     assert "holds a run of one seed; choose another output" in capsys.readouterr().err
+    assert phantom_run(tmp_path / "run", "seed=[0,1]", "--dry-run") == 2

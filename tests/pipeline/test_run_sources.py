@@ -185,6 +185,8 @@ def test_a_run_without_a_test_subject_is_refused_before_it_trains(workspace, coh
     (workspace / "split.json").write_text(
         json.dumps({"train": {"T1": ["1"], "T2": ["3"]}, "validation": ["5"], "test": []})
     )
-    assert run("nifti.yaml", *UNET, *cohort) == 2
-    assert capsys.readouterr().err == "error: the split has no test subject; name some in split.file, split.json\n"
+    for options in ((), ("--dry-run",)):
+        assert run("nifti.yaml", *UNET, *cohort, *options) == 2
+        error = "error: the split has no test subject; name some in split.file, split.json\n"
+        assert capsys.readouterr().err == error
     assert not (workspace / "runs/mine/checkpoints").exists()

@@ -35,7 +35,9 @@ def test_a_portion_keeps_counts_apart_from_shares(given, means):
     assert got == means and type(got) is type(means)
 
 
-@pytest.mark.parametrize("given", [-0.1, 1.5, float("nan"), float("inf"), -float("inf"), None, True, "half", [1]])
+@pytest.mark.parametrize(
+    "given", [-0.1, 1.5, float("nan"), float("inf"), -float("inf"), None, True, "half", [1], 10**320]
+)
 def test_a_portion_that_is_neither_is_refused(given):
     with pytest.raises(ValidationError, match="a whole number of subjects, or a share of them"):
         config(split={"test": given})

@@ -85,7 +85,7 @@ def test_nothing_usable_is_an_error(tmp_path, capsys):
     cases = make_cases(tmp_path, 1)
     for case in cases:
         case.path.write_bytes(b"not a volume")
-    with pytest.raises(UserError, match="none of 2 images could be read; the reasons are above"):
+    with pytest.raises(UserError, match="none of 2 images could be used; the reasons are above"):
         build(cases, tmp_path / "store")
     assert capsys.readouterr().err.count("warning") == 2
 

@@ -51,6 +51,10 @@ def test_a_discriminator_sees_the_batch_and_earlier_slices_of_its_contrast(optio
     assert len(engine.pools["real_pool_a"].images) == 6
 
 
+def test_the_largest_seed_draws_from_pools_too():
+    engine_of(**SLICES, seed=2**63 - 1).step(*batch(0))
+
+
 @pytest.mark.parametrize("options", [CYCLEGAN, MUNIT], ids=["cyclegan", "munit"])
 def test_without_the_options_nothing_is_kept_or_drawn(options):
     engine = engine_of(**options)

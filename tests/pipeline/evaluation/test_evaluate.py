@@ -196,6 +196,8 @@ def test_a_subject_that_cannot_be_read_is_named_and_the_others_count(cohort, set
     assert {score.subject for score in scores.subjects} == {"s0"}
     assert "warning: s9: " in capsys.readouterr().err
     assert "left out: s9: " in scores.text()
+    with pytest.raises(UserError, match=r"^s9: .*on_bad_volume: skip would evaluate without it"):
+        evaluated([*subjects(cohort, "s0"), *bad], [], CONTRASTS, invert, **setting, on_bad_volume="stop")
     with pytest.raises(UserError, match="none of 1 test subjects could be evaluated"):
         evaluated(bad, [], CONTRASTS, invert, **setting)
 

@@ -147,6 +147,12 @@ def test_the_truth_alone_decides_which_slices_are_measured(name):
         assert np.isfinite(values[6]) and values[6] != of_copy[key][6]
 
 
+@pytest.mark.parametrize("name", ["selfrdb", "reggan"])
+def test_slices_too_small_for_a_window_have_no_ssim_and_the_other_figures(name):
+    measured = PUBLISHED[name].measure(*(array[:, :20, 7:12] for array in head()))
+    assert np.isnan(measured.pop("slice/image/ssim")).all() and measured
+
+
 def test_an_empty_prediction_is_scored_as_zeros():
     _, real, foreground = head()
     truth = (real[6] + 1) / 2

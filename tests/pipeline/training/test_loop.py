@@ -238,6 +238,13 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_last_good_checkpo
     assert run.saves() == [(3, True)]  # the epoch that ended with a bad step is not saved
 
 
+def test_a_run_whose_last_step_was_bad_ends_with_that_and_keeps_the_last_good_checkpoint(slices):
+    run = Recorder(bad=[12])
+    with pytest.raises(NotFinite, match="training ended at step 12, whose loss was not finite"):
+        run.train(slices)
+    assert [step for step, _ in run.saves()] == [3, 6, 9]
+
+
 def test_nothing_is_saved_by_the_clock_while_the_last_step_was_bad(slices):
     run = Recorder(bad=[2, 3]).train(
         slices, replace(SCHEDULE, constant_epochs=1, decay_epochs=1, checkpoint_seconds=-1.0)

@@ -4,13 +4,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_validation import CONTRASTS, case, constant, scan, validation
+from small_validation import CONTRASTS, Reader, case, constant, scan, validation
 from torch import nn
 
+from pipeline.data.pairs import PreparedScan
+from pipeline.data.slice_cache import CacheOptions
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
 from pipeline.training.validation import evaluating
 from pipeline.training.validation_scores import direction_score, score_name
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import PreprocessSettings
+
+SETTINGS = PreprocessSettings("axial", None, 16, False, None)
 
 
 def identity():
@@ -243,6 +248,28 @@ def test_a_scan_that_cannot_be_read_is_named_and_left_out(tmp_path, pair, capsys
     result = validation([*pair, *bad], {"one": constant(0.1), "two": constant(0.3)})
     assert [fixed.label for fixed in result.by_target["T1"]] == ["s"]
     assert capsys.readouterr().err == f"warning: {tmp_path}/bad.nii: damaged; left out of the validation\n"
+
+
+def test_a_scan_that_cannot_be_read_is_refused_where_bad_volumes_stop_a_run(tmp_path, pair, monkeypatch):
+    bad = [case(tmp_path, "bad", "T1", "t"), case(tmp_path, "two", "T2", "t")]
+    cache = CacheOptions(tmp_path / "store", 1, "stop", quiet=True)
+    monkeypatch.setattr(Reader, "identity", lambda reader: {}, raising=False)
+    with pytest.raises(UserError, match=r"damaged \(preprocess\.on_bad_volume: skip would validate without it"):
+        validation(bad, {}, cache=cache)
+
+
+def test_slices_too_small_for_ssim_are_refused_before_training(pair):
+    thin = PreparedScan(np.zeros((1, 16, 16), np.float32), (12, 10), np.ones((1, 12, 10), bool), np.eye(4), SETTINGS)
+    with pytest.raises(UserError, match=r"one\.nii: slices of 12x10 pixels are too small for SSIM.*preprocess\.axis"):
+        validation(pair, {"one": thin, "two": thin})
+
+
+@pytest.mark.parametrize("scored_in_pairs", [True, False])
+def test_no_more_slices_are_scored_than_there_may_be_however_many_scans_there_are(tmp_path, scored_in_pairs):
+    cases = [case(tmp_path, f"{subject}{name}", name, f"{subject}") for subject in range(5) for name in CONTRASTS]
+    scans = {scan_case.path.stem: constant(0.1) for scan_case in cases}
+    made = validation(cases, scans, slices=3, scored_in_pairs=scored_in_pairs)
+    assert [len(scans) for scans in made.by_target.values()] == [3, 3]
 
 
 def test_without_any_scan_that_can_be_read_the_run_is_told_what_to_do(tmp_path, pair):
