@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from pipeline import __version__
-from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
+from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW, BOX
 from pipeline.utils.arguments import path_argument, path_or_address
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.errors import EXIT_DONE, UserError
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("model", type=path_or_address, metavar="MODEL",
-        help=f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow)")  # fmt: skip
+        help=f"a run folder, a checkpoint, {BOX} (shipped), {ADDRESSES_OF_MLFLOW} (MLflow)")  # fmt: skip
     suffixes = ", ".join(f"{suffix or 'a folder'} for {name}" for name, (suffix, _) in FORMATS.items())
     add("-o", "--output", type=path_argument, required=True, metavar="OUT", help=suffixes)
     add("--format", choices=tuple(FORMATS), required=True, help="what to write")

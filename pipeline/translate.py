@@ -18,7 +18,7 @@ from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import NOT_DONE, Job, exit_code, gather_jobs, shard
 from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan_jobs, plan_uncertainty_maps
 from pipeline.inference.batch.provenance import CommandModel
-from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
+from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW, BOX
 from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.callable_module import make_callable
 from pipeline.utils.console import cli_main, echo
@@ -58,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output_help)
 
     # Model and contrast.
-    addresses = f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow), an exported .onnx or .xml"
-    add("--model", nargs="+", type=path_or_address, required=True, help=f"{addresses}; for --views one of each axis")
+    models = f"a run folder, a checkpoint, {BOX} (shipped), {ADDRESSES_OF_MLFLOW} (MLflow), an exported .onnx or .xml"
+    add("--model", nargs="+", type=path_or_address, required=True, help=f"{models}; for --views one of each axis")
     add("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     style_help = "take on this volume's style (MUNIT; REF is a CONTRAST)"
     add("--style", type=path_argument, metavar="REF", help=style_help)
