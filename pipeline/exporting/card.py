@@ -11,7 +11,7 @@ import yaml
 from pipeline import __version__
 from pipeline.exporting.record import preprocessing_steps
 from pipeline.inference.model import TranslationModel
-from pipeline.metrics.names import mean_and_sd
+from pipeline.metrics.names import mean_and_sd, system_title
 from pipeline.runs.folder import RunFolder
 
 USE = (
@@ -119,7 +119,7 @@ def _figures(model: TranslationModel, target: str) -> str:
         f"| --- {'| --- ' * len(SHOWN)}|",
     ]
     for system, values in by_system.items():
-        lines.append(f"| {system} | {' | '.join(values.get(metric, '') for metric in SHOWN)} |")
+        lines.append(f"| {system_title(system)} | {' | '.join(values.get(metric, '') for metric in SHOWN)} |")
     lines += [f"\nNote: {note}." for note in scores.get("notes", [])]
     return "\n".join(lines)
 
