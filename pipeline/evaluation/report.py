@@ -30,7 +30,7 @@ from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_monitor import TrainingWarning
-from pipeline.training.schedule import TrainerState
+from pipeline.training.schedule import NOT_OF_TRAINING, TrainerState
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 TISSUE_NOTE = f"the tissues of the phantom, by number: {', '.join(f'{n} {name}' for n, name in enumerate(TISSUES, 1))}"
@@ -150,11 +150,8 @@ def evaluated_steps(
         if target in position.best_steps
     }
     texts = [f"{direction} of step {step:,}" for direction, step in steps.items()]
-    notes = [
-        f"{direction}: validation chose what training began with, so these figures are not of the training"
-        for direction, step in steps.items()
-        if step == 0
-    ]
+    note = f"validation chose what training began with, {NOT_OF_TRAINING}"
+    notes = [f"{direction}: {note}" for direction, step in steps.items() if step == 0]
     return {"evaluated": ", ".join(texts)}, notes
 
 
