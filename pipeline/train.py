@@ -224,7 +224,8 @@ def finish(
     model = load_model(checkpoint_path, engine.device.type)
     evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
-    evaluated, notes = evaluated_steps(checkpoint_path.stem, position, config.contrasts)
+    held_out = bool(prepared.split.validation)
+    evaluated, notes = evaluated_steps(checkpoint_path.stem, position, config.contrasts, held_out=held_out)
     scores.notes += notes
     logger.info(f"\n{scores.text()}\n")
 

@@ -133,7 +133,7 @@ def provenance(seed: int, position: TrainerState, networks: Mapping[str, nn.Modu
 
 
 def evaluated_steps(
-    checkpoint: str, position: TrainerState, contrasts: tuple[str, str]
+    checkpoint: str, position: TrainerState, contrasts: tuple[str, str], *, held_out: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Return which step's translators were evaluated, as an entry of the provenance, and notes where it is the first.
 
@@ -141,6 +141,7 @@ def evaluated_steps(
         checkpoint: The one evaluated, "best" or "latest".
         position: State of the training; one of an earlier release does not know the steps, so nothing is returned.
         contrasts: Contrasts of the run.
+        held_out: Whether validation subjects chose, or training subjects for want of any.
     """
     if checkpoint != "best" or not position.best_steps:
         return {}, []
@@ -150,7 +151,8 @@ def evaluated_steps(
         if target in position.best_steps
     }
     texts = [f"{direction} of step {step:,}" for direction, step in steps.items()]
-    note = f"validation chose what training began with, {NOT_OF_TRAINING}"
+    chooser = "validation" if held_out else "scores without pairs, on training subjects,"
+    note = f"{chooser} chose what training began with, {NOT_OF_TRAINING}"
     notes = [f"{direction}: {note}" for direction, step in steps.items() if step == 0]
     return {"evaluated": ", ".join(texts)}, notes
 

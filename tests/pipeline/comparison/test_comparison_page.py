@@ -129,7 +129,8 @@ def test_the_terminal_has_a_table_a_direction_and_the_notes(two):
 
 def test_terminal_and_page_say_which_run_was_evaluated_as_training_began(tmp_path):
     folders = [finished_run(tmp_path, name) for name in ("a", "b")]
-    _, notes = evaluated_steps("best", TrainerState(step=900, best_steps={"T2": 0, "T1": 900}), ("T1", "T2"))
+    position = TrainerState(step=900, best_steps={"T2": 0, "T1": 900})
+    _, notes = evaluated_steps("best", position, ("T1", "T2"), held_out=True)
     scores = json.loads((folders[1] / "scores.json").read_text())
     (folders[1] / "scores.json").write_text(json.dumps(scores | {"notes": [*notes, "another"]}))
     comparison = compare(read_runs(folders))
