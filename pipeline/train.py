@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from networks.lookup_start import start_texts
 from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
@@ -235,7 +236,9 @@ def finish(
     save_curves(folder.metrics, folder.curves, steps_per_epoch=trained.schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
     trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
-    origin = provenance(config.seed, position, engine.networks()) | evaluated | trained_on | history_texts(history)
+    starts = {f"generator to {to} starts from": text for to, text in start_texts(model.translators).items()}
+    origin = provenance(config.seed, position, engine.networks()) | starts | evaluated | trained_on
+    origin |= history_texts(history)
     write_run_report(
         folder,
         RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),

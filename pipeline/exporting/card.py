@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from networks.lookup_start import start_texts
 from pipeline import __version__
 from pipeline.exporting.record import preprocessing_steps
 from pipeline.inference.model import TranslationModel
@@ -90,6 +91,7 @@ def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]
     config, record = _read(model, "config.yaml"), _read(model, "run.json")
     yield "method", model.origin
     yield "generator", str(config.get("generator", {}).get("type", ""))
+    yield "generator starts from", start_texts(model.translators).get(target, "")
     yield (
         "steps",
         f"{record['steps']:,} of batch {record['batch_size']}" if record.keys() >= {"steps", "batch_size"} else "",
