@@ -98,7 +98,7 @@ def write_run_report(
         scores=score_tables(scores),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
-            warning.title: (warning.observation, warning.first.check.meaning, warning.first.check.advice)
+            warning.title: (warning.observation, warning.first.check.meaning, warning.advice)
             for warning in training_warnings
         },
         curves=Picture(folder.curves, "losses and validation scores", shift, on_white=True),
