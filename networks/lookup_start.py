@@ -1,6 +1,6 @@
 """Generators that start from a translation that needs no training, and learn to correct it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -157,3 +157,20 @@ def start_of(generator: nn.Module) -> LookupStart | None:
 def start_alone(generator: nn.Module, image: Tensor) -> Tensor:
     """Return what a generator that has a start corrects, for the middle slice of (N, C, H, W)."""
     return cast(LookupStart, start_of(generator)).start(image)
+
+
+def start_texts(translators: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return what translators start from, for readers, by target contrast; those that start from nothing are left out.
+
+    Shares are those of the start's parts in it, and of what training made of the start in a translation.
+    """
+    texts = {}
+    for target, network in translators.items():
+        if (start := start_of(network)) is None:
+            continue
+        parts, correction = "the context lookup", float(start.correction_share)
+        if start.box is not None:
+            box = float(start.box_share)
+            parts = f"the context lookup ({1 - box:.0%}) and the model in the box ({box:.0%}; synthetic pairs, no scan)"
+        texts[target] = f"{parts}; a translation is {1 - correction:.0%} of this start, {correction:.0%} its correction"
+    return texts

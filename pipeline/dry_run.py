@@ -34,7 +34,7 @@ from pipeline.run_config import open_run_folder
 from pipeline.runs.contrasts import warn_of_headers
 from pipeline.runs.folder import RunFolder
 from pipeline.training.initial_weights import read_initial_weights
-from pipeline.training.resume import start_text
+from pipeline.training.resume import require_schedule, start_text
 from pipeline.training.schedule import warn_of_lost_rate
 from pipeline.utils.console import echo, table, warn
 from pipeline.utils.errors import UserError
@@ -56,6 +56,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     """
     # Find the cases and split them, with the run's own checks.
     folder = open_run_folder(config)  # refuses a folder of another run, and makes none
+    require_schedule(folder, (config.training.epochs, config.training.decay_epochs))
     engine, settings, contrasts = meta_engine(config), config.model_dump(mode="json"), config.contrasts
     start = read_initial_weights(config.training.start_from, folder, settings, partial(meta_engine, config))
     cases = planned_cases(config)

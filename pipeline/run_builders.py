@@ -176,6 +176,7 @@ def build_failure_monitor(
         epochs=schedule.epochs,
         validate_every=schedule.validate_every_epochs,
         pixel_mm=pixel_mm,  # the longer side, of the coarsest training volumes
+        held_near_start=getattr(config.method, "lookup_weight", 0.0) > 0,
         discriminators=_discriminator_record(config),
         tag=tracker.set_tags,
     )

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from networks.lookup_start import start_texts
 from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
@@ -224,7 +225,8 @@ def finish(
     model = load_model(checkpoint_path, engine.device.type)
     evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
-    evaluated, notes = evaluated_steps(checkpoint_path.stem, position, config.contrasts)
+    held_out = bool(prepared.split.validation)
+    evaluated, notes = evaluated_steps(checkpoint_path.stem, position, config.contrasts, held_out=held_out)
     scores.notes += notes
     logger.info(f"\n{scores.text()}\n")
 
@@ -234,7 +236,9 @@ def finish(
     save_curves(folder.metrics, folder.curves, steps_per_epoch=trained.schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
     trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
-    origin = provenance(config.seed, position, engine.networks()) | evaluated | trained_on | history_texts(history)
+    starts = {f"generator to {to} starts from": text for to, text in start_texts(model.translators).items()}
+    origin = provenance(config.seed, position, engine.networks()) | starts | evaluated | trained_on
+    origin |= history_texts(history)
     write_run_report(
         folder,
         RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),

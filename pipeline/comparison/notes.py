@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pipeline.comparison.runs import FinishedRun
 from pipeline.tracking.mlflow_run import flatten
 from pipeline.training.resume import extension_text, pairs_text, start_text
+from pipeline.training.schedule import NOT_OF_TRAINING
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 # Names, paths and settings that change no result; differences in them are not listed.
@@ -58,6 +59,7 @@ def run_notes(runs: Sequence[FinishedRun]) -> list[str]:
             notes.append(
                 f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warnings)}."
             )
+        notes += [f"{run.label}, {note}." for note in run.score_notes if NOT_OF_TRAINING in note]
         if start := run.record.get("started_from"):
             notes.append(f"{run.label} began from the weights of {start_text(start)}; its steps come on top.")
         if pairs := run.split["pairs"]:

@@ -35,6 +35,7 @@ class FinishedRun:
         by_scan: (source, target, system) -> figures within the head, of whole volumes in our own protocol; a subject
             with several sessions has several scans.
         protocols: Name of a protocol -> its description.
+        score_notes: What its own report says to readers of its scores.
         record: Content of run.json; empty for a run without that file.
     """
 
@@ -45,6 +46,7 @@ class FinishedRun:
     split: dict[str, Any]
     by_scan: dict[tuple[str, str, str], Figures]
     protocols: dict[str, str]
+    score_notes: list[str]
     record: dict[str, Any]
     mlflow_id: str | None
 
@@ -172,6 +174,7 @@ def load_run(path: Path, read_settings: Callable[[Path], Settings], paired_metho
             | {"pairs": split.get("pairs", [])},
             by_scan=_figures_by_scan(scores["subjects"]),
             protocols=dict(scores["protocols"]),
+            score_notes=list(scores.get("notes", [])),
             record=_json(folder.record) if folder.record.is_file() else {},
             mlflow_id=_json(run_id_file).get("run_id") if (run_id_file := path / "mlflow.json").is_file() else None,
         )

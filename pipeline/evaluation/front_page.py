@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.evaluation.report import result_sentence
 from pipeline.evaluation.scores import DESCRIPTIONS, UNPAIRED, Scores, SummaryRow
 from pipeline.inference.model import TranslationModel
-from pipeline.metrics.names import HEADINGS, MODEL, OWN, figure_parts, mean_and_sd
+from pipeline.metrics.names import HEADINGS, MODEL, OWN, figure_parts, mean_and_sd, system_title
 from pipeline.metrics.protocols import subject_means
 from pipeline.tracking.mlflow_run import artifact_address
 from pipeline.utils.files import json_number
@@ -84,7 +84,7 @@ def _figures(rows: Sequence[SummaryRow]) -> str:
     title = f"{rows[0].source} → {rows[0].target}, n = {max(row.n for row in rows)}"
     lines = [[title, *map(_heading, metrics)], ["---"] * (len(metrics) + 1)]
     lines += [
-        [system, *(cells.get((system, metric), "") for metric in metrics)]
+        [system_title(system), *(cells.get((system, metric), "") for metric in metrics)]
         for system in dict.fromkeys(row.system for row in rows)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -30,7 +30,7 @@ from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_monitor import TrainingWarning
-from pipeline.training.schedule import TrainerState
+from pipeline.training.schedule import NOT_OF_TRAINING, TrainerState
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 TISSUE_NOTE = f"the tissues of the phantom, by number: {', '.join(f'{n} {name}' for n, name in enumerate(TISSUES, 1))}"
@@ -98,7 +98,7 @@ def write_run_report(
         scores=score_tables(scores),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
-            warning.title: (warning.observation, warning.first.check.meaning, warning.first.check.advice)
+            warning.title: (warning.observation, warning.first.check.meaning, warning.advice)
             for warning in training_warnings
         },
         curves=Picture(folder.curves, "losses and validation scores", shift, on_white=True),
@@ -133,7 +133,7 @@ def provenance(seed: int, position: TrainerState, networks: Mapping[str, nn.Modu
 
 
 def evaluated_steps(
-    checkpoint: str, position: TrainerState, contrasts: tuple[str, str]
+    checkpoint: str, position: TrainerState, contrasts: tuple[str, str], *, held_out: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Return which step's translators were evaluated, as an entry of the provenance, and notes where it is the first.
 
@@ -141,6 +141,7 @@ def evaluated_steps(
         checkpoint: The one evaluated, "best" or "latest".
         position: State of the training; one of an earlier release does not know the steps, so nothing is returned.
         contrasts: Contrasts of the run.
+        held_out: Whether validation subjects chose, or training subjects for want of any.
     """
     if checkpoint != "best" or not position.best_steps:
         return {}, []
@@ -150,11 +151,9 @@ def evaluated_steps(
         if target in position.best_steps
     }
     texts = [f"{direction} of step {step:,}" for direction, step in steps.items()]
-    notes = [
-        f"{direction}: validation chose what training began with, so these figures are not of the training"
-        for direction, step in steps.items()
-        if step == 0
-    ]
+    chooser = "validation" if held_out else "scores without pairs, on training subjects,"
+    note = f"{chooser} chose what training began with, {NOT_OF_TRAINING}"
+    notes = [f"{direction}: {note}" for direction, step in steps.items() if step == 0]
     return {"evaluated": ", ".join(texts)}, notes
 
 

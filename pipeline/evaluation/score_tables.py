@@ -2,7 +2,7 @@
 
 from pipeline.data.sources.listing import natural_key
 from pipeline.evaluation.scores import DESCRIPTIONS, Scores, SummaryRow
-from pipeline.metrics.names import OWN, is_named
+from pipeline.metrics.names import OWN, is_named, system_title
 from pipeline.metrics.protocols import PUBLISHED
 from pipeline.metrics.regions import FEWEST_VOXELS
 from pipeline.reporting.report_page import ScoreTable
@@ -47,7 +47,8 @@ def score_tables(scores: Scores) -> list[ScoreTable]:
     by_region: dict[str, Rows] = {}
     for row in sorted(summary, key=lambda row: natural_key(row.region)):
         if is_named(row.region):
-            _add(by_region.setdefault(f"{row.source} → {row.target}", {}), f"{row.region}, {row.system}", row)
+            label = f"{row.region}, {system_title(row.system)}"
+            _add(by_region.setdefault(f"{row.source} → {row.target}", {}), label, row)
     return tables + [ScoreTable(direction, "by region", BY_REGION, by_region[direction]) for direction in by_region]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.baselines import Baselines
-from pipeline.metrics.names import HEADINGS, MODEL, START, figure_parts, mean_and_sd
+from pipeline.metrics.names import HEADINGS, LOOKUP, MODEL, START, figure_parts, mean_and_sd
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measurements, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
@@ -42,6 +42,7 @@ SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
     UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
 }
 SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
+SHORT_TITLES = {LOOKUP: "lookup on pairs"}
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,8 @@ def _text_table(rows: list[SummaryRow]) -> str:
         headings = [f"{region} {heading}" for (region, _), heading in zip(columns, headings, strict=True)]
     lines: dict[tuple[str, str], dict[tuple[str, str], SummaryRow]] = {}
     for row in rows:
-        lines.setdefault((f"{row.source} → {row.target}", row.system), {})[row.region, row.metric] = row
+        system = SHORT_TITLES.get(row.system, row.system)
+        lines.setdefault((f"{row.source} → {row.target}", system), {})[row.region, row.metric] = row
     body = [
         [*line, *(_figure(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
         for line, cells in lines.items()

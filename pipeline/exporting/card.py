@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from networks.lookup_start import start_texts
 from pipeline import __version__
 from pipeline.exporting.record import preprocessing_steps
 from pipeline.inference.model import TranslationModel
-from pipeline.metrics.names import mean_and_sd
+from pipeline.metrics.names import mean_and_sd, system_title
 from pipeline.runs.folder import RunFolder
 
 USE = (
@@ -90,6 +91,7 @@ def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]
     config, record = _read(model, "config.yaml"), _read(model, "run.json")
     yield "method", model.origin
     yield "generator", str(config.get("generator", {}).get("type", ""))
+    yield "generator starts from", start_texts(model.translators).get(target, "")
     yield (
         "steps",
         f"{record['steps']:,} of batch {record['batch_size']}" if record.keys() >= {"steps", "batch_size"} else "",
@@ -119,7 +121,7 @@ def _figures(model: TranslationModel, target: str) -> str:
         f"| --- {'| --- ' * len(SHOWN)}|",
     ]
     for system, values in by_system.items():
-        lines.append(f"| {system} | {' | '.join(values.get(metric, '') for metric in SHOWN)} |")
+        lines.append(f"| {system_title(system)} | {' | '.join(values.get(metric, '') for metric in SHOWN)} |")
     lines += [f"\nNote: {note}." for note in scores.get("notes", [])]
     return "\n".join(lines)
 

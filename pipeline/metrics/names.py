@@ -9,6 +9,7 @@ MODEL = "model"  # systems are this, what it began with, and the baselines
 START = "untrained start"  # a generator's, where that is more than the context lookup
 COPY, HISTOGRAM, CONTEXT, LOOKUP = "copy", "histogram matching", "context lookup", "lookup"
 BASELINES = COPY, HISTOGRAM, CONTEXT, LOOKUP  # the last alone is fitted on pairs
+SYSTEM_TITLES = {LOOKUP: "lookup fitted on pairs"}  # of those that files and MLflow name otherwise
 OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`
 
 HEADINGS = {  # in the order of a table's columns
@@ -40,6 +41,11 @@ def figure_parts(figure: str) -> tuple[str, str, str]:
     unit, _, column = figure.partition("/")
     region, _, metric = column.rpartition("/")
     return unit, region, metric
+
+
+def system_title(system: str) -> str:
+    """Return what readers see of a system's name."""
+    return SYSTEM_TITLES.get(system, system)
 
 
 def is_named(region: str) -> bool:

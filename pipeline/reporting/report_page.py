@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from pipeline.metrics.names import HEADINGS, LOOKUP, MODEL, arrow, badness, mean_and_sd
+from pipeline.metrics.names import HEADINGS, LOOKUP, MODEL, arrow, badness, mean_and_sd, system_title
 from pipeline.reporting.viewer import Viewer
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
@@ -138,7 +138,7 @@ def page_environment(*folders: Path) -> Environment:
     """Return the Jinja environment of the report's template, and of templates in further folders that extend it.
 
     Every string is escaped, undefined names are errors, and the filter `embedded` turns a `Picture` into its data: URI
-    and size.
+    and size, `system_title` a system's name into what readers see of it.
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
@@ -148,6 +148,7 @@ def page_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = _embedded
+    environment.filters["system_title"] = system_title
     environment.filters["as_it_is"] = Markup  # for the viewer's scripts and style only
     return environment
 

@@ -81,8 +81,10 @@ class CheckpointFolder:
             logger.warning(f"{self.best}: its translators cannot be kept, newer ones take their place ({error})")
             return {}
 
-    def load_newest(self) -> dict | None:
+    def load_newest(self, *, read_only: bool = False) -> dict | None:
         """Return the newest readable checkpoint, or None where there is none; warn of damaged ones.
+
+        A damaged `latest.pt` is set aside, unless the folder is to stay as it is (`read_only`).
 
         Raises:
             UserError: There are checkpoints, but none can be read.
@@ -94,7 +96,7 @@ class CheckpointFolder:
             except UserError as error:
                 logger.warning(error)
                 continue
-            if path != paths[0]:  # or the next save would replace this one by the damaged file
+            if path != paths[0] and not read_only:  # or the next save would replace this one by the damaged file
                 paths[0].replace(paths[0].with_suffix(".damaged"))
             return state
         if paths:

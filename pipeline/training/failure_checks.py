@@ -69,6 +69,11 @@ GAIN_ADVICE = (
     "compare the histograms of pipeline.explore: other scanners or sequences among the subjects may be the reason; "
     "else train longer, or begin again in a new output, with a higher learning rate of the discriminators"
 )
+START_ADVICE = (
+    "what training began with has it, too: compare the histograms of pipeline.explore, for other scanners or sequences "
+    "among the subjects may be the reason; else begin again in a new output, with a lower method.lookup_weight, which "
+    "lets training change it"
+)
 FAILURE_CHECKS = {  # by name of a metric, or of a value derived from several validations or from both directions
     "contrast_inversion": FailureCheck(
         "contrast inversion", INVERTED_BELOW, "brightens from surface to centre where the target contrast darkens",

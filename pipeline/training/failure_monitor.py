@@ -22,7 +22,7 @@ from pipeline.training.discriminator_record import (
     gaining_directions,
     scores_by_direction,
 )
-from pipeline.training.failure_checks import CheckResult, check_failures, check_shifts
+from pipeline.training.failure_checks import GAIN_ADVICE, START_ADVICE, CheckResult, check_failures, check_shifts
 from pipeline.training.shifts import Shifts, shift_sentence, shifts_by_direction
 from transforms.intensity import foreground_mask
 from transforms.slices import evenly_spread, well_filled_slices
@@ -60,6 +60,7 @@ class TrainingWarning:
     epoch: int  # after which that was
     last: CheckResult  # the latest one
     cleared_epoch: int | None = None  # since which results are good again; None while the warning stands
+    from_start: bool = False  # whether what training began with, and is held near, has it, too
 
     @property
     def title(self) -> str:
@@ -78,11 +79,21 @@ class TrainingWarning:
         ending = f"; {self.last.value:.2f}{check.unit}, cleared after epoch {self.cleared_epoch}"
         return text if self.cleared_epoch is None else text + ending
 
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return START_ADVICE if self.from_start else self.first.check.advice
+
     def __str__(self) -> str:
         return f"{self.title}: {self.observation}"
 
 
 Warnings = dict[tuple[str, str], TrainingWarning]  # by check and direction, in order of appearance
+
+
+def key_at_limit(result: CheckResult) -> tuple[str, str, float]:
+    """Return what tells results of the same check, direction and limit from others."""
+    return result.name, result.direction, result.threshold
 
 
 class FailureMonitor:
@@ -96,6 +107,7 @@ class FailureMonitor:
         epochs: Number of epochs of the whole training.
         validate_every: Epochs from one validation to the next.
         pixel_mm: Side of a pixel in mm.
+        held_near_start: Whether a loss holds translations near what training begins with.
         discriminators: Record of the discriminators' losses; None: they are not checked.
         tag: Sets tags of the run; "warnings" holds all of them.
     """
@@ -107,12 +119,15 @@ class FailureMonitor:
         epochs: int,
         validate_every: int,
         pixel_mm: float,
+        held_near_start: bool = False,
         discriminators: DiscriminatorRecord | None = None,
         tag: Callable[[Mapping[str, str]], object] = lambda tags: None,
     ):
         self.epochs, self.pixel_mm, self.tag, self.discriminators = epochs, pixel_mm, tag, discriminators
         self.from_epoch = min(epochs, max(2 * validate_every, ceil(EARLY * epochs)))
         self.warnings: Warnings = {}
+        self.held_near_start = held_near_start
+        self._start: set[tuple[str, str, float]] = set()  # name, direction and limit of what the start has, too
         self.shift = ""  # the shifts of the latest validation, in a sentence
         self._shifts: dict[int, Shifts] = {}  # of the validations that count, by epoch
         self._scores: dict[int, dict[str, float]] = {}  # of all validations, by epoch and direction
@@ -145,11 +160,11 @@ class FailureMonitor:
         if changed_keys:
             self.tag({"warnings": "; ".join(map(str, self.warnings.values()))})
         # Report them, both directions of a check together.
-        for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared_epoch is None):
-            group = [warning for warning in changed if warning.first.name == name and warning.cleared_epoch is None]
-            text = "; ".join(str(warning) for warning in group)
-            check = group[0].first.check
-            logger.warning(f"{text}: the translation {check.meaning}; {check.advice}")
+        standing = [warning for warning in changed if warning.cleared_epoch is None]
+        for kind in dict.fromkeys((warning.first.check.meaning, warning.advice) for warning in standing):
+            group = [warning for warning in standing if (warning.first.check.meaning, warning.advice) == kind]
+            text, (meaning, advice) = "; ".join(map(str, group)), kind
+            logger.warning(f"{text}: the translation {meaning}; {advice}")
         if cleared := [str(warning) for warning in changed if warning.cleared_epoch is not None]:
             logger.info("; ".join(cleared))
 
@@ -160,6 +175,9 @@ class FailureMonitor:
         # A resumed run validates some epochs again.
         self._scores = {validated: scores for validated, scores in self._scores.items() if validated < epoch}
         self._scores[epoch] = scores_by_direction(metrics)
+        if epoch == 0 and self.held_near_start:
+            results = [result for result in check_failures(metrics, self.pixel_mm) if result.triggered]
+            self._start = {key_at_limit(result) for result in results if result.check.advice == GAIN_ADVICE}
         if epoch < self.from_epoch:
             return changed
         self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
@@ -170,7 +188,8 @@ class FailureMonitor:
             previous = self.warnings.get(key)
             was_active = previous is not None and previous.cleared_epoch is None
             if previous is None and result.triggered:
-                self.warnings[key] = TrainingWarning(result, epoch, result)
+                from_start = key_at_limit(result) in self._start
+                self.warnings[key] = TrainingWarning(result, epoch, result, from_start=from_start)
             elif previous is not None:
                 cleared = None if result.triggered else previous.cleared_epoch or epoch
                 self.warnings[key] = replace(previous, last=result, cleared_epoch=cleared)

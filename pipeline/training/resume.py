@@ -91,6 +91,13 @@ def find_starting_point(
     return StartingPoint(None, weights, {} if weights is None else {"started_from": dict(weights.record)})
 
 
+def require_schedule(folder: RunFolder, epochs: Sequence[int]) -> None:
+    """Refuse what `find_starting_point` refuses of a run's own checkpoint; the folder stays as it is."""
+    state = folder.checkpoints.load_newest(read_only=True)
+    if state is not None:
+        _require_epochs(state, epochs, folder.path)
+
+
 def _history_of(state: Mapping[str, Any], epochs: Sequence[int]) -> History:
     """Return a checkpoint's history, with a further extension if the schedule has changed to `epochs`."""
     history = dict(state.get("history", {}))

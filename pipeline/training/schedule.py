@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 logger = logging.getLogger(__name__)
 LEAST_RATE = 1e-3  # share of the initial learning rate below which weights hardly move
 LEAST_SHARE = 0.1  # share of all steps that may have so low a rate
+NOT_OF_TRAINING = "so these figures are not of the training"  # where what training began with was evaluated
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,7 @@ def test_a_saved_split_counts_once_something_was_trained_by_it(tmp_path, capsys)
     names = {"train": {"T1": known[:1], "T2": known[1:2]}, "validation": [], "test": known[2:3]}
     (tmp_path / "run" / "split.json").write_text(json.dumps(names))
     assert ["test", "pairs", "3", "3"] in [row[:4] for row in rows(printed(capsys, settings))]
-    (tmp_path / "run" / "checkpoints").mkdir()
-    (tmp_path / "run" / "checkpoints" / "latest.pt").touch()
+    (tmp_path / "run" / "scores.json").write_text("{}")  # of a training
     assert ["test", "pairs", "1", "1"] in [row[:4] for row in rows(printed(capsys, settings))]
 
 

@@ -159,6 +159,12 @@ def test_the_report_names_the_subjects_and_asks_nothing_of_the_network(first, fo
     assert ("phantom" in page.partition('class="viewer-data">')[2].partition("</script>")[0]) is is_fetched()
 
 
+def test_the_report_says_what_the_generators_start_from(first, folder):
+    page = (folder / "report.html").read_text()
+    for to in ("T1", "T2"):
+        assert f"<dt>generator to {to} starts from</dt><dd>the context lookup; a translation is " in page
+
+
 def test_the_last_lines_say_where_everything_is(first):
     *_, done, report, training, translated, tracking = first.printed.strip().splitlines()
     assert done.startswith("trained 8 steps and evaluated in ")

@@ -144,3 +144,12 @@ def test_fewer_epochs_than_are_trained_and_as_many_divided_otherwise_are_refused
     message = capsys.readouterr().err
     assert reason in message and "set 3 or more in all to train on, or another output" in message
     assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_a_dry_run_refuses_fewer_epochs_than_are_trained_and_changes_nothing(extended, capsys):
+    folder, _ = extended
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert run(folder, 1, 0, "--dry-run") == 2
+    assert "2 epochs are trained already" in capsys.readouterr().err
+    assert run(folder, 3, 0, "--dry-run") == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -8,7 +8,7 @@ import ixi_like
 import nibabel as nib
 import numpy as np
 import pytest
-from negative_model import files_in, loads, run, volume_at
+from negative_model import MODEL, files_in, loads, run, volume_at
 from small_checkpoints import untrained_model
 
 import pipeline.translate
@@ -86,6 +86,19 @@ def test_a_model_or_contrast_that_is_not_there_is_one_line_and_2(tmp_path, model
     assert "name the one to make (--to)" in lines[1]
     assert "none: no such model" in lines[2]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_contrast_that_the_model_does_not_make_is_refused_where_earlier_results_are_too(tmp_path, model, capsys):
+    source = volume_at(tmp_path / "a.nii")
+    assert run("-i", source, "-o", tmp_path / "out") == 0  # to T2
+    command = ["-i", str(source), "-o", str(tmp_path / "out"), "--model", MODEL]
+    for more in ([], ["--dry-run"]):
+        capsys.readouterr()
+        assert main([*command, *more]) == main([*command, *more, "--to", "PD"]) == 2
+        nameless, unknown = capsys.readouterr().err.splitlines()
+        assert "name the one to make (--to)" in nameless and "does not make 'PD' but T1 and T2" in unknown
+    assert main([*command, "--to", "T1"]) == 2
+    assert "out/a.nii holds a synthetic T2" in capsys.readouterr().err
 
 
 def test_quiet_prints_failures_and_nothing_else(tmp_path, model, capfd):

@@ -26,7 +26,11 @@ def pending_jobs(
     `SKIPPED`: volume and map exist, complete, from this model and this source. `FOREIGN`, `OTHER_MODEL`, `STALE`:
     another file exists, and stays. `FAILED`: the target holds another contrast than `to`, if the user gave one. Files
     of this command that are damaged or empty are made again, and with `overwrite` all. `model` is loaded only if its
-    files do not show whether it made an output; without it, neither models nor sources are compared.
+    files do not show whether it made an output, or a volume is not of the contrast `to`; without it, neither models nor
+    sources are compared.
+
+    Raises:
+        UserError: the model cannot be loaded, does not make `to`, or makes several contrasts and `to` is None.
     """
     candidates = []
     if not overwrite:
@@ -77,6 +81,8 @@ def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandMod
     `--overwrite` replaces it.
     """
     record = state.record
+    if record is not None and model is not None and record.to != to:
+        _ = model.views  # which refuses a contrast that the model does not make, and several without a choice
     if state.foreign is not None:
         remedy = "move it away, choose another OUT, or add --overwrite"
         job.fail(f"{state.foreign} is there and was not made by this command; {remedy}", FOREIGN)

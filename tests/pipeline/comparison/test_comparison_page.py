@@ -9,8 +9,10 @@ from finished_runs import finished_run, read_runs
 from pipeline.comparison.comparison import metrics, save
 from pipeline.comparison.comparison_page import p_text, parameters_text, render, result_sentence, terminal_text
 from pipeline.comparison.table import compare
+from pipeline.evaluation.report import evaluated_steps
 from pipeline.reporting.report_page import Picture
 from pipeline.reporting.tiles import png_bytes
+from pipeline.training.schedule import TrainerState
 
 EVIL = "<script>alert(1)<script>"
 
@@ -123,6 +125,19 @@ def test_the_terminal_has_a_table_a_direction_and_the_notes(two):
     assert text.count("PSNR [dB] ↑") == 2
     assert "-0.40 [-0.54, -0.26]" in text and "note: 7 test subjects" in text
     assert "data range 2" in text
+
+
+def test_terminal_and_page_say_which_run_was_evaluated_as_training_began(tmp_path):
+    folders = [finished_run(tmp_path, name) for name in ("a", "b")]
+    position = TrainerState(step=900, best_steps={"T2": 0, "T1": 900})
+    _, notes = evaluated_steps("best", position, ("T1", "T2"), held_out=True)
+    scores = json.loads((folders[1] / "scores.json").read_text())
+    (folders[1] / "scores.json").write_text(json.dumps(scores | {"notes": [*notes, "another"]}))
+    comparison = compare(read_runs(folders))
+    [note] = [note for note in comparison.notes if "began with" in note]
+    assert note.startswith("b, T1 → T2: ") and note.endswith("these figures are not of the training.")
+    assert f"note: {note}" in terminal_text(comparison) and note in render(comparison, None)
+    assert not any("another" in note for note in comparison.notes)
 
 
 @pytest.mark.parametrize(("p", "text"), [(None, "—"), (0.0004, "< 0.001"), (0.0625, "0.062"), (1.0, "1.000")])

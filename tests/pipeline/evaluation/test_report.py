@@ -171,11 +171,18 @@ def test_a_warning_of_training_stands_in_its_section_and_while_it_holds_at_the_t
 
 def test_the_steps_that_were_evaluated_are_named_and_what_training_began_with_is_noted():
     position = TrainerState(step=2000, best_steps={"T2": 1200, "T1": 0})
-    evaluated, notes = report.evaluated_steps("best", position, CONTRASTS)
+    evaluated, notes = report.evaluated_steps("best", position, CONTRASTS, held_out=True)
     assert evaluated == {"evaluated": "T1 → T2 of step 1,200, T2 → T1 of step 0"}
     assert notes == ["T2 → T1: validation chose what training began with, so these figures are not of the training"]
-    assert report.evaluated_steps("latest", position, CONTRASTS) == ({}, [])
-    assert report.evaluated_steps("best", TrainerState(step=2000), CONTRASTS) == ({}, [])  # of an earlier release
+    earlier_release = TrainerState(step=2000)
+    for checkpoint, state in (("latest", position), ("best", earlier_release)):
+        assert report.evaluated_steps(checkpoint, state, CONTRASTS, held_out=True) == ({}, [])
+
+
+def test_without_validation_subjects_the_note_says_what_chose():
+    position = TrainerState(step=2000, best_steps={"T2": 0, "T1": 2000})
+    _, [note] = report.evaluated_steps("best", position, CONTRASTS, held_out=False)
+    assert note.startswith("T1 → T2: scores without pairs, on training subjects, chose what training began with, so")
 
 
 # ── the last lines ──────────────────────────────────────────────────────────────────────────────────────────

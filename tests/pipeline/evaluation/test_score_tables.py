@@ -1,7 +1,14 @@
-import numpy as np
+import json
+from dataclasses import replace
 
+import numpy as np
+from negative_model import negative_model
+
+from pipeline.evaluation.front_page import front_page
 from pipeline.evaluation.score_tables import score_tables
 from pipeline.evaluation.scores import Scores, SubjectScore
+from pipeline.exporting.card import model_card
+from pipeline.reporting.report_page import Report, render
 
 FIGURES = ("foreground/psnr", "foreground/calibrated_psnr", "tissue/10/psnr", "tissue/2/psnr", "tissue/2/mae")
 
@@ -32,3 +39,17 @@ def test_the_first_table_says_what_calibrated_psnr_is():
     first, second, *_ = score_tables(scores())
     assert "calibrated PSNR: after the gain and offset" in first.description and second.description == ""
     assert first.columns["calibrated_psnr"] == "calibrated PSNR [dB] ↑"
+
+
+def test_the_baseline_fitted_on_pairs_is_called_so_where_people_read_and_keeps_its_key_in_files(tmp_path):
+    measured = {f"volume/{figure}": np.array([1.0]) for figure in FIGURES}
+    systems = ("model", "copy", "histogram matching", "context lookup", "lookup")
+    scores = Scores(True, [SubjectScore("s", "T1", "T2", system, "own", measured) for system in systems])
+    scores.save(tmp_path)
+    model = replace(negative_model(), folder=tmp_path)
+    page = render(Report(title="t", result="r", scores=score_tables(scores)))
+    assert ">lookup fitted on pairs</th>" in page and ">tissue/2, lookup fitted on pairs</th>" in page
+    assert "| lookup fitted on pairs |" in front_page(model, scores, "best", {}, [], {})
+    assert "| lookup fitted on pairs |" in model_card(model, "T2")
+    assert "T1 → T2    lookup on pairs " in scores.text()
+    assert {row["system"] for row in json.loads((tmp_path / "scores.json").read_text())["summary"]} == {*systems}

@@ -8,6 +8,8 @@ import pytest
 from negative_model import model_of
 from torch import nn
 
+from networks.lookup_start import LookupStart
+from networks.skip import SkipGenerator
 from pipeline.exporting.card import model_card, own_figures
 from pipeline.inference.model_address import run_that_evaluates
 
@@ -60,6 +62,17 @@ def test_a_card_says_what_the_run_knows(trained):
     assert "1.0 ±" not in card and "2.0 ±" not in card  # of another region, and of the other direction
     assert not any(name in card for name in ("anna", "dora", str(trained.folder)))
     assert own_figures(trained, "T2") == {"psnr": 17.224}
+
+
+def test_a_card_says_what_a_generator_starts_from(model):
+    start = LookupStart(SkipGenerator(1, 2), with_box=True)
+    start.box_share.fill_(0.75)
+    text = (
+        "- generator starts from: the context lookup (25%) and the model in the box (75%; synthetic pairs, no scan); "
+        "a translation is 75% of this start, 25% its correction\n"
+    )
+    assert text in model_card(replace(model, translators={"T2": start}), "T2")
+    assert "starts from" not in model_card(model, "T2")
 
 
 def test_a_card_leaves_out_what_is_not_known(model, trained):

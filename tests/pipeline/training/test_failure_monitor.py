@@ -15,11 +15,9 @@ GOOD, BAD = {"detectors/a_to_b/mode_collapse": 0.9}, {"detectors/a_to_b/mode_col
 KEY = ("mode_collapse", "a_to_b")
 
 
-def watch(tmp_path, tags=None, epochs=20, validate_every=1):
-    tag = {}.update if tags is None else tags.append
-    return FailureMonitor(
-        tmp_path / "metrics.jsonl", epochs=epochs, validate_every=validate_every, pixel_mm=1.0, tag=tag
-    )
+def watch(tmp_path, tags=None, epochs=20, validate_every=1, **options):
+    options |= {"epochs": epochs, "validate_every": validate_every, "pixel_mm": 1.0}
+    return FailureMonitor(tmp_path / "metrics.jsonl", tag={}.update if tags is None else tags.append, **options)
 
 
 # ── one check ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -57,6 +55,21 @@ def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path
         "whatever the source; begin again in a new output, from an earlier checkpoint (training.start_from) or anew, "
         "with a lower learning rate, the discriminators' above all, or a higher weight of the cycle\n"
     )
+
+
+def test_the_advice_on_a_gain_that_the_start_has_is_to_hold_translations_less_near_it(tmp_path, capsys):
+    def gains(first, second):
+        return {"detectors/a_to_b/gain": first, "detectors/b_to_a/gain": second}
+
+    for held in (True, False):
+        monitor = watch(tmp_path, held_near_start=held)
+        for epoch, metrics in enumerate((gains(0.64, 1.5), gains(0.64, 0.6), gains(0.65, 0.6))):
+            monitor(metrics, epoch)
+        advice = {key: warning.advice for key, warning in monitor.warnings.items()}
+        assert ("a lower method.lookup_weight" in advice["gain", "a_to_b"]) is held
+        assert "learning rate of the discriminators" in advice["gain", "b_to_a"]  # its start had too much
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.count("gain, ") for line in lines] == ([1, 1] if held else [2])
 
 
 def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_path, capsys):
