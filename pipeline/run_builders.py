@@ -54,7 +54,6 @@ from pipeline.utils.files import atomic_text
 from pipeline.utils.hardware import require_able
 from transforms.context_lookup import BLUR_MM
 from transforms.slice_chain import PreprocessSettings
-from transforms.slices import AXES
 
 logger = logging.getLogger(__name__)
 
@@ -165,17 +164,10 @@ def build_failure_monitor(
     config: Config, folder: RunFolder, prepared: PreparedData, schedule: Schedule, tracker: Tracker
 ) -> FailureMonitor:
     """Return the monitor of the validations, which knows the earlier warnings of the run."""
-    spacing = config.preprocess.spacing_mm
-    if spacing is None:
-        spacings = [statistics.spacing_mm for statistics in prepared.statistics.values()]
-        pixel_mm = float(np.delete(spacings, AXES[config.preprocess.axis], axis=1).max())
-    else:
-        pixel_mm = spacing.in_plane
     return FailureMonitor(
         folder.metrics,
         epochs=schedule.epochs,
         validate_every=schedule.validate_every_epochs,
-        pixel_mm=pixel_mm,  # the longer side, of the coarsest training volumes
         held_near_start=getattr(config.method, "lookup_weight", 0.0) > 0,
         discriminators=_discriminator_record(config),
         tag=tracker.set_tags,

@@ -46,19 +46,18 @@ class FailureCheck:
     """A detector's title, threshold and advice."""
 
     title: str  # in messages and reports
-    threshold: float  # limit of good values; of the spatial shift in pixels
+    threshold: float  # limit of good values
     meaning: str  # what a bad value says of the translation, as a predicate
     advice: str  # what to do
     unit: str = ""  # of values and threshold, with a space before it
     below: bool = False  # whether values below the threshold are bad, instead of those above
     lower: float | None = None  # second limit, of values that may be too low as well as too high
 
-    def exceeded(self, value: float, scale: float = 1.0) -> tuple[bool, float]:
-        """Return whether a value is bad, and the limit (times `scale`) that decides it."""
-        if self.lower is not None and value < self.lower * scale:
-            return True, self.lower * scale
-        limit = self.threshold * scale
-        return bool(value < limit if self.below else value > limit), limit
+    def exceeded(self, value: float) -> tuple[bool, float]:
+        """Return whether a value is bad, and the limit that decides it."""
+        if self.lower is not None and value < self.lower:
+            return True, self.lower
+        return bool(value < self.threshold if self.below else value > self.threshold), self.threshold
 
 
 SHIFT_ADVICE = (
@@ -80,9 +79,9 @@ FAILURE_CHECKS = {  # by name of a metric, or of a value derived from several va
         "look at the sample pictures; if bright and dark are exchanged, begin again in a new output, with a lower "
         "identity loss, a larger field of view of the discriminators, or another seed", below=True,
     ),
-    "spatial_shift_mm": FailureCheck(
+    "spatial_shift": FailureCheck(
         "spatial shift", SHIFTED_ABOVE_PX, "has its edges half a pixel or more beside those of the source",
-        SHIFT_ADVICE, unit=" mm",
+        SHIFT_ADVICE, unit=" pixels",
     ),
     "opposed_shifts": FailureCheck(
         "opposed shifts", OPPOSED_ABOVE_PX,
@@ -160,19 +159,20 @@ class CheckResult:
         return FAILURE_CHECKS[self.name]
 
 
-def check_failures(metrics: Mapping[str, float], pixel_mm: float) -> list[CheckResult]:
-    """Return a result for each metric "detectors/<direction>/<name>"; shifts up to half a pixel do not trigger."""
-    results, shifts = [], shifts_by_direction(metrics)
+def check_failures(metrics: Mapping[str, float]) -> list[CheckResult]:
+    """Return a result for each metric "detectors/<direction>/<name>" that is checked, and for each shift's length."""
+    results = []
     for metric, value in metrics.items():
         family, _, qualified_name = metric.partition("/")
         direction, _, name = qualified_name.rpartition("/")
-        if family != "detectors" or name not in FAILURE_CHECKS:
-            continue
-        check = FAILURE_CHECKS[name]
-        is_shift = name == "spatial_shift_mm"
-        triggered, threshold = check.exceeded(value, pixel_mm if is_shift else 1.0)
-        details = components_text({"": shifts[direction]}) if is_shift and direction in shifts else ""
-        results.append(CheckResult(name, direction, value, threshold, triggered, details))
+        if family == "detectors" and name in FAILURE_CHECKS:
+            triggered, threshold = FAILURE_CHECKS[name].exceeded(value)
+            results.append(CheckResult(name, direction, value, threshold, triggered))
+    for direction, shift in shifts_by_direction(metrics).items():
+        length = float(np.hypot(*shift))
+        triggered, threshold = FAILURE_CHECKS["spatial_shift"].exceeded(length)
+        details = components_text({"": shift})
+        results.append(CheckResult("spatial_shift", direction, length, threshold, triggered, details))
     return results
 
 

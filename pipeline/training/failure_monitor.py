@@ -106,7 +106,6 @@ class FailureMonitor:
         metrics_path: The run's metrics.jsonl; its earlier results are not warned of again.
         epochs: Number of epochs of the whole training.
         validate_every: Epochs from one validation to the next.
-        pixel_mm: Side of a pixel in mm.
         held_near_start: Whether a loss holds translations near what training begins with.
         discriminators: Record of the discriminators' losses; None: they are not checked.
         tag: Sets tags of the run; "warnings" holds all of them.
@@ -118,12 +117,11 @@ class FailureMonitor:
         *,
         epochs: int,
         validate_every: int,
-        pixel_mm: float,
         held_near_start: bool = False,
         discriminators: DiscriminatorRecord | None = None,
         tag: Callable[[Mapping[str, str]], object] = lambda tags: None,
     ):
-        self.epochs, self.pixel_mm, self.tag, self.discriminators = epochs, pixel_mm, tag, discriminators
+        self.epochs, self.tag, self.discriminators = epochs, tag, discriminators
         self.from_epoch = min(epochs, max(2 * validate_every, ceil(EARLY * epochs)))
         self.warnings: Warnings = {}
         self.held_near_start = held_near_start
@@ -176,13 +174,13 @@ class FailureMonitor:
         self._scores = {validated: scores for validated, scores in self._scores.items() if validated < epoch}
         self._scores[epoch] = scores_by_direction(metrics)
         if epoch == 0 and self.held_near_start:
-            results = [result for result in check_failures(metrics, self.pixel_mm) if result.triggered]
+            results = [result for result in check_failures(metrics) if result.triggered]
             self._start = {key_at_limit(result) for result in results if result.check.advice == GAIN_ADVICE}
         if epoch < self.from_epoch:
             return changed
         self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
         self._shifts[epoch] = shifts_by_direction(metrics)
-        results = check_failures(metrics, self.pixel_mm) + check_shifts(self._shifts, self.epochs)
+        results = check_failures(metrics) + check_shifts(self._shifts, self.epochs)
         for result in results + check_discriminators(metrics, gaining_directions(self._scores)):
             key = (result.name, result.direction)
             previous = self.warnings.get(key)

@@ -68,7 +68,6 @@ def shift_sentence(metrics: Mapping[str, float]) -> str:
     """Return a sentence on how far translations are shifted against their sources; "" if no shift is known."""
     sentences = []
     for direction, shift in shifts_by_direction(metrics).items():
-        length, (x, y) = metrics.get(f"detectors/{direction}/spatial_shift_mm", np.nan), shift
-        pixels = f"{np.hypot(x, y):.2f} pixels, {x:+.2f} and {y:+.2f} along a slice's two axes"
-        sentences.append(f"{direction.replace('_to_', ' → ')} by {length:.2f} mm ({pixels})")
+        components = "{:+.2f} and {:+.2f} along a slice's two axes".format(*shift)
+        sentences.append(f"{direction.replace('_to_', ' → ')} by {np.hypot(*shift):.2f} pixels ({components})")
     return f"At the last validation translations lay beside their sources: {'; '.join(sentences)}." if sentences else ""

@@ -76,9 +76,9 @@ class Validation:
         self._unscored: set[str] = set()  # directions that were warned of
         scan_pairs = pairs(cases, contrasts) if scored_in_pairs else []
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
-        images = [[case for case in cases if case.contrast == contrast] for contrast in contrasts]
+        sides = [[case for case in cases if case.contrast == contrast] for contrast in contrasts]
         # Of pictures there may be more than `slices`.
-        groups = [scan_pairs] if scan_pairs else images
+        groups = [scan_pairs] if scan_pairs else sides
         scans = [group[index] for group in groups for index in evenly_spread(len(group), slices)]
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
         settings |= {} if cache is None else reader.identity()

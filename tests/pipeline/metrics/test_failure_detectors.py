@@ -56,11 +56,11 @@ def scan(translation, source=SOURCE, head=HEAD, pixel_mm=(2.0, 2.0)):
     return Translated(source, np.asarray(translation, np.float32), head, depth_layers(head), pixel_mm)
 
 
-def triggered(translation, cohorts=COHORTS, pixel_mm=2.0, **options):
+def triggered(translation, cohorts=COHORTS, **options):
     """The names of the detectors that trip."""
-    values = measure([scan(translation, pixel_mm=(pixel_mm, pixel_mm), **options)], *cohorts)
+    values = measure([scan(translation, **options)], *cohorts)
     metrics = {f"detectors/a_to_b/{name}": value for name, value in values.items()}
-    return {verdict.name for verdict in check_failures(metrics, pixel_mm) if verdict.triggered}
+    return {verdict.name for verdict in check_failures(metrics) if verdict.triggered}
 
 
 def value(name, translation, cohorts=COHORTS, **options):
@@ -163,7 +163,7 @@ def test_gain_and_offset_are_measured_and_trip_on_both_sides(factor, offset, nam
 
 @pytest.mark.parametrize(("value", "limit", "trips"), [(0.5, 0.7, True), (1.0, 1.4, False), (2.0, 1.4, True)])
 def test_a_limit_is_named_on_the_side_that_was_passed(value, limit, trips):
-    (result,) = check_failures({"detectors/a_to_b/gain": value}, 1.0)
+    (result,) = check_failures({"detectors/a_to_b/gain": value})
     assert (result.threshold, result.triggered) == (limit, trips)
 
 
@@ -177,9 +177,9 @@ def test_a_target_without_contrast_has_no_gain():
 
 
 @pytest.mark.parametrize("pixels", [(2, 0), (0, -3)])
-def test_a_shifted_target_trips_by_as_many_millimetres(pixels):
+def test_a_shifted_target_trips_and_its_length_is_in_millimetres(pixels):
     shifted = np.roll(TARGET, pixels, axis=(1, 2))
-    assert triggered(shifted) == {"spatial_shift_mm"}
+    assert triggered(shifted) == {"spatial_shift"}
     assert value("spatial_shift_mm", shifted) == pytest.approx(2 * np.hypot(*pixels), abs=0.3)
 
 
@@ -192,7 +192,7 @@ def test_pixels_that_are_not_square_are_counted_along_their_axis():
 def test_more_than_half_a_pixel_trips_and_less_does_not():
     for pixels, trips in ((0.35, False), (0.65, True)):
         shifted = np.stack([shift(image, (pixels, 0), order=1, mode="nearest") for image in TARGET])
-        assert ("spatial_shift_mm" in triggered(shifted)) is trips
+        assert ("spatial_shift" in triggered(shifted)) is trips
         assert value("shift_x_px", shifted) == pytest.approx(pixels, abs=0.1)
 
 

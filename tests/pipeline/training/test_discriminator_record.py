@@ -66,7 +66,7 @@ def test_scores_without_pairs_count_and_ssim_does():
 def test_a_discriminator_at_chance_is_blind_only_while_its_translation_gains_nothing(tmp_path):
     rising, falling = scored(*range(10, 16)), scored(*range(15, 9, -1))
     for validations, triggered in ((rising, set()), (falling, {("blind_discriminator", "b_to_a")})):
-        monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0)
+        monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1)
         for epoch, metrics in enumerate(validations, start=1):
             monitor(metrics, epoch)
         assert monitor.warnings.keys() == triggered
@@ -84,7 +84,7 @@ def test_a_resumed_run_knows_when_its_translation_last_gained(tmp_path):
     metrics = dict(enumerate(scored(15, 14, 13, 12), start=1))
     lines = [{"step": epoch, "time": 1.0, "epoch": epoch, **values} for epoch, values in metrics.items()]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0)
+    monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1)
     key, stands = ("blind_discriminator", "b_to_a"), []
     for epoch in (3, 4):  # after an earlier checkpoint they are validated again
         stands.append(monitor.warnings[key].cleared_epoch is None)
@@ -130,7 +130,7 @@ def test_the_monitor_warns_of_a_blind_discriminator_and_a_resumed_run_has_its_lo
     lines = [{"step": step, "time": 1.0, "train/discriminator_A": 0.5} for step in range(LOGGED - 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monitor = FailureMonitor(
-        tmp_path / "metrics.jsonl", epochs=20, validate_every=1, pixel_mm=1.0,
+        tmp_path / "metrics.jsonl", epochs=20, validate_every=1,
         discriminators=DiscriminatorRecord(0.5, DIRECTIONS),
     )  # fmt: skip
     assert monitor.discriminator_metrics() == {}

@@ -16,7 +16,7 @@ KEY = ("mode_collapse", "a_to_b")
 
 
 def watch(tmp_path, tags=None, epochs=20, validate_every=1, **options):
-    options |= {"epochs": epochs, "validate_every": validate_every, "pixel_mm": 1.0}
+    options |= {"epochs": epochs, "validate_every": validate_every}
     return FailureMonitor(tmp_path / "metrics.jsonl", tag={}.update if tags is None else tags.append, **options)
 
 
@@ -25,22 +25,18 @@ def watch(tmp_path, tags=None, epochs=20, validate_every=1, **options):
 
 def test_a_verdict_names_the_direction_the_value_and_the_remedy():
     metrics = {"epoch": 3, "validation/a_to_b/psnr": 9.0, "detectors/a_to_b/mode_collapse": 0.1}
-    (result,) = check_failures(metrics, 1.0)
+    (result,) = check_failures(metrics)
     assert (result.name, result.direction, result.value, result.threshold, result.triggered) == (
         "mode_collapse", "a_to_b", 0.1, 0.25, True,
     )  # fmt: skip
     assert "earlier checkpoint" in result.check.advice
 
 
-@pytest.mark.parametrize(("shift_mm", "pixel_mm", "trips"), [(0.5, 0.9, True), (0.4, 0.9, False), (0.9, 2.0, False)])
-def test_a_shift_is_none_below_half_a_pixel(shift_mm, pixel_mm, trips):
-    (result,) = check_failures({"detectors/a_to_b/spatial_shift_mm": shift_mm}, pixel_mm)
-    assert result.triggered is trips
-    assert result.threshold == pixel_mm / 2
-
-
-def test_the_components_of_a_shift_are_no_verdicts():
-    assert check_failures({"detectors/a_to_b/shift_x_px": 9.0, "detectors/a_to_b/shift_y_mm": 9.0}, 1.0) == []
+@pytest.mark.parametrize(("shift", "trips"), [((0.4, -0.4), True), ((0.4, 0.2), False)])
+def test_a_shift_is_none_below_half_a_pixel(shift, trips):
+    metrics = {f"detectors/a_to_b/shift_{axis}_px": value for axis, value in zip("xy", shift, strict=True)}
+    (result,) = check_failures(metrics | {"detectors/a_to_b/spatial_shift_mm": 9.0})
+    assert (result.name, result.triggered, result.threshold) == ("spatial_shift", trips, 0.5)
 
 
 # ── warning, clearing ───────────────────────────────────────────────────────────────────────────────────────
@@ -83,9 +79,10 @@ def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_pat
 
 def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_path, capsys):
     def both(*values):
-        detectors = ("mode_collapse", "spatial_shift_mm")
+        detectors = ("mode_collapse", "shift_x_px")
         names = [f"detectors/{direction}/{detector}" for direction in ("a_to_b", "b_to_a") for detector in detectors]
-        return dict(zip(names, values, strict=True))
+        still = {f"detectors/{direction}/shift_y_px": 0.0 for direction in ("a_to_b", "b_to_a")}
+        return dict(zip(names, values, strict=True)) | still
 
     monitor = watch(tmp_path)
     monitor(both(0.1, 3.0, 0.2, 0.0), 2)
@@ -93,7 +90,9 @@ def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_pat
     assert len(warnings) == 2
     text = "mode collapse, a → b: 0.10 after epoch 2, below 0.25; mode collapse, b → a: 0.20 after epoch 2, below 0.25"
     assert warnings[0].startswith(f"warning: {text}: the translation is much the same picture")
-    assert warnings[1].startswith("warning: spatial shift, a → b: 3.00 mm after epoch 2, above 0.5 mm: ")
+    assert warnings[1].startswith(
+        "warning: spatial shift, a → b: 3.00 pixels (in pixels along a slice's two axes: +3.00, +0.00) after epoch 2"
+    )
     monitor(both(0.9, 0.0, 0.9, 0.0), 3)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.count("cleared after epoch 3") == 3 and not line.startswith("warning")
@@ -206,8 +205,8 @@ def test_the_latest_shift_is_said_in_a_sentence(tmp_path):
     assert monitor.shift == ""
     monitor(shifted((0.3, -0.4), (0.0, 0.1)), 1)
     assert monitor.shift == (
-        "At the last validation translations lay beside their sources: a → b by 0.50 mm (0.50 pixels, +0.30 and -0.40 "
-        "along a slice's two axes); b → a by 0.10 mm (0.10 pixels, +0.00 and +0.10 along a slice's two axes)."
+        "At the last validation translations lay beside their sources: a → b by 0.50 pixels (+0.30 and -0.40 "
+        "along a slice's two axes); b → a by 0.10 pixels (+0.00 and +0.10 along a slice's two axes)."
     )
 
 
