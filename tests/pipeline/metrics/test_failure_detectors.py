@@ -73,8 +73,8 @@ def value(name, translation, cohorts=COHORTS, **options):
 def test_the_true_target_trips_nothing_nor_does_a_noisy_one():
     assert triggered(TARGET + np.random.default_rng(5).normal(0, 0.2, TARGET.shape)) == set()
     assert triggered(TARGET) == set() and value("mode_collapse", TARGET) == pytest.approx(1)
-    components = {f"shift_{axis}_{unit}" for axis in "xy" for unit in ("px", "mm")}
-    of_more_than_this = {"opposed_shifts", "growing_shift", "unturned_contrast", "hidden_information"}
+    components = {f"shift_{axis}_{unit}" for axis in "xy" for unit in ("px", "mm")} | {"spatial_shift_mm"}
+    of_more_than_this = {"spatial_shift", "opposed_shifts", "growing_shift", "unturned_contrast", "hidden_information"}
     of_more_than_this |= {"blind_discriminator", "unerring_discriminator"}
     assert measure([scan(TARGET)], *COHORTS).keys() == FAILURE_CHECKS.keys() - of_more_than_this | components
 
