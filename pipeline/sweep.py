@@ -23,7 +23,7 @@ from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.console import cli_main, echo, warn
 from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
-from pipeline.utils.files import require_writable
+from pipeline.utils.files import is_file, require_writable
 
 if typing.TYPE_CHECKING:
     from pipeline.sweeping.sweep_record import SweepRecord
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     # Read the configurations, and check all of them before the first run starts.
     arguments = parser().parse_intermixed_args(argv)
-    overrides = [item for item in arguments.items if "=" in item and not Path(item).exists()]
+    overrides = [item for item in arguments.items if "=" in item and not is_file(Path(item))]
     paths = [Path(item) for item in arguments.items if item not in overrides]
     if not paths:
         raise UserError("no configuration to run; give YAML files, such as configs/phantom.yaml")

@@ -28,8 +28,12 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
 def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
     """Return the intensities at two percentiles (0-100) of the foreground.
 
-    ValueError: the two coincide (to 1e-30), so that they define no scale.
+    ValueError: the foreground is empty, or the two coincide (to 1e-30), so that they define no scale.
     """
+    if not foreground.any():
+        raise ValueError(
+            "no head is to be seen in it, for its foreground is empty; give a scan, no mask and no empty volume"
+        )
     low, high = np.percentile(volume[foreground], [lower, upper], overwrite_input=True).tolist()
     if not high - low > MIN_RANGE:
         raise ValueError(

@@ -12,7 +12,7 @@ import requests
 from requests.exceptions import ChunkedEncodingError, HTTPError
 
 from pipeline.utils.console import ProgressBar, bar
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, without_password
 from pipeline.utils.files import LEFTOVER_AGE_S, free_space, human_bytes, remove_stale, temporary_folder, writing_to
 
 CHUNK_BYTES = 1 << 16  # what a cut connection may lose
@@ -33,7 +33,8 @@ def fetch(
 
     Raises:
         UserError: no connection, a server's refusal, too many interruptions, too little disk, or a wrong sum (then
-            the file is removed, so that the next call starts afresh). The message names URL, reason and remedy.
+            the file is removed, so that the next call starts afresh). The message names the URL, without a password in
+            it, reason and remedy.
     """
     require_web(url)
     by_hand = by_hand or target
@@ -50,9 +51,10 @@ def fetch(
             progress = _size_on_disk(partial_path) - size_before
             failures = 0 if progress >= PROGRESS_BYTES else failures + 1
             if failures >= ATTEMPTS or (progress <= 0 and _is_final(error)):
+                reason = without_password(f"{url}: {_reason(error, partial_path)}")
                 raise UserError(
-                    f"{url}: {_reason(error, partial_path)}; check the network and repeat the command (it goes on "
-                    f"where it stopped), or bring the file from elsewhere and place it as {by_hand}"
+                    f"{reason}; check the network and repeat the command (it goes on where it stopped), or bring the "
+                    f"file from elsewhere and place it as {by_hand}"
                 ) from error
             time.sleep(pause_s * 2 ** max(failures - 1, 0))
 
@@ -60,7 +62,8 @@ def fetch(
     actual_md5 = md5_of(partial_path, quiet)
     if actual_md5 != md5:
         partial_path.unlink()
-        raise UserError(f"{url}: came with MD5 sum {actual_md5} instead of {md5}; it is removed, repeat the command")
+        came = f"{without_password(url)}: came with MD5 sum {actual_md5} instead of {md5}"
+        raise UserError(f"{came}; it is removed, repeat the command")
     partial_path.replace(target)
 
 
@@ -76,9 +79,13 @@ def md5_of(path: Path, quiet: bool = False) -> str:
 
 def require_web(url: str) -> None:
     """Raise UserError unless a URL is http or https and names a host."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url}: neither an http:// nor an https:// address; give another one")
+    try:
+        parts = urlsplit(url)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # brackets that are not closed
+        is_web = False
+    if not is_web:
+        raise UserError(f"{without_password(url)}: neither an http:// nor an https:// address; give another one")
 
 
 def _download_rest(url: str, partial_path: Path, quiet: bool) -> None:

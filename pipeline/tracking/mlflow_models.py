@@ -22,9 +22,8 @@ from pipeline.tracking.mlflow_settings import (
     short_reason,
     sqlite_file,
     use_files_beside_store,
-    without_password,
 )
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, without_password
 from pipeline.utils.files import printable
 
 FORMAT = 1  # version of the metadata

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from pipeline.utils.errors import first_line
+from pipeline.utils.errors import first_line, without_password
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -71,11 +70,6 @@ def sqlite_file(uri: str) -> Path | None:
 def is_remote(uri: str) -> bool:
     """Whether the store is a server on the network."""
     return urlsplit(uri).scheme not in ("sqlite", "file", "")
-
-
-def without_password(uri: str) -> str:
-    """Return a URI without its user name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def short_reason(error: BaseException) -> str:

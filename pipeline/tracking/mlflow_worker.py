@@ -18,7 +18,8 @@ from typing import Any, Generic
 
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo
-from pipeline.tracking.mlflow_settings import configure_mlflow, is_remote, short_reason, without_password
+from pipeline.tracking.mlflow_settings import configure_mlflow, is_remote, short_reason
+from pipeline.utils.errors import without_password
 from pipeline.utils.files import atomic_text
 
 logger = logging.getLogger(__name__)

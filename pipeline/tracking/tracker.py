@@ -17,9 +17,8 @@ import numpy as np
 from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay, size_bytes, title
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.tracking.mlflow_run import NOTE_TAG, MlflowRun, Result, RunInfo, flatten
-from pipeline.tracking.mlflow_settings import without_password
 from pipeline.tracking.mlflow_worker import Job, MlflowWorker
-from pipeline.utils.errors import Stopped
+from pipeline.utils.errors import Stopped, without_password
 
 QUERY = "?workflowType=machine_learning"  # for MLflow's pages of training, not of prompts
 

@@ -1,5 +1,7 @@
 """Errors that end a command, and the exit codes of all endings."""
 
+import re
+
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_PARTLY_DONE = 3
@@ -56,3 +58,8 @@ def first_cause(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def without_password(text: str) -> str:
+    """Return an address, or a text with addresses in it, without their user names and passwords."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)

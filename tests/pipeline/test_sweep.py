@@ -79,6 +79,12 @@ def test_runs_that_would_meet_are_refused(workspace, capsys, files, message):
     assert did() == []
 
 
+def test_a_setting_longer_than_names_of_files_may_be_is_taken_for_a_setting(workspace, capsys):
+    assert main([config("one"), "seed=" + ",".join(map(str, [*range(200), 0]))]) == 2
+    assert "seed" in capsys.readouterr().err
+    assert did() == []
+
+
 def test_two_at_once_run_together_each_on_a_device_of_its_own(workspace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
     for names in (("together1", "together2"), ("device1", "device2")):  # the first two wait for each other

@@ -58,6 +58,12 @@ def test_percentiles_that_coincide_are_an_error_with_a_remedy():
         percentile_range(volume, np.ones(volume.shape, bool), 1, 50)
 
 
+def test_a_foreground_without_a_voxel_is_an_error_with_a_remedy():
+    volume = np.arange(8.0).reshape(2, 2, 2)
+    with pytest.raises(ValueError, match=r"no head is to be seen in it, .*; give a scan, no mask and no empty volume"):
+        percentile_range(volume, volume > 8, 1, 99)
+
+
 def test_the_range_becomes_minus_one_to_one_and_the_rest_is_clipped():
     volume = np.array([0, 100, 150, 200, 300], np.int16).reshape(-1, 1, 1)
     scaled = scale_to_unit(volume, 100, 200)

@@ -115,10 +115,20 @@ def test_redirects_are_followed_on_the_web_only(server, tmp_path):
     assert server.ranges == [None] * 4
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "/etc/passwd", "http://"])
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "/etc/passwd", "http://", "http://[::1/x"])
 def test_only_web_addresses_are_fetched(url, tmp_path):
     with pytest.raises(UserError, match="neither an http:// nor an https:// address"):
         fetch(url, tmp_path / "x", md5=MD5)
+
+
+def test_no_message_shows_a_password(server, tmp_path):
+    server.url = server.url.replace("://", "://user:sec@ret@")
+    for answer in (lambda handler: handler.reply(404), serve(b"something else")):
+        server.answers = [answer]
+        with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:\d+/file\.tar: "):
+            get(server, tmp_path)
+    with pytest.raises(UserError, match=r"^ftp://host: neither"):
+        fetch("ftp://user:secret@host", tmp_path / "x", md5=MD5)
 
 
 def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, monkeypatch):
