@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
+from pipeline.data.cropped_heads import read_fingerprints, warn_of_cropped_heads
 from pipeline.data.splits import CohortSplit
 from pipeline.data_builders import (
     find_regions,
@@ -68,6 +69,8 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     if config.data.source not in ("phantom", "images"):
         options = {"paired": engine.paired, "native_spacing": native_spacing}
         warn_of_headers(split, preprocess.axis, preprocess.coverage_mm, **options)
+        chain = preprocess_settings(config)
+        warn_of_cropped_heads(read_fingerprints([side[0] for side in split.train.values()], chain), chain)
 
     # Estimate slices, steps, disk space and memory.
     estimates = cohort_estimates(config)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
+from pipeline.data.cropped_heads import warn_of_cropped_heads
 from pipeline.data.fingerprint import cohort_fingerprint
 from pipeline.data.pair_cache import PairSettings, build_pair_cache
 from pipeline.data.slice_cache import CacheOptions, build_slice_cache
@@ -140,6 +141,7 @@ def prepare(
     if left_out:
         logger.warning(f"{len(left_out)} of {len(training)} training images were left out, named above")
     warn_of_coverage(coverage, paired=paired, lookup=lookup)
+    warn_of_cropped_heads({entry.case: entry.statistics.fingerprint for entry in stored}, chain)
     if chain.spacing_mm is None:
         warn_of_voxels({contrast: [entry.statistics.spacing_mm for entry in side] for contrast, side in uncut.items()})
     statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}

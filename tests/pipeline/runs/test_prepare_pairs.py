@@ -43,7 +43,7 @@ def cohort(data, tmp_path):
                 "patterns": {"T1": "{subject}_T1.nii", "T2": "{subject}_T2.nii"},
             },
             "split": {"validation": 1, "test": 1, "pairing": "paired"},
-            "preprocess": {"size": 32, "store": tmp_path / "store", "processes": 1},
+            "preprocess": {"size": 48, "store": tmp_path / "store", "processes": 1},
         }
     )
 
