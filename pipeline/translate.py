@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 AUTO = "auto"  # of --backend
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
 What stands in OUT is left as it is, and counts as missing, where it is foreign (not made by this command), of another
-model, or stale (made before its source changed); --overwrite replaces it.
+model, stale (made before its source changed), or keeps text of its source's header that this command would drop;
+--overwrite replaces it.
 A folder's tree is mirrored in OUT and file names are kept; a folder with a DICOM series becomes FOLDER.nii.gz. Where
 several IN would meet under one name, each is placed by its path below their common folder. Volumes that are whole in
 OUT, and made by this model of this source, are skipped, so a stopped command can be repeated. OUT/summary.json says
@@ -111,7 +112,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     started, world = time.time(), world_from_env()
     _check_options(arguments, world)
-    model = CommandModel(arguments.model, arguments.style, load=lambda: _load_translator(arguments))
+    model = CommandModel(
+        arguments.model,
+        arguments.style,
+        load=lambda: _load_translator(arguments),
+        header_text=arguments.keep_header_text,
+    )
     derivative, jobs = _plan(arguments, model)
     summary_path = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main

@@ -43,7 +43,7 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", 3) == 3
     summary = summary_of(tmp_path / "out")
     assert summary["version"] == __version__ and summary["exit_code"] == 3 and summary["seconds"] > 0
-    none = {"skipped": 0, "other model": 0, "stale": 0, "not done": 0}
+    none = {"skipped": 0, "other model": 0, "stale": 0, "header text": 0, "not done": 0}
     assert summary["totals"] == {"volumes": 4, "translated": 2, "foreign": 1, "failed": 1} | none
     assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == MODEL
     assert summary["model"] == asdict(model.info("T2")) and len(summary["model"]["identity"]) == 12
@@ -194,7 +194,7 @@ def test_verbose_names_the_model_and_each_volume_as_it_ends(tmp_path, model, cap
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_header_text_is_kept_only_when_asked_for(tmp_path, model, kept):
+def test_header_text_is_kept_only_when_asked_for_and_a_volume_that_has_it_is_not_skipped(tmp_path, model, kept, capsys):
     source = nib.load(volume_at(tmp_path / "plain.nii"))
     image = nib.Nifti1Image(source.get_fdata().astype(np.int16), source.affine, source.header)
     image.header["descrip"], image.header["db_name"], image.header["aux_file"] = b"Jane scan", b"Jane", b"Jane.txt"
@@ -211,3 +211,8 @@ def test_header_text_is_kept_only_when_asked_for(tmp_path, model, kept):
     )
     assert len(after.header.extensions) == kept + 1  # and the record of what made it
     assert np.array_equal(after.affine, source.affine) and after.get_fdata().std() > 0
+    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out") == (2 if kept else 0)
+    assert (
+        "keeps text of its source's header, which may hold names; add --overwrite" in capsys.readouterr().err
+    ) is kept
+    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out", "--keep-header-text") == 0

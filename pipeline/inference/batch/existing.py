@@ -8,7 +8,7 @@ from pathlib import Path
 
 from isal import igzip
 
-from pipeline.inference.batch.jobs import FOREIGN, NOT_DONE, OTHER_MODEL, SKIPPED, STALE, Job
+from pipeline.inference.batch.jobs import FOREIGN, HEADER_TEXT, NOT_DONE, OTHER_MODEL, SKIPPED, STALE, Job
 from pipeline.inference.batch.provenance import CommandModel, Provenance, read_header, read_record
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
@@ -23,11 +23,10 @@ def pending_jobs(
 ) -> list[Job]:
     """Return the jobs that are to be done; the others get a status by their existing outputs.
 
-    `SKIPPED`: volume and map exist, complete, from this model and this source. `FOREIGN`, `OTHER_MODEL`, `STALE`:
-    another file exists, and stays. `FAILED`: the target holds another contrast than `to`, if the user gave one. Files
-    of this command that are damaged or empty are made again, and with `overwrite` all. `model` is loaded only if its
-    files do not show whether it made an output, or a volume is not of the contrast `to`; without it, neither models nor
-    sources are compared.
+    `SKIPPED`: volume and map exist, complete, from this model and this source. `LEFT`: another file exists, and stays.
+    `FAILED`: the target holds another contrast than `to`, if the user gave one. Files of this command that are damaged
+    or empty are made again, and with `overwrite` all. `model` is loaded only if its files do not show whether it made
+    an output, or a volume is not of the contrast `to`; without it, neither models nor sources are compared.
 
     Raises:
         UserError: the model cannot be loaded, does not make `to`, or makes several contrasts and `to` is None.
@@ -95,6 +94,9 @@ def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandMod
         job.fail(f"{made_by}; choose another OUT, or add --overwrite", OTHER_MODEL)
     elif model is not None and state.changed:
         job.fail(f"has changed since {job.target} was made of it; add --overwrite to translate it again", STALE)
+    elif model is not None and record.header_text and not model.header_text:
+        text = "keeps text of its source's header, which may hold names; add --overwrite to make it without"
+        job.fail(f"{job.target} {text}", HEADER_TEXT)
     elif state.complete:
         job.status, job.computed_by = SKIPPED, record.computed_by
 

@@ -10,9 +10,10 @@ from pipeline.utils.distributed import World, init_distributed
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
-FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # what stands there and stays: of another program, of
-# another model, of a source that has changed since
-STATUSES = (TRANSLATED, SKIPPED, FOREIGN, OTHER_MODEL, STALE, FAILED, NOT_DONE)
+# What stands there and stays: of another program, of another model, of a source that has changed since, with text of
+# its source's header that this command would drop.
+LEFT = FOREIGN, OTHER_MODEL, STALE, HEADER_TEXT = "foreign", "other model", "stale", "header text"
+STATUSES = (TRANSLATED, SKIPPED, *LEFT, FAILED, NOT_DONE)
 
 
 @dataclass

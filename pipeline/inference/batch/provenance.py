@@ -45,6 +45,7 @@ class Provenance:
     source: str = ""  # digest of the source's files
     source_bytes: int = 0  # their total size
     computed_by: str = ""  # `MultiViewTranslator.computed_by`; "" in records of earlier releases
+    header_text: bool = False  # whether the volume keeps free text of its source's header, which may hold names
 
     def of_source(self, source: Path) -> "Provenance":
         """Return the record of this model's translation of a source; raises as `files_digest`."""
@@ -60,7 +61,7 @@ class Provenance:
         """Return the record that `to_json` gave; raises ValueError, KeyError or TypeError for other content."""
         if not isinstance(content, dict) or content.get("tool") != TOOL:
             raise ValueError("a record of another tool")
-        values: dict[str, Any] = {"computed_by": "", **content}
+        values: dict[str, Any] = {"computed_by": "", "header_text": False, **content}
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
@@ -178,6 +179,7 @@ class CommandModel:
     addresses: Sequence[str]  # one for each view
     style: Path | None  # the volume whose style the model takes on
     load: "Callable[[], MultiViewTranslator]"
+    header_text: bool = False  # whether the command keeps free text of the sources' headers
 
     @cached_property
     def files(self) -> str:
@@ -198,7 +200,7 @@ class CommandModel:
     @cached_property
     def provenance(self) -> Provenance:
         """The record of the model's outputs, without a source."""
-        return Provenance(self.info.to, self.info.identity, self.files)
+        return Provenance(self.info.to, self.info.identity, self.files, header_text=self.header_text)
 
     @property
     def is_loaded(self) -> bool:

@@ -10,17 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.inference.batch.jobs import (
-    FOREIGN,
-    NOT_DONE,
-    OTHER_MODEL,
-    SKIPPED,
-    STALE,
-    STATUSES,
-    TRANSLATED,
-    Job,
-    status_counts,
-)
+from pipeline.inference.batch.jobs import LEFT, NOT_DONE, SKIPPED, STATUSES, TRANSLATED, Job, status_counts
 from pipeline.utils.console import one_line, table
 from pipeline.utils.errors import EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import atomic_text, is_file, require_writable
@@ -56,7 +46,7 @@ def dry_run_table(jobs: list[Job]) -> str:
 def _planned_action(job: Job) -> str:
     if job.status == SKIPPED:
         return "skip"
-    if job.status in (FOREIGN, OTHER_MODEL, STALE):
+    if job.status in LEFT:
         return f"leave as it is, {job.status}: {job.error}"
     if job.status != NOT_DONE:
         return f"refuse: {job.error}"
