@@ -31,11 +31,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def reply(self, status: int, body: bytes = b"", announced: int | None = None, **headers: str):
-        """Send an answer; one announced longer than it is ends in a cut connection."""
+        """Send an answer; one announced longer than it is ends in a cut connection, below 0 it is not announced."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body) if announced is None else announced))
+        if announced is None or announced >= 0:
+            self.send_header("Content-Length", str(len(body) if announced is None else announced))
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
@@ -58,14 +59,24 @@ def web_server() -> Iterator[Server]:
         server.server_close()
 
 
-def serve(content: bytes, *, cut_after: int | None = None, etag: str = '"1"', ignore_range: bool = False) -> Answer:
-    """Answer as a good server does, honouring Range and If-Range; cut the connection after `cut_after` bytes."""
+def serve(
+    content: bytes,
+    *,
+    cut_after: int | None = None,
+    etag: str = '"1"',
+    ignore_range: bool = False,
+    announces: bool = True,
+) -> Answer:
+    """Answer as a good server does, honouring Range and If-Range; cut the connection after `cut_after` bytes.
+
+    `announces`: whether answers say how long they are.
+    """
 
     def answer(handler: Handler) -> None:
         byte_range = handler.headers.get("Range")
         unchanged = handler.headers.get("If-Range", etag) == etag
         if byte_range is None or ignore_range or not unchanged:
-            handler.reply(200, content[:cut_after], len(content), ETag=etag)
+            handler.reply(200, content[:cut_after], len(content) if announces else -1, ETag=etag)
             return
         start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
@@ -73,6 +84,6 @@ def serve(content: bytes, *, cut_after: int | None = None, etag: str = '"1"', ig
             return
         rest = content[start:]
         headers = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}", "ETag": etag}
-        handler.reply(206, rest[:cut_after], len(rest), **headers)
+        handler.reply(206, rest[:cut_after], len(rest) if announces else -1, **headers)
 
     return answer

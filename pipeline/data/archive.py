@@ -1,9 +1,12 @@
 """A large tar archive: downloaded over HTTP, resumed where it stopped, checked by its MD5 sum, and unpacked safely."""
 
 import hashlib
+import os
 import shutil
 import tarfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import IO, cast
 from urllib.parse import urlsplit
@@ -13,7 +16,17 @@ from requests.exceptions import ChunkedEncodingError, HTTPError
 
 from pipeline.utils.console import ProgressBar, bar
 from pipeline.utils.errors import UserError, without_password
-from pipeline.utils.files import LEFTOVER_AGE_S, free_space, human_bytes, remove_stale, temporary_folder, writing_to
+from pipeline.utils.files import (
+    LEFTOVER_AGE_S,
+    fcntl,
+    free_space,
+    human_bytes,
+    lock_alone,
+    make_folder,
+    remove_stale,
+    temporary_folder,
+    writing_to,
+)
 
 CHUNK_BYTES = 1 << 16  # what a cut connection may lose
 ATTEMPTS = 5  # successive attempts with less progress each, before giving up
@@ -39,14 +52,55 @@ def fetch(
     require_web(url)
     by_hand = by_hand or target
     partial_path = by_hand.with_name(f"{by_hand.name}.part")
+    with _sole_download(partial_path):
+        actual_md5 = _download(url, partial_path, by_hand, md5=md5, pause_s=pause_s, quiet=quiet)
+        if actual_md5 != md5:
+            partial_path.unlink()
+            came = f"{without_password(url)}: came with MD5 sum {actual_md5} instead of {md5}"
+            raise UserError(f"{came}; it is removed, repeat the command")
+        partial_path.replace(target)
+
+
+@contextmanager
+def _sole_download(partial_path: Path) -> Iterator[None]:
+    """Keep other processes from downloading to a path within the block, where its disk has file locks.
+
+    UserError: another process does, or the path cannot be written. No empty file is left behind.
+    """
+    if fcntl is None:
+        yield
+        return
+    make_folder(partial_path.parent, partial_path)
+    with writing_to(partial_path):
+        stream = partial_path.open("ab")
+    with stream:
+        busy = f"{partial_path}: another process is downloading it there; wait for it, and repeat the command"
+        lock_alone(fcntl.flock, stream, partial_path, busy)  # unlike lockf's, not lost when the file is read
+        if not _is_at(partial_path, stream):  # the other process has just moved it into place
+            raise UserError(busy)
+        try:
+            yield
+        finally:
+            if _is_at(partial_path, stream) and not _size_on_disk(partial_path):
+                partial_path.unlink()
+
+
+def _is_at(path: Path, stream: IO[bytes]) -> bool:
+    """Whether an open file still lies at a path."""
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+
+
+def _download(url: str, partial_path: Path, by_hand: Path, *, md5: str, pause_s: float, quiet: bool) -> str:
+    """Download a file, resuming after interruptions while there is progress; return its MD5 sum. Raises as `fetch`."""
     failures = 0
-    # Download, resuming after interruptions while there is progress.
     while True:
         size_before = _size_on_disk(partial_path)
         try:
             with writing_to(partial_path):
-                _download_rest(url, partial_path, quiet)
-            break
+                is_whole = _download_rest(url, partial_path, quiet)
+            actual_md5 = md5_of(partial_path, quiet)
+            if actual_md5 == md5 or is_whole or _size_on_disk(partial_path) <= size_before:
+                return actual_md5
         except requests.RequestException as error:
             progress = _size_on_disk(partial_path) - size_before
             failures = 0 if progress >= PROGRESS_BYTES else failures + 1
@@ -57,14 +111,6 @@ def fetch(
                     f"file from elsewhere and place it as {by_hand}"
                 ) from error
             time.sleep(pause_s * 2 ** max(failures - 1, 0))
-
-    # Check the finished file, then move it into place.
-    actual_md5 = md5_of(partial_path, quiet)
-    if actual_md5 != md5:
-        partial_path.unlink()
-        came = f"{without_password(url)}: came with MD5 sum {actual_md5} instead of {md5}"
-        raise UserError(f"{came}; it is removed, repeat the command")
-    partial_path.replace(target)
 
 
 def md5_of(path: Path, quiet: bool = False) -> str:
@@ -88,16 +134,17 @@ def require_web(url: str) -> None:
         raise UserError(f"{without_password(url)}: neither an http:// nor an https:// address; give another one")
 
 
-def _download_rest(url: str, partial_path: Path, quiet: bool) -> None:
+def _download_rest(url: str, partial_path: Path, quiet: bool) -> bool:
     """Request the missing bytes and append them; raises RequestException where the file is still not complete.
 
-    A file that has changed on the server meanwhile shows in the MD5 sum.
+    Returns whether the server said how many bytes there are: where it did not, a cut looks like the end. A file that
+    has changed on the server meanwhile shows in the MD5 sum.
     """
     done = _size_on_disk(partial_path)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         if response.status_code == 416:  # no bytes beyond those on disk
-            return
+            return True
         response.raise_for_status()
         done = done if response.status_code == 206 else 0
         size = done + int(response.headers.get("Content-Length", 0))
@@ -109,6 +156,7 @@ def _download_rest(url: str, partial_path: Path, quiet: bool) -> None:
             for chunk in response.iter_content(CHUNK_BYTES):
                 stream.write(chunk)
                 progress.update(len(chunk))
+        return "Content-Length" in response.headers
 
 
 def _is_final(error: requests.RequestException) -> bool:

@@ -15,8 +15,8 @@ from pipeline.utils.console import shortlist
 LEAST_OVERLAP = 0.5  # of the smaller head; below it, a pair's affines are doubtful
 MOST_CUT_OFF = 0.005  # share of the head beyond the slices
 SHOWN_NAMES = 6
-KINDS = ("unreadable", "duplicate", "similar names", "coverage", "voxel sizes", "no overlap", "not finite", "no slices",
-         "cut off", "outlier")  # fmt: skip  # in order of severity
+KINDS = ("unreadable", "duplicate", "similar names", "coverage", "voxel sizes", "no overlap", "not finite", "doubtful",
+         "no slices", "cut off", "outlier")  # fmt: skip  # in order of severity
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float |
 
 
 def _unusable_images(cohort: Cohort) -> Iterator[Finding]:
-    """Find images with non-finite voxels, and images without usable slices."""
+    """Find images with non-finite voxels, images that reading warns of otherwise, and those without usable slices."""
     for case, image in cohort.statistics.items():
         if image.warning:
-            counts = f" ({image.nan:,} NaN, {image.inf:,} infinite)" if image.nan or image.inf else ""
-            yield Finding("not finite", (case,), image.warning + counts)
+            is_finite = not image.nan and not image.inf
+            counts = "" if is_finite else f" ({image.nan:,} NaN, {image.inf:,} infinite)"
+            yield Finding("doubtful" if is_finite else "not finite", (case,), image.warning + counts)
         if not image.slices:
             text = "no slice has enough head in it; training would leave it out (preprocess.min_foreground)"
             yield Finding("no slices", (case,), text)

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.data.coverage import head_slices
 from transforms.io.images import is_raster, read_raster
 from transforms.io.nifti import read_nifti
-from transforms.io.nifti_checks import nibabel_silent
+from transforms.io.nifti_checks import MAX_MAGNITUDE, nibabel_silent
 from transforms.mask_regions import bounding_box
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, occupied_slices, stack_slices
@@ -57,7 +57,7 @@ class ImageStatistics:
     percentiles: tuple[float, ...]  # `PERCENTILES` of the head, in the file's units
     zeros: float  # share of voxels that are 0
     nan: int  # number of voxels, before they were replaced
-    inf: int
+    inf: int  # or beyond `MAX_MAGNITUDE`
     warning: str  # warnings of reading the image; "" for none
     low: float  # intensity that becomes -1
     high: float  # and 1
@@ -163,7 +163,7 @@ def _storage(path: Path, *, count: bool) -> tuple[str, float, float, int, int]:
     except (OSError, ImageFileError, HeaderDataError):  # a file name or scaling that only nibabel refuses
         return "unknown", 1.0, 0.0, 0, 0
     voxels = np.asarray(image.dataobj) if count else np.zeros(1)
-    nan, inf = int(np.isnan(voxels).sum()), int(np.isinf(voxels).sum())
+    nan, inf = int(np.isnan(voxels).sum()), int((np.abs(voxels) > MAX_MAGNITUDE).sum())
     return str(image.get_data_dtype()), float(image.dataobj.slope), float(image.dataobj.inter), nan, inf
 
 

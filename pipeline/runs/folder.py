@@ -1,22 +1,19 @@
 """The folder of a run: paths of its files, and its lock."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.case import other_contrast
-from pipeline.utils.errors import UserError
-from pipeline.utils.files import make_folder, writing_to
+from pipeline.utils.files import fcntl, lock_alone, make_folder, writing_to
 
 if TYPE_CHECKING:
     from pipeline.runs.checkpoint import CheckpointFolder
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # there the folder is not locked
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -75,10 +72,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder against other processes within the block, where the system has file locks.
+        """Lock the folder against other processes within the block, where system and disk have file locks.
 
-        Raises:
-            UserError: Another process is working on this run, or nothing can be written there.
+        Warns where the disk has none. Raises:
+            UserError: Another process is working on this run, or nothing can be written or locked there.
         """
         if fcntl is None:
             yield
@@ -88,18 +85,16 @@ class RunFolder:
         with writing_to(self.path):
             lock = (self.path / ".lock").open("w")
         with lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
-            except (BlockingIOError, PermissionError) as error:
-                raise UserError(
-                    f"{self.path}: another process is at work on this run; wait for it, or stop it"
-                ) from error
+            busy = f"{self.path}: another process is at work on this run; wait for it, or stop it"
+            if not lock_alone(fcntl.lockf, lock, self.path, busy):  # unlike flock's, not inherited by forked workers
+                (self.path / ".lock").unlink(missing_ok=True)
+                logger.warning(f"{self.path}: this disk has no file locks: start no second process on this run")
             try:
                 yield
             finally:
                 with suppress(OSError):
-                    if is_new and [entry.name for entry in self.path.iterdir()] == [".lock"]:  # refused before it began
-                        (self.path / ".lock").unlink()
+                    if is_new and {entry.name for entry in self.path.iterdir()} <= {".lock"}:  # refused before it began
+                        (self.path / ".lock").unlink(missing_ok=True)
                         self.path.rmdir()
 
 

@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from math import isfinite, isnan
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from pipeline.utils.errors import DiskFull, UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # there no file is locked
+
 LEFTOVER_AGE_S = 3600.0  # a younger temporary file may be another process's, at work in the same folder
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from a file system that has none
 _TEMPORARY_NAME = re.compile(r"\.tmp-[0-9a-f]{16}(\.\w+)*")
 
 
@@ -120,6 +126,24 @@ def writing_to(path: Path) -> Iterator[None]:
         if error.errno is None:  # raised by a library about its arguments
             raise
         raise _refusal(path, error) from error
+
+
+def lock_alone(lock: Callable[[IO[Any], int], None], stream: IO[Any], path: Path, busy: str) -> bool:
+    """Lock the open file at `path` against other processes; return whether its disk has file locks.
+
+    `lock` is one of `fcntl`'s functions: a `lockf` is lost when any stream of the file is closed, a `flock` is
+    inherited by forked processes. Raises `UserError`: `busy` where another process holds it, or the system's reason.
+    """
+    with writing_to(path):
+        try:
+            lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(busy) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+    return True
 
 
 def append_whole(stream: io.FileIO, path: Path, content: bytes) -> None:

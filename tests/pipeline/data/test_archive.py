@@ -1,9 +1,12 @@
+import errno
+import fcntl
 import hashlib
 import io
 import os
 import shutil
 import tarfile
 from collections import namedtuple
+from unittest.mock import Mock
 
 import pytest
 from web_server import serve, web_server
@@ -129,6 +132,38 @@ def test_no_message_shows_a_password(server, tmp_path):
             get(server, tmp_path)
     with pytest.raises(UserError, match=r"^ftp://host: neither"):
         fetch("ftp://user:secret@host", tmp_path / "x", md5=MD5)
+
+
+def test_a_file_that_another_process_downloads_is_left_to_it(server, tmp_path):
+    refusals = []
+
+    def answer_while_another_comes(handler):
+        server.answers = [serve(CONTENT)]
+        with pytest.raises(UserError) as caught:
+            get(server, tmp_path)
+        refusals.append(str(caught.value))
+        serve(CONTENT)(handler)
+
+    server.answers = [answer_while_another_comes]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    part = tmp_path / "file.tar.part"
+    assert refusals == [f"{part}: another process is downloading it there; wait for it, and repeat the command"]
+    assert names(tmp_path) == ["file.tar"]
+
+
+def test_a_disk_without_file_locks_takes_a_download_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    server.answers = [serve(CONTENT)]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_connection_cut_where_no_length_was_announced_goes_on_until_nothing_more_comes(server, tmp_path):
+    server.answers = [serve(CONTENT, cut_after=HALF, announces=False), serve(CONTENT, announces=False)]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, f"bytes={HALF}-"]
+    with pytest.raises(UserError, match=r"MD5 sum .*; it is removed, repeat"):
+        get(server, tmp_path / "other", md5="0" * 32)
+    assert server.ranges[2:] == [None, f"bytes={len(CONTENT)}-"]
 
 
 def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, monkeypatch):

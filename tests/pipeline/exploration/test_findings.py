@@ -57,9 +57,11 @@ def test_what_one_image_shows_by_itself():
         case(3): statistics(cut_off=0.001),
         case(4): statistics(slices=0),
         case(5): statistics(cut_off=0.02),
+        case(6): statistics(warning="its header gives no orientation"),
     }
     assert found(cohort_of(images)) == [
         ("not finite", ["s1_T1"], "3 voxels were replaced (2 NaN, 1 infinite)"),
+        ("doubtful", ["s6_T1"], "its header gives no orientation"),
         ("no slices", ["s4_T1"], "no slice has enough head in it; training would leave it out "
          "(preprocess.min_foreground)"),
         ("cut off", ["s2_T1", "s5_T1"], "up to 7.0% of the head lies beyond the slices that training sees; "

@@ -76,10 +76,10 @@ def test_slope_and_intercept_of_the_file_are_told(tmp_path):
 
 def test_voxels_that_are_no_numbers_are_counted_by_kind(tmp_path):
     voxels = head().astype(np.float32)
-    voxels[0, 0, :3], voxels[1, 0, 0] = np.nan, np.inf
+    voxels[0, 0, :3], voxels[1, 0, :2] = np.nan, (np.inf, -2e30)
     statistics = look(save(tmp_path / "a.nii", voxels))
-    assert (statistics.nan, statistics.inf) == (3, 1)
-    assert statistics.warning.startswith("4 NaN or infinite voxels were replaced")
+    assert (statistics.nan, statistics.inf) == (3, 2)
+    assert statistics.warning.startswith("5 NaN or infinite voxels were replaced")
     assert str(tmp_path) not in statistics.warning
 
 

@@ -1,5 +1,9 @@
+import errno
+import fcntl
 import multiprocessing
+import os
 from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -138,6 +142,22 @@ def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
             output.append(answers.get(timeout=20))
             other.join()
     assert output == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
+
+
+def test_a_disk_without_file_locks_is_warned_of_and_other_errors_of_locking_are_one_line(tmp_path, monkeypatch, caplog):
+    folder = RunFolder(tmp_path / "run")
+
+    def lock_with(number):
+        monkeypatch.setattr(fcntl, "lockf", Mock(side_effect=OSError(number, os.strerror(number))))
+        with folder.lock():
+            assert list(folder.path.iterdir()) == []
+
+    for number in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+        lock_with(number)
+    warning = f"{folder.path}: this disk has no file locks: start no second process on this run"
+    assert caplog.messages == [warning] * 3
+    with pytest.raises(UserError, match=rf"^{folder.path}: cannot be written \(Input/output error\); choose another"):
+        lock_with(errno.EIO)
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again_and_no_other(tmp_path):
