@@ -10,6 +10,8 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from transforms.context_lookup import ACROSS_MM
+
 # MONAI's random dictionary transforms that keep the shape of a slice (1, H, W).
 TRANSFORMS = (
     "RandAdjustContrastd", "RandAffined", "RandAxisFlipd", "RandBiasFieldd", "RandCoarseDropoutd",
@@ -46,8 +48,15 @@ class MonaiAugmentation:
         return convert_to_tensor(transformed, track_meta=False).mul(2).sub(1).clamp(-1, 1)
 
 
-def problems(specification: Specification, shape: tuple[int, int, int]) -> Iterator[str]:
-    """Yield a line for each wrong name, argument or value; each transform is tried on slices of a shape (C, H, W)."""
+def problems(
+    specification: Specification, size: int, neighbours: int = 0, *, lookup_in_volume: bool = False
+) -> Iterator[str]:
+    """Yield a line for each wrong name, argument or value.
+
+    Each transform is tried on a slice of `size` by `size` with so many neighbours on either side, and with those that a
+    lookup across slices sees.
+    """
+    shape = (1 + 2 * (neighbours + lookup_in_volume * len(ACROSS_MM)), size, size)
     for number, entry in enumerate(specification):
         key = f"augment.monai[{number}]"
         if len(entry) != 1:

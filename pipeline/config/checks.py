@@ -27,12 +27,10 @@ def conflicts(config: Config) -> Iterator[str]:
 def _augmentation_conflicts(config: Config) -> Iterator[str]:
     if not config.augment.monai:
         return
-    from transforms.context_lookup import ACROSS_MM
     from transforms.monai_augmentation import problems  # imports MONAI, for configurations that name its transforms
 
-    preprocess = config.preprocess
-    channels = 1 + 2 * (preprocess.neighbours + (len(ACROSS_MM) if config.lookup_in_volume else 0))
-    yield from problems(config.augment.monai, (channels, preprocess.size, preprocess.size))
+    size, neighbours = config.preprocess.size, config.preprocess.neighbours
+    yield from problems(config.augment.monai, size, neighbours, lookup_in_volume=config.lookup_in_volume)
     if config.training.slices_on_device:
         yield "training.slices_on_device = True: must be false with augment.monai, which takes slices one by one"
 

@@ -31,7 +31,7 @@ def slices(count=1):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_each_transform_keeps_shape_and_range_and_is_a_function_of_its_seed(name):
     specification = [{name: {"prob": 0.6, **ARGUMENTS.get(name, {})}}]
-    assert list(problems(specification, (1, SIZE, SIZE))) == []
+    assert list(problems(specification, SIZE)) == []
     augmentation, [image] = MonaiAugmentation(specification), slices()
     before = image.clone()
     results = [augmentation(image, seed) for seed in (3, 4, 3, 5, 6, 7, 8, 9)]
@@ -71,7 +71,7 @@ def test_air_stays_air_where_intensities_are_multiplied():
     ],
 )
 def test_wrong_names_arguments_and_values_are_named(specification, message):
-    [line] = problems(specification, (1, SIZE, SIZE))
+    [line] = problems(specification, SIZE)
     assert "\n" not in line
     first, _, second = message.partition(".*")
     assert first in line and second in line
@@ -79,9 +79,10 @@ def test_wrong_names_arguments_and_values_are_named(specification, message):
 
 def test_values_are_tried_on_as_many_channels_as_training_has():
     specification = [{"RandKSpaceSpikeNoised": {"prob": 1.0, "intensity_range": [[10, 11]]}}]
-    assert list(problems(specification, (1, SIZE, SIZE))) == []
-    [line] = problems(specification, (3, SIZE, SIZE))
-    assert "channel" in line
+    assert list(problems(specification, SIZE)) == []
+    for more in ({"neighbours": 1}, {"lookup_in_volume": True}):
+        [line] = problems(specification, SIZE, **more)
+        assert "channel" in line
 
 
 def test_it_comes_after_the_other_changes_and_is_drawn_with_them():
