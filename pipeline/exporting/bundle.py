@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.exporting.bundle_texts import inference, metadata, usage
-from pipeline.exporting.card import has_outdated_figures, model_card
+from pipeline.exporting.card import model_card
 from pipeline.exporting.record import DIRECTION_LOST, UNCERTAINTY_LOST
 from pipeline.exporting.scripted_volume import VolumeTranslator
 from pipeline.inference.model import TranslationModel
@@ -162,8 +162,6 @@ def lost_in_bundle(model: TranslationModel, target: str) -> list[str]:
         losses.append("the correction of the bias field: correct volumes by N4 before, as in training")
     if hasattr(network, "encode_style"):
         losses.append("styles: the one that the model has now is fixed, and another (--style) needs another bundle")
-    if has_outdated_figures(model):
-        losses.append("figures, for the run is not evaluated since it trained on: run its command again, then export")
     if model.precision != "float32":
         losses.append(f"{model.precision}: it computes in float32")
     return losses

@@ -55,7 +55,7 @@ def first_sentence(model: TranslationModel, target: str) -> str:
 
 def own_figures(model: TranslationModel, target: str) -> dict[str, float]:
     """Return the model's mean figures inside the head by our protocol, by metric; empty where none are known."""
-    rows = [row for row in _rows(_read_evaluation(model, "scores.json"), target) if row["system"] == "model"]
+    rows = [row for row in _rows(_read(model, "scores.json"), target) if row["system"] == "model"]
     return {row["metric"]: round(row["mean"], 4) for row in rows if isinstance(row["mean"], float)}
 
 
@@ -88,7 +88,7 @@ def _subjects(count: int) -> str:
 
 
 def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
-    config, record = _read(model, "config.yaml"), _read_evaluation(model, "run.json")
+    config, record = _read(model, "config.yaml"), _read(model, "run.json")
     yield "method", model.origin
     yield "generator", str(config.get("generator", {}).get("type", ""))
     yield "generator starts from", start_texts(model.translators).get(target, "")
@@ -103,7 +103,7 @@ def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]
 
 def _figures(model: TranslationModel, target: str) -> str:
     """Return a table of the model beside the baselines, with what is needed to read it; "" where there is none."""
-    scores = _read_evaluation(model, "scores.json")
+    scores = _read(model, "scores.json")
     by_system: dict[str, dict[str, str]] = {}
     count = 0
     for row in _rows(scores, target):
@@ -129,17 +129,6 @@ def _figures(model: TranslationModel, target: str) -> str:
 def _rows(scores: Mapping[str, Any], target: str) -> list[dict[str, Any]]:
     keys = {"target": target, "protocol": "own", "unit": "volume", "region": "foreground"}
     return [row for row in scores.get("summary", []) if all(row.get(key) == value for key, value in keys.items())]
-
-
-def has_outdated_figures(model: TranslationModel) -> bool:
-    """Whether the model's run has trained on since it was scored, or its evaluation is not finished."""
-    record = _read(model, "run.json")
-    return bool(record) and ("configuration" not in record or bool(record.get("scores_outdated")))
-
-
-def _read_evaluation(model: TranslationModel, name: str) -> dict[str, Any]:
-    """Return `_read` of what a finished evaluation leaves; empty where it is of other weights than the model's."""
-    return {} if has_outdated_figures(model) else _read(model, name)
 
 
 def _read(model: TranslationModel, name: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from torch import nn
 
 from networks.lookup_start import LookupStart
 from networks.skip import SkipGenerator
-from pipeline.exporting.bundle import lost_in_bundle
 from pipeline.exporting.card import model_card, own_figures
 from pipeline.inference.model_address import run_that_evaluates
 
@@ -39,7 +38,7 @@ def trained(model, tmp_path):
     """The model in its run's folder."""
     contents = {
         "scores.json": SCORES,
-        "run.json": {"steps": 3800, "batch_size": 2, "version": "0.1.0", "configuration": "its hash"},
+        "run.json": {"steps": 3800, "batch_size": 2, "version": "0.1.0"},
         "split.json": {"train": {"T1": ["anna", "bert"], "T2": ["carl"]}, "validation": ["dora"], "test": ["emil"]},
     }
     for name, content in contents.items():
@@ -63,14 +62,6 @@ def test_a_card_says_what_the_run_knows(trained):
     assert "1.0 ±" not in card and "2.0 ±" not in card  # of another region, and of the other direction
     assert not any(name in card for name in ("anna", "dora", str(trained.folder)))
     assert own_figures(trained, "T2") == {"psnr": 17.224}
-
-
-@pytest.mark.parametrize("record", [{"configuration": "its hash", "scores_outdated": True}, {"scores_outdated": False}])
-def test_a_card_gives_no_figures_of_other_weights(trained, record):
-    (trained.folder / "run.json").write_text(json.dumps({"steps": 3800, "batch_size": 2, **record}))
-    card = model_card(trained, "T2")
-    assert "17.22" not in card and "3,800" not in card and own_figures(trained, "T2") == {}
-    assert "figures, for the run is not evaluated since it trained on" in " ".join(lost_in_bundle(trained, "T2"))
 
 
 def test_a_card_says_what_a_generator_starts_from(model):
