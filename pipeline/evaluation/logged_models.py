@@ -71,7 +71,7 @@ def log_models(
             register_as=f"{register_as}-{name}" if register_as else None,
             score=score if checkpoint == "best" and math.isfinite(score) else None,
             score_name=score_name(score),
-            description=model_card(model, to),
+            description=model_card(model, to, evaluated_now=True),
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
             logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.exporting.bundle_texts import inference, metadata, usage
-from pipeline.exporting.card import model_card
+from pipeline.exporting.card import is_outdated, model_card
 from pipeline.exporting.record import DIRECTION_LOST, UNCERTAINTY_LOST
 from pipeline.exporting.scripted_volume import VolumeTranslator
 from pipeline.inference.model import TranslationModel
@@ -158,6 +158,8 @@ def lost_in_bundle(model: TranslationModel, target: str) -> list[str]:
     ]
     if len(model.translators) > 1:
         losses.append(DIRECTION_LOST)
+    if is_outdated(model):
+        losses.append("the run's figures: it trained on since, or they are not finished; run its command again first")
     if model.settings.n4:
         losses.append("the correction of the bias field: correct volumes by N4 before, as in training")
     if hasattr(network, "encode_style"):

@@ -28,11 +28,12 @@ SHOWN = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE"}
 PARTS = {"train": "trained on", "validation": "validated on", "test": "tested on"}
 
 
-def model_card(model: TranslationModel, target: str) -> str:
+def model_card(model: TranslationModel, target: str, *, evaluated_now: bool = False) -> str:
     """Return the card of one direction of a model: use, data, preprocessing, method, figures and limits.
 
-    What its run's folder does not say, or a folder that is not known (`TranslationModel.folder`), is left out. The card
-    names no subject and no path.
+    What its run's folder does not say, or a folder that is not known (`TranslationModel.folder`), is left out, and so
+    are figures that are outdated (`is_outdated`), unless `evaluated_now`: the run has just made them, and has yet to
+    write its record. The card names no subject and no path.
     """
     source = model.source(target)
     sections = {
@@ -40,7 +41,7 @@ def model_card(model: TranslationModel, target: str) -> str:
         "Data": "\n".join(_bullets(_data(model, target))),
         "Preprocessing": "\n".join(f"- {step}" for step in preprocessing_steps(model)),
         "Training": "\n".join(_bullets(_training(model, target))),
-        "Figures": _figures(model, target),
+        "Figures": _figures(model, target) if evaluated_now or not is_outdated(model) else "",
         "Limits": LIMITS.rstrip(),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
@@ -54,9 +55,17 @@ def first_sentence(model: TranslationModel, target: str) -> str:
 
 
 def own_figures(model: TranslationModel, target: str) -> dict[str, float]:
-    """Return the model's mean figures inside the head by our protocol, by metric; empty where none are known."""
+    """Return the model's mean figures inside the head by our protocol, by metric; none where they are outdated."""
+    if is_outdated(model):
+        return {}
     rows = [row for row in _rows(_read(model, "scores.json"), target) if row["system"] == "model"]
     return {row["metric"]: round(row["mean"], 4) for row in rows if isinstance(row["mean"], float)}
+
+
+def is_outdated(model: TranslationModel) -> bool:
+    """Whether the figures in the run's folder are outdated: it trained on since, or its evaluation is not finished."""
+    record = _read(model, "run.json")
+    return bool(record) and (bool(record.get("scores_outdated")) or "configuration" not in record)
 
 
 def _bullets(entries: Iterator[tuple[str, str]]) -> list[str]:
@@ -92,10 +101,8 @@ def _training(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]
     yield "method", model.origin
     yield "generator", str(config.get("generator", {}).get("type", ""))
     yield "generator starts from", start_texts(model.translators).get(target, "")
-    yield (
-        "steps",
-        f"{record['steps']:,} of batch {record['batch_size']}" if record.keys() >= {"steps", "batch_size"} else "",
-    )
+    knows_steps = record.keys() >= {"steps", "batch_size"} and not is_outdated(model)
+    yield "steps", f"{record['steps']:,} of batch {record['batch_size']}" if knows_steps else ""
     yield "weights", model.identity(target)
     yield "configuration", model.config_hash
     yield "contrast-translation", str(record.get("version", __version__))

@@ -11,7 +11,8 @@ from pipeline.exporting.program import exported_program, silence
 from pipeline.exporting.record import NOTICE, file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.runtimes import IMAGE, SECTION, STYLE, TRANSLATION, open_onnx, open_openvino, required_package
-from pipeline.utils.files import atomic_write, write_together
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write, require_writable, write_together
 
 OPSET = 18  # of ONNX 1.13 (2022): the one that torch makes without converting
 AXES = {IMAGE: ("batch", None, "height", "width"), TRANSLATION: ("batch", None, "height", "width")}  # names, if dynamic
@@ -34,8 +35,12 @@ def export_openvino(model: TranslationModel, target: str, output: Path) -> list[
     """Write the network that makes `target` as `output` (.xml) and a .bin; otherwise as `export_onnx`.
 
     The graph is read from the ONNX model by OpenVINO's own reader, which sends no statistics of use, as
-    `openvino.convert_model` does. Weights stay float32.
+    `openvino.convert_model` does. Weights stay float32. Refused as well: a .bin that is there without its .xml.
     """
+    bin_path = output.with_suffix(".bin")
+    require_writable(output, bin_path)
+    if bin_path.exists() and not output.exists():
+        raise UserError(f"{bin_path}: is there without {output.name}, and would be replaced; choose another OUT")
     openvino = required_package("openvino", "openvino")
     graph = openvino.Core().read_model(onnx_model(model, target))
     for key, value in file_metadata(model, target).items():
@@ -46,7 +51,6 @@ def export_openvino(model: TranslationModel, target: str, output: Path) -> list[
         exported = open_openvino(path)
         require_agreement(model, target, lambda inputs: exported.run(inputs, "float32"), "OpenVINO's translation")
         graph_bytes, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
-    bin_path = output.with_suffix(".bin")
     write_together({bin_path: lambda stream: stream.write(weights), output: lambda stream: stream.write(graph_bytes)})
     return losses(model, target, returns=True)
 

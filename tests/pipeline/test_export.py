@@ -164,6 +164,17 @@ def test_bad_arguments_are_one_line(checkpoint, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_of_another_program_beside_an_openvino_model_are_not_replaced(checkpoint, tmp_path, capsys):
+    weights, command = tmp_path / "x.bin", (checkpoint, "-o", tmp_path / "x.xml", "--format", "openvino", "--to", "T2")
+    weights.write_text("foreign")
+    message = "x.bin: is there without x.xml, and would be replaced; choose another OUT"
+    assert message in refusal(capsys, main, *command)
+    assert weights.read_text() == "foreign" and list(tmp_path.iterdir()) == [weights]
+    weights.unlink()
+    weights.mkdir()
+    assert "x.bin: is a folder, and a file is to be written there" in refusal(capsys, main, *command)
+
+
 def test_other_files_of_the_same_suffix_are_one_line(exported, tmp_path, capsys):
     source = volume_at(tmp_path / "in.nii")
     foreign = onnx.load(exported["onnx"])

@@ -10,6 +10,7 @@ from torch import nn
 
 from networks.lookup_start import LookupStart
 from networks.skip import SkipGenerator
+from pipeline.exporting.bundle import lost_in_bundle
 from pipeline.exporting.card import model_card, own_figures
 from pipeline.inference.model_address import run_that_evaluates
 
@@ -38,7 +39,7 @@ def trained(model, tmp_path):
     """The model in its run's folder."""
     contents = {
         "scores.json": SCORES,
-        "run.json": {"steps": 3800, "batch_size": 2, "version": "0.1.0"},
+        "run.json": {"steps": 3800, "batch_size": 2, "version": "0.1.0", "configuration": "1f"},
         "split.json": {"train": {"T1": ["anna", "bert"], "T2": ["carl"]}, "validation": ["dora"], "test": ["emil"]},
     }
     for name, content in contents.items():
@@ -80,6 +81,20 @@ def test_a_card_leaves_out_what_is_not_known(model, trained):
     for path in trained.folder.iterdir():
         path.write_text("{ damaged")
     assert model_card(trained, "T2").replace(str(trained.folder), "") == model_card(model, "T2")
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_figures_and_steps_of_a_run_that_trained_on_since_are_left_out_and_said_to_be_lost(trained, lacking):
+    record = json.loads((trained.folder / "run.json").read_text()) | {"scores_outdated": True}
+    if lacking:  # as where an evaluation begins anew
+        del record["configuration"], record["scores_outdated"]
+    assert "figures" not in " ".join(lost_in_bundle(trained, "T2"))
+    (trained.folder / "run.json").write_text(json.dumps(record))
+    card = model_card(trained, "T2")
+    assert "## Figures" not in card and "3,800" not in card and "the lookup was fitted on pairs" not in card
+    assert own_figures(trained, "T2") == {}
+    assert "the run's figures: it trained on since" in " ".join(lost_in_bundle(trained, "T2"))
+    assert "## Figures" in model_card(trained, "T2", evaluated_now=True)
 
 
 def test_figures_go_with_the_checkpoint_that_was_evaluated(tmp_path, monkeypatch):
