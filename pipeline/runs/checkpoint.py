@@ -110,12 +110,15 @@ def load_checkpoint(path: Path) -> dict:
     The checksums are verified first: torch writes them but does not check them when reading.
 
     Raises:
-        UserError: The file is missing, damaged, or no checkpoint.
+        UserError: The file is missing, damaged, or no checkpoint, such as a bundle's TorchScript file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
     try:
         with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                script = f"{path}: is TorchScript, as model.ts of a bundle"
+                raise UserError(f"{script}, not a checkpoint; give the run's folder, or the model exported as .onnx")
             if (member := archive.testzip()) is not None:
                 raise ValueError(f"{member}: checksum error")
         if printable(str(path)) == str(path):

@@ -46,6 +46,14 @@ def test_a_damaged_latest_is_named_and_the_one_before_taken(damage, folder, caps
     assert not warning or warning.startswith(f"warning: {folder.latest}: ")
 
 
+@pytest.mark.filterwarnings("error::UserWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_a_bundles_torchscript_is_told_from_a_damaged_checkpoint(tmp_path):
+    path = tmp_path / "model.ts"
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
+    with pytest.raises(UserError, match=r"model\.ts: is TorchScript, .*; give the run's folder, or .* as \.onnx"):
+        load_checkpoint(path)
+
+
 def test_a_damaged_latest_never_takes_the_place_of_the_whole_one_before(folder, capsys):
     folder.save(state(1))
     folder.save(state(2))
