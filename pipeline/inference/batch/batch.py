@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.inference.batch.bids import BidsDerivative, sidecar_of
 from pipeline.inference.batch.dicom_folders import read_series
 from pipeline.inference.batch.jobs import FAILED, TRANSLATED, Job
-from pipeline.inference.batch.provenance import Provenance, is_uncertainty_map, read_record, write_record
+from pipeline.inference.batch.provenance import Provenance, is_translation, is_uncertainty_map, write_record
 from pipeline.inference.multi_view import MultiViewTranslator, warning_text
 from pipeline.inference.output_volume import volume_writer
 from pipeline.inference.translator import OpenedVolume
@@ -54,7 +54,7 @@ class JobTranslator:
             self._opened_views(job)  # which says in better words what is wrong with a source that cannot be read
             raise
         opened = self._opened_views(job)
-        if not is_folder(job.source) and read_record(job.source) is not None:
+        if not is_folder(job.source) and is_translation(job.source):
             job.warnings.append(f"{job.source}: is a translation itself, not a scan")
         return opened, record
 

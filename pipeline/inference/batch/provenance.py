@@ -130,9 +130,20 @@ def is_uncertainty_map(path: Path) -> bool:
     """Whether a file is an uncertainty map of this command; False where it cannot be read."""
     from pipeline.inference.output_volume import MAP_DESCRIPTION, NOTICE
 
+    return _is_described(path, f"{NOTICE}; {MAP_DESCRIPTION}")
+
+
+def is_translation(path: Path) -> bool:
+    """Whether a file is a translation or a map, of this command or, without a record, of a run; False if unreadable."""
+    from pipeline.inference.output_volume import NOTICE
+
+    return read_record(path) is not None or _is_described(path, f"{NOTICE}; ")
+
+
+def _is_described(path: Path, start: str) -> bool:
+    """Whether the description in a file's header begins with a text; False where it cannot be read."""
     header = read_header(path)
-    start = f"{NOTICE}; {MAP_DESCRIPTION}".encode()
-    return header is not None and header["descrip"].item().startswith(start)
+    return header is not None and header["descrip"].item().startswith(start.encode())
 
 
 def read_header(path: Path) -> "nib.Nifti1Header | None":

@@ -11,6 +11,7 @@ from pipeline.inference.batch.batch import JobTranslator, Prefetcher, translate_
 from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.provenance import Provenance
 from pipeline.inference.multi_view import MultiViewTranslator
+from pipeline.inference.translator import translate
 
 
 class Opener:
@@ -93,8 +94,12 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path, monkeypatch):
 
 def test_a_translation_as_source_is_translated_with_a_warning_and_a_scan_without(tmp_path):
     scan, translation = volume_at(tmp_path / "a.nii"), tmp_path / "a_T2.nii"
+    of_run = tmp_path / "a_T1_to_T2.nii"  # as a run writes those of its test subjects, without a record
+    translate(scan, negative_model(), "T2", of_run)
     translator = JobTranslator(MultiViewTranslator((negative_model(),), "T2"), Provenance("T2", "", ""))
-    jobs = [Job(scan, translation), Job(translation, tmp_path / "again.nii")]
+    jobs = [Job(source, tmp_path / f"{index}.nii") for index, source in enumerate((scan, translation, of_run))]
+    jobs[0].target = translation
     translate_jobs(jobs, translator, quiet=True)
-    assert [job.status for job in jobs] == ["translated", "translated"] and jobs[0].warnings == []
-    assert f"{translation}: is a translation itself, not a scan" in jobs[1].warnings
+    assert [job.status for job in jobs] == ["translated"] * 3 and jobs[0].warnings == []
+    for job in jobs[1:]:
+        assert f"{job.source}: is a translation itself, not a scan" in job.warnings
