@@ -12,11 +12,12 @@ from torch import nn
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model_address import BOX_FILE, MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
+from pipeline.inference.model_checks import require_usable
 from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported
 from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
 from pipeline.runs.checkpoint import load_checkpoint
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.hardware import choose_device, set_tf32
 from transforms.slice_chain import PreprocessSettings
 
@@ -202,7 +203,7 @@ def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> Transl
         network.eval().requires_grad_(False)
         if device.type == "cpu" and is_large(network, saved.settings.size, stride_of(network)):
             cast(Any, network).to(memory_format=torch.channels_last)  # see `benchmarks.inference`
-    return TranslationModel(
+    return _usable(
         contrasts=saved.contrasts,
         translators=saved.translators,
         settings=saved.settings,
@@ -229,10 +230,10 @@ def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
 def _from_metadata(
     network: nn.Module, content: Mapping[str, Any], device: torch.device, address: str
 ) -> TranslationModel:
-    """Return a model of what `TranslationModel.metadata` gave; raises UserError where that is incomplete."""
+    """Return a model of what `TranslationModel.metadata` gave; raises UserError where that cannot be it."""
     try:
         first, second = content["contrasts"]
-        return TranslationModel(
+        return _usable(
             contrasts=(first, second),
             translators={content["to"]: network},
             settings=PreprocessSettings.from_json(content["settings"]),
@@ -243,8 +244,16 @@ def _from_metadata(
             config_hash=content.get("config_hash", ""),
             calibration=content.get("uncertainty"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{address}: its metadata is incomplete ({error}); use the release that made it") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"its metadata is damaged or of another version ({first_line(error)})"
+        raise UserError(f"{address}: {reason}; make it again from the run, or use the release that made it") from error
+
+
+def _usable(**values: Any) -> TranslationModel:
+    """Return the model of these attributes, once `require_usable` has passed them."""
+    model = TranslationModel(**values)
+    require_usable(model.contrasts, model.translators, model.statistics, model.stride, model.settings)
+    return model
 
 
 def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:

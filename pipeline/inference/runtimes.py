@@ -156,7 +156,7 @@ def open_exported(path: Path) -> tuple[RuntimeNetwork, dict[str, Any]]:
         raise UserError(f"{path}: exported by another release; use that one, or export the model again")
     try:
         return RuntimeNetwork(backend, opened.run, record), record
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its record is incomplete ({error}); export the model again") from error
 
 

@@ -129,8 +129,42 @@ def test_mlflow_addresses_go_to_mlflow(tmp_path, monkeypatch, uri):
     assert model.statistics == {"T2": STATISTICS["T2"]} and model.calibration == {"knots": []}
     assert model.metadata("T2") == published
     metadata.pop("stride")
-    with pytest.raises(UserError, match=r"its metadata is incomplete \('stride'\)"):
+    with pytest.raises(UserError, match=r": its metadata is damaged or of another version \('stride'\); make it again"):
         load_model(uri, "cpu")
+
+
+FACTS = {name: statistics.to_json() for name, statistics in STATISTICS.items()}
+DAMAGED = [
+    ({"to": "T3"}, "it makes T3 of the contrasts T1 and T2"),
+    ({"contrasts": ["T2", "T2"]}, "it makes T2 of the contrasts T2 and T2"),
+    ({"facts": {}}, "the intensities of T2 are missing"),
+    ({"facts": {"T2": {"low": 5.0, "high": 5.0}}}, "the intensities of T2 go from 5.0 to 5.0"),
+    ({"facts": {"T2": {"low": 0.0}}}, "the intensities of T2 go from 0.0 to nan"),
+    ({"facts": {"T2": {"low": "0", "high": 1.0}}}, "must be real number"),
+    ({"facts": ["T2"]}, "no attribute 'items'"),
+    ({"stride": 0}, "its stride is 0"),
+    ({"stride": "16"}, "its stride is '16'"),
+    ({"settings": {"axis": "axial", "spacing_mm": None, "size": 8, "n4": False, "percentiles": None, "version": 9}},
+     "its preprocessing is of version 9, and 1 to 2 are known here"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "reason"), DAMAGED)
+def test_a_published_model_that_cannot_be_one_is_refused_before_any_volume(monkeypatch, changes, reason):
+    metadata = negative_model().metadata("T2") | changes
+    fake = types.SimpleNamespace(load_translator=lambda *_: (UNet(depth=4, width=2), metadata))
+    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
+    with pytest.raises(UserError, match=r"^models:/x@best: its metadata is damaged or .*; make it again") as caught:
+        load_model("models:/x@best", "cpu")
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"facts": {"T2": FACTS["T2"]}}, {"facts": FACTS | {"T1": {"low": 1.0}}}, {"chain_version": 9}]
+)
+def test_a_checkpoint_that_cannot_translate_is_refused_before_any_volume(tmp_path, changes):
+    with pytest.raises(UserError, match=r"x\.pt: the checkpoint is damaged or of another version \(.*; train again"):
+        load_model(checkpoint(tmp_path / "x.pt", **changes), "cpu")
 
 
 def test_a_published_model_knows_the_neighbours_that_its_network_sees(tmp_path, monkeypatch):
