@@ -169,7 +169,7 @@ def test_slices_are_counted_along_the_slicing_axis_of_a_rotated_volume(preproces
 
 
 def test_an_unreadable_volume_does_not_spoil_the_plan(tmp_path, capsys):
-    settings = config(data=volumes(tmp_path / "data", (8, 8, 8), np.eye(4)), split={"validation": 0, "test": 0})
+    settings = config(data=volumes(tmp_path / "data", (8, 8, 8), np.eye(4)), split={"validation": 0, "test": 1})
     before = printed(capsys, settings)
     train = split_cases(settings, planned_cases(settings)).train
     train["T1"][0].path.write_bytes(b"damaged")

@@ -79,10 +79,10 @@ def test_a_saved_split_goes_before_the_configured_file_and_that_before_a_draw(co
 
 def test_the_split_settings_are_heeded(cohort):
     cases = find_cases(cohort)
-    drawn = split_cases(changed(cohort, "split", validation=2, test=0, pairing="paired"), cases)
-    assert (len(drawn.validation), len(drawn.test)) == (4, 0)  # images: both contrasts
+    drawn = split_cases(changed(cohort, "split", validation=2, test=1, pairing="paired"), cases)
+    assert (len(drawn.validation), len(drawn.test)) == (4, 2)  # images: both contrasts
     subjects = [[case.subject for case in side] for side in drawn.train.values()]
-    assert subjects[0] == subjects[1] and len(subjects[0]) == 4
+    assert subjects[0] == subjects[1] and len(subjects[0]) == 3
     seeds = {tuple(split_cases(changed(cohort, "split", seed=seed), cases).test) for seed in range(8)}
     assert len(seeds) > 1
 
