@@ -21,7 +21,7 @@ def config(folder, size):
             "name": "small",
             "output": str(folder / "run"),
             "data": {"source": "nifti", "folder": folder, "patterns": patterns},
-            "split": {"validation": 0, "test": 0},
+            "split": {"validation": 0, "test": 1},
             "preprocess": {"size": size, "spacing_mm": None, "store": folder / "store", "processes": 1},
             "generator": {"width": 4, "depth": 2},
         }
@@ -31,7 +31,7 @@ def config(folder, size):
 @pytest.mark.parametrize("size", [32, 64])
 def test_run_and_dry_run_warn_of_slices_too_small_for_the_heads(size, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dry_run, "step_pace", lambda *_: (0.05, "this CPU"))
-    for subject, contrast in (("a", "T1"), ("b", "T2")):
+    for subject, contrast in (("a", "T1"), ("b", "T2"), ("c", "T1"), ("c", "T2")):
         write_scan(tmp_path / f"{subject}_{contrast}.nii", scan(contrast))
     settings = config(tmp_path, size)
     for warn in (dry_run.print_dry_run, lambda settings: prepare_data(settings, find_cases(settings), quiet=True)):
