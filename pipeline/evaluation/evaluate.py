@@ -78,6 +78,7 @@ def evaluate(
             that fails costs a warning, but no score.
         all_images: Whether products are also made of images without a readable partner, which are not scored.
         workers: Processes that read, register, score and draw while the networks run in this one; None for this one.
+        on_bad_volume: "skip" warns of test images that cannot be read and goes on without them, "stop" refuses them.
 
     Raises:
         UserError: there is no test case, none could be evaluated, or one could not and `on_bad_volume` is "stop".
