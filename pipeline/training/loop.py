@@ -133,21 +133,23 @@ def _batches(
 
 
 def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
-    """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite.
+    """Validate, sample and save after the given number of epochs.
+
+    No checkpoint follows a step that was not finite, but for the last of all: it was skipped, so the weights stand.
 
     Raises:
-        NotFinite: the last step of all was not finite, so that nothing can be evaluated that is saved.
+        NotFinite: not one step of all was finite.
     """
     is_last = epochs == schedule.epochs
-    if is_last and position.bad_in_a_row:
-        raise NotFinite(f"training ended at step {position.step}, whose loss was not finite")
+    if is_last and position.bad_steps == position.step:
+        raise NotFinite(f"training ended at step {position.step}: not one loss was finite")
     best: tuple[str, ...] = ()
     if epochs % schedule.validate_every_epochs == 0 or is_last:
         best = _validate(epochs, position, callbacks)
     if epochs % schedule.sample_every_epochs == 0 or is_last:
         callbacks.sample(epochs, position.step)
     position.epochs = epochs
-    if not position.bad_in_a_row:
+    if is_last or not position.bad_in_a_row:
         callbacks.save(asdict(position), best)
 
 

@@ -79,12 +79,13 @@ def mark_unfinished(path: Path, *, trains: bool = False) -> None:
     """Mark a run as unfinished in its record, for a part of it is about to be repeated.
 
     Args:
-        path: Path of the record; if it does not exist, it is not made.
+        path: Path of the record; if it does not exist, it is made only where there are scores to call outdated.
         trains: Whether the networks will change, so that the run's scores are outdated.
     """
     previous_record = _read_record(path)
-    if previous_record.pop("configuration", None) is not None or (trains and previous_record):
-        atomic_text(path, json_text({**previous_record, **({"scores_outdated": True} if trains else {})}))
+    outdates = trains and (bool(previous_record) or path.with_name("scores.json").exists())
+    if previous_record.pop("configuration", None) is not None or outdates:
+        atomic_text(path, json_text({**previous_record, **({"scores_outdated": True} if outdates else {})}))
 
 
 def _read_record(path: Path) -> dict[str, Any]:

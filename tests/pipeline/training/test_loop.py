@@ -238,11 +238,17 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_last_good_checkpo
     assert run.saves() == [(3, True)]  # the epoch that ended with a bad step is not saved
 
 
-def test_a_run_whose_last_step_was_bad_ends_with_that_and_keeps_the_last_good_checkpoint(slices):
-    run = Recorder(bad=[12])
-    with pytest.raises(NotFinite, match="training ended at step 12, whose loss was not finite"):
-        run.train(slices)
-    assert [step for step, _ in run.saves()] == [3, 6, 9]
+def test_a_run_whose_last_step_was_skipped_is_saved_with_the_weights_before_it(slices):
+    run = Recorder(bad=[12]).train(slices)
+    assert run.saves()[-1] == (12, False)
+    assert (run.position.epochs, run.position.bad_steps) == (4, 1)
+
+
+def test_a_run_without_one_finite_step_ends_with_that(slices):
+    run = Recorder(bad=[1, 2])
+    with pytest.raises(NotFinite, match="training ended at step 2: not one loss was finite"):
+        run.train(slices, replace(SCHEDULE, constant_epochs=1, decay_epochs=0, steps_per_epoch=2))
+    assert run.saves() == []
 
 
 def test_nothing_is_saved_by_the_clock_while_the_last_step_was_bad(slices):

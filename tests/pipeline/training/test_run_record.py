@@ -107,3 +107,6 @@ def test_where_there_is_no_record_there_is_no_end_to_take_back(path):
     mark_unfinished(path)
     mark_unfinished(path, trains=True)
     assert not path.exists()
+    path.with_name("scores.json").touch()  # of an evaluation that was stopped before its record
+    mark_unfinished(path, trains=True)
+    assert json.loads(path.read_text()) == {"scores_outdated": True}
