@@ -1,5 +1,6 @@
 """A comparison as data: for each direction every method's figures, and its paired differences to the best run."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
@@ -120,7 +121,7 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
     figures = {run.label: _by_subject(run, contrasts, MODEL) for run in runs}
     baseline_run = next((run for run in runs if not run.is_bound), runs[0])
     baselines = {system: _by_subject(baseline_run, contrasts, system) for system in BASELINES}
-    baselines |= {f"{run.label}, {START}": _by_subject(run, contrasts, START) for run in runs}
+    baselines |= _starts(runs, contrasts)
     figures |= {system: columns for system, columns in baselines.items() if columns}
     runs_by_label = {run.label: run for run in runs}
     rows = [Row(label, runs_by_label.get(label), _summaries(columns)) for label, columns in figures.items()]
@@ -142,6 +143,18 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
         {column: min(candidates, key=lambda row: row.badness(column)).label for column in columns},
         [column for column in all_columns if names.is_named(region_of(column))],
     )
+
+
+def _starts(runs: Sequence[FinishedRun], contrasts: Contrasts) -> dict[str, Figures]:
+    """Return the figures of what runs began with by a label that names them; a start that several share comes once."""
+    labels: dict[str, list[str]] = {}
+    figures: dict[str, Figures] = {}
+    for run in runs:
+        columns = _by_subject(run, contrasts, START)
+        identity = json.dumps(columns, sort_keys=True)
+        figures[identity] = columns
+        labels.setdefault(identity, []).append(run.label)
+    return {f"{', '.join(labels[identity])}, {START}": columns for identity, columns in figures.items()}
 
 
 def in_order(columns: Iterable[str]) -> list[str]:

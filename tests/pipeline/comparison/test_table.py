@@ -68,6 +68,14 @@ def test_what_a_run_began_with_stands_beside_the_baselines(tmp_path):
     assert direction.rows[-1].differences["foreground/psnr"].mean == pytest.approx(12.53 - 13)
 
 
+def test_runs_that_began_alike_have_one_row_of_it(tmp_path):
+    begun = {**BASELINES, "untrained start": 12.5}
+    runs = [finished_run(tmp_path, name, psnr, baselines=begun) for name, psnr in (("a", 13.0), ("b", 14.0))]
+    runs.append(finished_run(tmp_path, "c", 15.0, baselines={**BASELINES, "untrained start": 12.0}))
+    labels = [row.label for row in compared(*runs).directions[0].rows]
+    assert labels[-2:] == ["a, b, untrained start", "c, untrained start"]
+
+
 def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
     baselines = {"copy": 9.0, "histogram matching": 11.5, "lookup": 16.0}
