@@ -273,7 +273,7 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    # More than a weight's work at every pixel is not possible: small networks need no count.
+    # Hardly a network does more than each weight's work at every pixel: small ones need no count.
     side = -(-size // stride) * stride
     if 2 * side**2 * sum(weight.numel() for weight in network.parameters()) < ENOUGH_WORK:
         return False
