@@ -61,5 +61,8 @@ def first_line(error: BaseException) -> str:
 
 
 def without_password(text: str) -> str:
-    """Return an address, or a text with addresses in it, without their user names and passwords."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+    """Return an address, or a text with addresses in it, without their user names and passwords.
+
+    A password may hold what an address must write otherwise, such as a slash; a port and a path are none.
+    """
+    return re.sub(r"(?<=://)(?:[^\s/?#]*|[^\s/?#@:]*:(?!\d+[/?#])[^\s@]*)@", "", text)

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.utils.errors import first_cause
+from pipeline.utils.errors import first_cause, without_password
 
 
 @pytest.mark.parametrize(
@@ -11,3 +11,16 @@ def test_the_first_cause_of_a_chain_is_one_line(cause, line):
     with pytest.raises(RuntimeError) as caught:
         raise RuntimeError("wrapper") from cause
     assert first_cause(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://user:secret@host:1/x", "http://host:1/x"),
+        ("http://user:se/cret@host/x", "http://host/x"),
+        ("http://host?mail=a@b.c/x", "http://host?mail=a@b.c/x"),
+        ("http://host:8080/a@b", "http://host:8080/a@b"),
+    ],
+)
+def test_no_address_shows_a_password(address, shown):
+    assert without_password(f"{address}: not reached") == f"{shown}: not reached"
