@@ -76,13 +76,10 @@ class WorkerPool:
 
     def imap(self, function: Callable[..., Result], jobs: Iterable[Job], lookahead: int) -> Iterator[Result]:
         """Yield `function(*arguments)` for each job, in order, while workers do the next `lookahead` jobs."""
-        if self.processes <= 1:
-            yield from (function(*arguments) for arguments in jobs)
-            return
         pending: deque[Callable[[], Result]] = deque()
         for arguments in jobs:
             pending.append(self.submit(function, *arguments))
-            if len(pending) > lookahead:
+            if self.processes <= 1 or len(pending) > lookahead:
                 yield pending.popleft()()
         while pending:
             yield pending.popleft()()
