@@ -85,7 +85,7 @@ def _problems(text: str) -> Iterator[str]:
 def _split(text: str) -> list[str]:
     """Split at the commas that stand outside YAML's brackets and quotes."""
     try:
-        nodes = yaml.compose(f"[{text}]", yaml.SafeLoader).value
+        nodes = yaml.compose(f"[{text}]", yaml.SafeLoader).value  # type: ignore[union-attr]  # a list is a node
         items = [text[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes]
         items += [""] if text.rstrip().endswith(",") else []
     except yaml.YAMLError:  # a value is missing, among others
