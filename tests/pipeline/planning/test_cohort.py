@@ -39,8 +39,3 @@ def test_the_long_form_names_each_subject_once_with_part_and_contrasts():
         ["test", "u1", "T2"],
         ["test", "u2", "T1", "T2"],
     ]
-
-
-def test_where_all_are_named_nothing_is_said_of_more():
-    few = CohortSplit(train={"T1": (), "T2": ()}, validation=(), test=(case("u2", "T1"),))
-    assert "verbose" not in subject_lists(few, ("T1", "T2"))
