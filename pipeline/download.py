@@ -4,7 +4,6 @@ python -m pipeline.download ixi -o data/ixi --contrasts T1 T2
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo
-from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
-from pipeline.utils.interruption import Terminated
+from pipeline.utils.errors import EXIT_DONE, UserError
 
 IXI_URL = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 IXI_MD5 = {
@@ -91,12 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        download_ixi(arguments.output, arguments.contrasts, base_url=arguments.base_url, quiet=arguments.quiet)
-    except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        remark = "what has come is kept, the same command goes on from there"
-        raise Stopped(number, f"interrupted; {remark}") from None
+    download_ixi(arguments.output, arguments.contrasts, base_url=arguments.base_url, quiet=arguments.quiet)
     return EXIT_DONE
 
 

@@ -19,7 +19,7 @@ from pipeline.data_builders import (
     split_cases,
     warn_of_names,
 )
-from pipeline.planning.cohort import CohortEstimates, first_scans, split_table, subject_names
+from pipeline.planning.cohort import CohortEstimates, first_scans, split_table, subject_lists, subject_table
 from pipeline.planning.durations import step_pace, time_text
 from pipeline.planning.resources import (
     BYTES_PER_PIXEL,
@@ -86,7 +86,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     if start is not None:
         echo(f"weights    of {start_text(start.record)}\n")
     echo(split_table(split, contrasts, estimates, paired=engine.paired))
-    echo(f"\n{subject_names(split, contrasts, all_names=verbose)}\n")
+    echo(f"\n{(subject_table if verbose else subject_lists)(split, contrasts)}\n")
     parameters = [(name, f"{parameter_count(network):,}") for name, network in engine.networks().items()]
     echo(f"{table(['network', 'parameters'], parameters)}\n")
 

@@ -1,9 +1,10 @@
 """Do several runs and compare them: `python -m pipeline.sweep CONFIG CONFIG … [key=value,value …]`."""
 
 import argparse
+import re
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.run_config import fingerprint, is_finished
 from pipeline.runs.folder import RunFolder
+from pipeline.sweeping import sweep_jobs
 from pipeline.sweeping.cluster import slurm_executor, submit_and_wait
 from pipeline.sweeping.grid import Combination, combinations
 from pipeline.sweeping.optuna_search import Search, SearchRange, Values, parse_range, search_settings
@@ -185,17 +187,8 @@ def _work(arguments: argparse.Namespace, home: Path) -> Work:
 
 def _is_whole(key: str) -> bool:
     """Whether a key takes whole numbers."""
-    kinds = [*_kinds_within(schema_keys().get(key))]
-    return int in kinds and float not in kinds
-
-
-def _kinds_within(annotation: object) -> Iterator[object]:
-    """Yield the plain types that an annotation admits, of unions and annotated types those within."""
-    parts = typing.get_args(annotation)
-    if not parts:
-        yield annotation
-    for part in parts:
-        yield from _kinds_within(part)
+    kinds = set(re.findall(r"\b(int|float)\b", str(schema_keys().get(key))))
+    return kinds == {"int"}
 
 
 def _run(path: Path, chosen: Combination, home: Path, arguments: argparse.Namespace) -> tuple[Config, SweepJob]:
@@ -218,7 +211,7 @@ def _run(path: Path, chosen: Combination, home: Path, arguments: argparse.Namesp
     config = config.model_copy(update={"name": name, **({"output": folder} if run_overrides else {})})
     require_initial_weights(config.training.start_from, RunFolder(config.folder))
     is_done = not arguments.again and is_finished(RunFolder(config.folder), config)
-    command = [str(path), *chosen.overrides, *run_overrides, "--quiet"]
+    command = [*sweep_jobs.COMMAND, str(path), *chosen.overrides, *run_overrides, "--quiet"]
     return config, SweepJob(name, folder, command, home / "logs" / f"{name}.log", EXIT_DONE if is_done else None)
 
 

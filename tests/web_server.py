@@ -31,12 +31,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def reply(self, status: int, body: bytes = b"", announced: int | None = None, **headers: str):
-        """Send an answer; one announced longer than it is ends in a cut connection, below 0 it is not announced."""
+        """Send an answer; one announced longer than it is ends in a cut connection."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
-        if announced is None or announced >= 0:
-            self.send_header("Content-Length", str(len(body) if announced is None else announced))
+        self.send_header("Content-Length", str(len(body) if announced is None else announced))
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
@@ -59,31 +58,21 @@ def web_server() -> Iterator[Server]:
         server.server_close()
 
 
-def serve(
-    content: bytes,
-    *,
-    cut_after: int | None = None,
-    etag: str = '"1"',
-    ignore_range: bool = False,
-    announces: bool = True,
-) -> Answer:
-    """Answer as a good server does, honouring Range and If-Range; cut the connection after `cut_after` bytes.
-
-    `announces`: whether answers say how long they are.
-    """
+def serve(content: bytes, *, cut_after: int | None = None, ignore_range: bool = False) -> Answer:
+    """Answer as a good server does, honouring Range; cut the connection after `cut_after` bytes."""
 
     def answer(handler: Handler) -> None:
         byte_range = handler.headers.get("Range")
-        unchanged = handler.headers.get("If-Range", etag) == etag
-        if byte_range is None or ignore_range or not unchanged:
-            handler.reply(200, content[:cut_after], len(content) if announces else -1, ETag=etag)
+        if byte_range is None or ignore_range:
+            handler.reply(200, content[:cut_after], len(content))
             return
         start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
             handler.reply(416, Content_Range=f"bytes */{len(content)}")
             return
         rest = content[start:]
-        headers = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}", "ETag": etag}
-        handler.reply(206, rest[:cut_after], len(rest) if announces else -1, **headers)
+        handler.reply(
+            206, rest[:cut_after], len(rest), Content_Range=f"bytes {start}-{len(content) - 1}/{len(content)}"
+        )
 
     return answer

@@ -1,7 +1,6 @@
 """A large tar archive: downloaded over HTTP, resumed where it stopped, checked by its MD5 sum, and unpacked safely."""
 
 import hashlib
-import os
 import shutil
 import tarfile
 import time
@@ -53,7 +52,8 @@ def fetch(
     by_hand = by_hand or target
     partial_path = by_hand.with_name(f"{by_hand.name}.part")
     with _sole_download(partial_path):
-        actual_md5 = _download(url, partial_path, by_hand, md5=md5, pause_s=pause_s, quiet=quiet)
+        _download(url, partial_path, by_hand, pause_s=pause_s, quiet=quiet)
+        actual_md5 = md5_of(partial_path, quiet)
         if actual_md5 != md5:
             partial_path.unlink()
             came = f"{without_password(url)}: came with MD5 sum {actual_md5} instead of {md5}"
@@ -67,40 +67,29 @@ def _sole_download(partial_path: Path) -> Iterator[None]:
 
     UserError: another process does, or the path cannot be written. No empty file is left behind.
     """
-    if fcntl is None:
-        yield
-        return
     make_folder(partial_path.parent, partial_path)
     with writing_to(partial_path):
         stream = partial_path.open("ab")
     with stream:
-        busy = f"{partial_path}: another process is downloading it there; wait for it, and repeat the command"
-        lock_alone(fcntl.flock, stream, partial_path, busy)  # unlike lockf's, not lost when the file is read
-        if not _is_at(partial_path, stream):  # the other process has just moved it into place
-            raise UserError(busy)
+        if fcntl is not None:
+            busy = f"{partial_path}: another process is downloading it there; wait for it, and repeat the command"
+            lock_alone(fcntl.flock, stream, partial_path, busy)  # unlike lockf's, not lost when the file is read
         try:
             yield
-        finally:
-            if _is_at(partial_path, stream) and not _size_on_disk(partial_path):
-                partial_path.unlink()
+        except BaseException:
+            if not _size_on_disk(partial_path):
+                partial_path.unlink(missing_ok=True)
+            raise
 
 
-def _is_at(path: Path, stream: IO[bytes]) -> bool:
-    """Whether an open file still lies at a path."""
-    return path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-
-
-def _download(url: str, partial_path: Path, by_hand: Path, *, md5: str, pause_s: float, quiet: bool) -> str:
-    """Download a file, resuming after interruptions while there is progress; return its MD5 sum. Raises as `fetch`."""
+def _download(url: str, partial_path: Path, by_hand: Path, *, pause_s: float, quiet: bool) -> None:
+    """Download what is missing of a file, resuming after interruptions while there is progress; raises as `fetch`."""
     failures = 0
     while True:
         size_before = _size_on_disk(partial_path)
         try:
             with writing_to(partial_path):
-                is_whole = _download_rest(url, partial_path, quiet)
-            actual_md5 = md5_of(partial_path, quiet)
-            if actual_md5 == md5 or is_whole or _size_on_disk(partial_path) <= size_before:
-                return actual_md5
+                return _download_rest(url, partial_path, quiet)
         except requests.RequestException as error:
             progress = _size_on_disk(partial_path) - size_before
             failures = 0 if progress >= PROGRESS_BYTES else failures + 1
@@ -134,17 +123,16 @@ def require_web(url: str) -> None:
         raise UserError(f"{without_password(url)}: neither an http:// nor an https:// address; give another one")
 
 
-def _download_rest(url: str, partial_path: Path, quiet: bool) -> bool:
+def _download_rest(url: str, partial_path: Path, quiet: bool) -> None:
     """Request the missing bytes and append them; raises RequestException where the file is still not complete.
 
-    Returns whether the server said how many bytes there are: where it did not, a cut looks like the end. A file that
-    has changed on the server meanwhile shows in the MD5 sum.
+    A file that has changed on the server meanwhile shows in the MD5 sum.
     """
     done = _size_on_disk(partial_path)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         if response.status_code == 416:  # no bytes beyond those on disk
-            return True
+            return
         response.raise_for_status()
         done = done if response.status_code == 206 else 0
         size = done + int(response.headers.get("Content-Length", 0))
@@ -156,7 +144,6 @@ def _download_rest(url: str, partial_path: Path, quiet: bool) -> bool:
             for chunk in response.iter_content(CHUNK_BYTES):
                 stream.write(chunk)
                 progress.update(len(chunk))
-        return "Content-Length" in response.headers
 
 
 def _is_final(error: requests.RequestException) -> bool:
@@ -212,14 +199,10 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
             tarfile.open(archive, "r:") as tar,
             _byte_bar(archive.stat().st_size, f"unpacking {archive.name}", quiet) as progress,
         ):
-            content, files = temporary / "content", set()
             for member in tar:
-                _extract(tar, member, content)
-                files.update([content / member.name] if member.isreg() else [])
+                _extract(tar, member, temporary / "content")
                 progress.update(tar.offset - progress.n)
-            if not all(path.is_file() for path in files):  # another program cleared the folder meanwhile
-                raise UserError(f"{folder}: files vanished while they were unpacked; repeat the command")
-            content.replace(folder)
+            (temporary / "content").replace(folder)
     except tarfile.TarError as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}); remove it and download it again") from error
 
@@ -227,18 +210,14 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     """Write one member below a folder, without its owner and modes; `tarfile.TarError` if it could do harm."""
     name = PureWindowsPath(member.name)  # understands /, \ and drive letters
-    if name.anchor:
-        raise tarfile.TarError(f"member {member.name!r} has an absolute path")
-    if ".." in name.parts:
+    if name.anchor or ".." in name.parts:
         raise tarfile.TarError(f"member {member.name!r} would lie outside the destination")
-    if member.issym() or member.islnk():
-        raise tarfile.TarError(f"member {member.name!r} is a link")
-    if member.isdir():
-        (folder / member.name).mkdir(parents=True, exist_ok=True)
-        return
-    if not member.isreg() or member.issparse():
-        raise tarfile.TarError(f"member {member.name!r} is a special file")
+    if not (member.isdir() or member.isreg()) or member.issparse():
+        raise tarfile.TarError(f"member {member.name!r} is a link or a special file")
     target = folder / member.name
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with cast(IO[bytes], tar.extractfile(member)) as source, target.open("wb") as stream:
         shutil.copyfileobj(source, stream)

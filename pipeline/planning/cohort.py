@@ -89,21 +89,13 @@ def split_table(split: CohortSplit, contrasts: Contrasts, estimates: CohortEstim
     return table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows)
 
 
-def subject_names(split: CohortSplit, contrasts: Contrasts, *, all_names: bool) -> str:
-    """Return the names of the split's subjects as text.
-
-    With `all_names`, each subject has a line with its subset and contrasts. Otherwise each subset and contrast has its
-    first few names and the number of the others.
-    """
-    return _subject_table(split, contrasts) if all_names else _subject_lists(split, contrasts)
-
-
 def _cases_by_subset(split: CohortSplit) -> dict[str, list[Case]]:
     training = [case for side in split.train.values() for case in side]
     return {"train": training, "validation": list(split.validation), "test": list(split.test)}
 
 
-def _subject_table(split: CohortSplit, contrasts: Contrasts) -> str:
+def subject_table(split: CohortSplit, contrasts: Contrasts) -> str:
+    """Return the name of every subject as text, with its subset and contrasts."""
     rows = []
     for name, cases in _cases_by_subset(split).items():
         scans = {(case.subject, case.contrast) for case in cases}
@@ -112,7 +104,8 @@ def _subject_table(split: CohortSplit, contrasts: Contrasts) -> str:
     return table(["split", "subject", "contrasts"], rows)
 
 
-def _subject_lists(split: CohortSplit, contrasts: Contrasts) -> str:
+def subject_lists(split: CohortSplit, contrasts: Contrasts) -> str:
+    """Return the first few names of each subset and contrast as text, and the number of the others."""
     lines, shortened = [], False
     for name, cases in _cases_by_subset(split).items():
         for contrast in contrasts:

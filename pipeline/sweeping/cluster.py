@@ -36,15 +36,15 @@ class ClusterRun:
     submitit pickles it, calls it on the node, and calls `checkpoint` some time before Slurm ends the job.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path):
-        self.name, self.command, self.log = name, list(command), log
+    def __init__(self, job: SweepJob):
+        self.job = job
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         """Return the run's exit code."""
         # Slurm sends SIGUSR2 to every process of the job, and the run would end of it; it inherits that it is ignored.
         handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        self._process = start_run(self.name, self.command, self.log)
+        self._process = start_run(self.job)
         signal.signal(signal.SIGUSR2, handler)
         try:
             while self._process.poll() is None:  # not wait(), whose lock `checkpoint` would meet in a signal's handler
@@ -58,7 +58,7 @@ class ClusterRun:
         from submitit.core.utils import DelayedSubmission
 
         self._stop()
-        return DelayedSubmission(ClusterRun(self.name, self.command, self.log))
+        return DelayedSubmission(ClusterRun(self.job))
 
     def _stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -131,25 +131,23 @@ def submit_and_wait(jobs: Sequence[SweepJob], executor: "Executor", *, quiet: bo
     pending = [job for job in jobs if job.code is None]
     if not pending:
         return
-    running: dict[int, Job[int]] = {}
+    running: list[tuple[SweepJob, Job[int]]] = []
     with Interruption() as interruption:
         try:
             with environment_variables(**run_environment()):  # a job inherits them
-                runs = [ClusterRun(job.name, job.command, job.log) for job in pending]
-                running |= enumerate(executor.submit_array(runs))
-            for index, handle in running.items() if not quiet else ():
-                job = pending[index]
-                logger.info(
-                    f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: submitted as job {handle.job_id}; {job.log}"
-                )
+                running += zip(pending, executor.submit_array([*map(ClusterRun, pending)]), strict=True)
+            for job, handle in running if not quiet else ():
+                place = f"{jobs.index(job) + 1}/{len(jobs)}"
+                logger.info(f"{place} {job.name}: submitted as job {handle.job_id}; {job.log}")
             while running and not interruption.signal_number:
-                for index in [index for index, handle in running.items() if handle.done()]:
-                    _settle(pending[index], running.pop(index), quiet=quiet)
+                for entry in [entry for entry in running if entry[1].done()]:
+                    running.remove(entry)
+                    _settle(*entry, quiet=quiet)
                 time.sleep(POLL_S if running else 0)
         except (RuntimeError, OSError) as error:  # submitit's of a failed sbatch, among others
             raise UserError(f"the jobs could not be submitted or asked for: {' '.join(str(error).split())}") from error
         finally:
-            for handle in running.values():
+            for _, handle in running:
                 with suppress(OSError):
                     handle.cancel(check=False)
     require_no_stop(jobs, interruption)

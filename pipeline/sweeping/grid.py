@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+import yaml
+
 from pipeline.utils.errors import UserError
 
 MOST_RUNS = 1000  # of one configuration; more are a mistake of typing, and more than a Slurm array takes
-BRACKETS = {"[": "]", "{": "}"}
 WHOLE_RANGE = re.compile(r"([+-]?\d+)\.\.([+-]?\d+)")
 NUMBER_RANGE = re.compile(r"[+-]?\.?\d[\d.e+-]*\.\.[+-]?\.?\d[\d.e+-]*", re.IGNORECASE)
 
@@ -82,23 +83,14 @@ def _problems(text: str) -> Iterator[str]:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets and quotes."""
-    items, quote = [""], ""
-    open_brackets: list[str] = []
-    for letter in text:
-        if letter == "," and not open_brackets and not quote:
-            items.append("")
-            continue
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'" and not items[-1].strip(" [{:,"):  # where a value begins; elsewhere an apostrophe
-            quote = letter
-        elif letter in BRACKETS:
-            open_brackets.append(BRACKETS[letter])
-        elif open_brackets and letter == open_brackets[-1]:
-            open_brackets.pop()
-        items[-1] += letter
-    return [item.strip() for item in items] if len(items) > 1 else [text]
+    """Split at the commas that stand outside YAML's brackets and quotes."""
+    try:
+        nodes = yaml.compose(f"[{text}]", yaml.SafeLoader).value  # type: ignore[union-attr]  # a list is a node
+        items = [text[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes]
+        items += [""] if text.rstrip().endswith(",") else []
+    except yaml.YAMLError:  # a value is missing, among others
+        items = [item.strip() for item in text.split(",")]
+    return items if len(items) > 1 else [text]
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -29,15 +29,10 @@ class SweepJob:
 
     name: str
     folder: Path
-    arguments: list[str]  # of `python -m pipeline.run`
+    command: list[str]  # `COMMAND` and its arguments
     log: Path  # file of the run's output
     code: int | None = None  # None before the run's end, 0 from the beginning for a run that is finished already
     ending: str = ""  # instead of the exit code: where a cluster ended the run without one, or `PRUNED`
-
-    @property
-    def command(self) -> list[str]:
-        """The run's command line."""
-        return [*COMMAND, *self.arguments]
 
     def failure(self) -> str:
         """Return how the run ended, and the last line that it printed."""
@@ -97,7 +92,7 @@ def work_through(
                         if not quiet:
                             logger.info(f"{jobs.index(job) + 1}/{len(jobs)} {job.name}: started; {job.log}")
                         device = devices[slot % len(devices)] if devices else None
-                        running[slot] = job, start_run(job.name, job.command, job.log, device)
+                        running[slot] = job, start_run(job, device)
                 if is_behind is not None and time.monotonic() - judged > JUDGE_S:
                     judged = time.monotonic()
                     for job, process in running.values():
@@ -135,10 +130,10 @@ def run_environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
-def start_run(name: str, command: Sequence[str], log: Path, device: str | None = None) -> subprocess.Popen[bytes]:
+def start_run(job: SweepJob, device: str | None = None) -> subprocess.Popen[bytes]:
     """Start a run in a process and session of its own, so that Ctrl-C reaches it only once, through this process.
 
-    Its output is added to the file `log`; it sees one CUDA device, or chooses for itself where that is None.
+    Its output is added to its log; it sees one CUDA device, or chooses for itself where that is None.
 
     Raises:
         UserError: The system cannot start another process, or the log cannot be written.
@@ -147,12 +142,13 @@ def start_run(name: str, command: Sequence[str], log: Path, device: str | None =
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stream:
-            stream.write(printable(f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}\n").encode())
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as stream:
+            heading = f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(job.command[1:])}\n"
+            stream.write(printable(heading).encode())
             stream.flush()
             return subprocess.Popen(
-                command,
+                job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -161,6 +157,6 @@ def start_run(name: str, command: Sequence[str], log: Path, device: str | None =
             )
     except OSError as error:
         raise UserError(
-            f"{name}: could not be started with its log {log} ({error.strerror or error}); runs under way were "
+            f"{job.name}: could not be started with its log {job.log} ({error.strerror or error}); runs under way were "
             "stopped; the same command goes on from there, perhaps with fewer --jobs"
         ) from error

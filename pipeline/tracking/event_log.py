@@ -37,18 +37,14 @@ Entry = dict[str, Any]  # a line: its kind, the keys of that kind, and for some 
 def read_event_log(folder: Path) -> list[Entry]:
     """Return the entries of a folder's event log, or none where there is no log. Lines torn by a crash are skipped.
 
-    Of repeated entries the last one counts, but for "about" and "end", of which each start of the run has its own.
+    Of repeated entries the last one counts.
     """
     try:
         lines = (folder / NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    entries: dict[object, Entry] = {}
-    for number, entry in enumerate(filter(None, map(_entry, lines))):
-        content = number if entry["kind"] in ("about", "end") else json.dumps(entry, sort_keys=True)
-        entries.pop(content, None)
-        entries[content] = entry
-    return list(entries.values())
+    last_first = dict.fromkeys(reversed(lines))
+    return [entry for entry in map(_entry, reversed(last_first)) if entry]
 
 
 def _entry(line: bytes) -> Entry | None:

@@ -64,8 +64,6 @@ def log_translator(
         The model's address: `models:/<name>@best`; `models:/<name>/<version>` if another version keeps the alias;
         `runs:/<run id>/<name>` if not registered; None if it was not logged.
     """
-    if not tracker.is_connected:
-        return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         export_translator(module, path, stride=stride, channels=channels, metadata=metadata)

@@ -277,7 +277,4 @@ class MlflowRun:
 class RunAccess(Protocol):
     """What gives access to an MLflow run: a `Tracker` during training, an `MlflowSync` after it."""
 
-    @property
-    def is_connected(self) -> bool: ...
-
     def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None: ...

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pipeline.utils.errors import first_line, without_password
 
@@ -65,11 +65,6 @@ def request_timeout(seconds: float) -> Iterator[None]:
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of an SQLite store; None for other stores."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def is_remote(uri: str) -> bool:
-    """Whether the store is a server on the network."""
-    return urlsplit(uri).scheme not in ("sqlite", "file", "")
 
 
 def short_reason(error: BaseException) -> str:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
+from urllib.parse import urlsplit
 
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo
-from pipeline.tracking.mlflow_settings import configure_mlflow, is_remote, short_reason
+from pipeline.tracking.mlflow_settings import configure_mlflow, short_reason
 from pipeline.utils.errors import without_password
 from pipeline.utils.files import atomic_text
 
@@ -151,7 +152,8 @@ class MlflowWorker:
 
         if self.uri is None:
             self.uri, self._last_progress = str(mlflow.get_tracking_uri()), time.monotonic()
-            self._patience_s = PATIENCE_S if is_remote(self.uri) else PATIENCE_ON_DISK_S
+            is_on_disk = urlsplit(self.uri).scheme in ("sqlite", "file", "")
+            self._patience_s = PATIENCE_ON_DISK_S if is_on_disk else PATIENCE_S
         run = MlflowRun(self._info, self.run_id, uri=self.uri)
         run.end_abandoned(self._abandoned_id)
         self._abandoned_id = None

@@ -79,11 +79,6 @@ class Tracker:
         """Id of the MLflow run, for the checkpoint; None while it is unknown."""
         return self._worker.run_id if self._worker else self._checkpoint_run_id
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether MLflow is on and, as far as known, answers."""
-        return self._worker is not None and self._worker.is_connected
-
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at a global step; names like "train/loss" form groups in MLflow's charts.
 

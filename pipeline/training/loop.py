@@ -89,7 +89,7 @@ def train(
                 bar.update()
                 is_checkpoint_due = world.is_main and time.monotonic() - saved_at > schedule.checkpoint_seconds
                 # Save or stop on request: by the first process's clock (bit 0), or a signal to any process (the rest).
-                request = world.all_reduce_max(2 * (interruption.signal_number or 0) + is_checkpoint_due)
+                request = max(world.all_gather_int(2 * (interruption.signal_number or 0) + is_checkpoint_due))
                 if request:
                     loss_monitor.flush()
                 position.seconds += time.monotonic() - started
@@ -101,7 +101,7 @@ def train(
             _end_epoch(epoch + 1, schedule, position, callbacks)
             if not position.bad_in_a_row:
                 saved_at, has_checkpoint = time.monotonic(), True
-            if signal_number := world.all_reduce_max(interruption.signal_number or 0):
+            if signal_number := max(world.all_gather_int(interruption.signal_number or 0)):
                 _stop(signal_number, position, has_checkpoint)
 
 

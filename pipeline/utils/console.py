@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm as ProgressBar
 
@@ -24,22 +24,18 @@ logger = logging.getLogger(__name__)
 _printed_warnings: set[str] | None = None  # the warnings that the present command has printed
 
 
-class Main(Protocol):
-    """The entry point of a command: arguments (None for those of the process) -> exit code."""
-
-    def __call__(self, argv: list[str] | None = None) -> int: ...
-
-
-def cli_main(command: Callable[[list[str] | None], int]) -> Main:
+def cli_main(command: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorate a command's `main(argv=None) -> int`: expected errors become one line and an exit code.
 
     A terminal that cannot be written to never changes the exit code.
     """
 
     def main(argv: list[str] | None = None) -> int:
+        global _printed_warnings
+        outer, _printed_warnings = _printed_warnings, set()
         try:
             log_to_console()
-            with sigterm_as_exception(), _warning_once():
+            with sigterm_as_exception():
                 return command(argv)
         except UserError as error:
             warn(f"error: {_lines(str(error))}")
@@ -50,6 +46,7 @@ def cli_main(command: Callable[[list[str] | None], int]) -> Main:
         except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
             return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
         finally:
+            _printed_warnings = outer
             for stream in (sys.stdout, sys.stderr):  # written by argparse and others: flushed here, not at exit
                 _attempt(stream, stream.flush)
 
@@ -69,16 +66,6 @@ def warn(text: str) -> None:
             return
         _printed_warnings.add(text.strip())
     _print(text, sys.stderr)
-
-
-@contextmanager
-def _warning_once() -> Iterator[None]:
-    global _printed_warnings  # one terminal, one record
-    outer, _printed_warnings = _printed_warnings, set()
-    try:
-        yield
-    finally:
-        _printed_warnings = outer
 
 
 class ConsoleHandler(logging.Handler):
@@ -150,9 +137,8 @@ def warnings_as_lines() -> Iterator[None]:
         try:
             yield
         finally:
-            for text in dict.fromkeys(
-                str(warning.message) for warning in records if issubclass(warning.category, UserWarning)
-            ):
+            texts = [str(warning.message) for warning in records if issubclass(warning.category, UserWarning)]
+            for text in dict.fromkeys(texts):
                 logger.warning(one_line(" ".join(text.split())))
 
 
@@ -215,8 +201,6 @@ class ProgressLines(ProgressBar):
         """Write a line, unless no item is done yet."""
         if self.n > self.initial:
             self.fp.write(f"{self}\n")
-            if not self.total:  # without a total there are no tenths: the next line comes after twice as many items
-                self.miniters = self.n
 
     def close(self) -> None:
         """Close without a last line: the command reports the end itself."""
@@ -227,7 +211,7 @@ class ProgressLines(ProgressBar):
 def progress(
     items: Iterable[Item], *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False
 ) -> Iterable[Item]:
-    """Iterate with a progress bar and the estimated time left; silent when `quiet`."""
+    """Iterate with a progress bar and the time left."""
     return bar(items, total=total, desc=title, unit=unit, disable=quiet)
 
 

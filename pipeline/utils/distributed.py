@@ -91,12 +91,7 @@ class World:
         """Return the mean of a tensor over the processes, without gradients; NaN or infinity of any process stays."""
         if self.size == 1:
             return value.detach()
-        import torch.distributed as communication
-
-        total = value.detach().clone()
-        with _naming_lost_processes():
-            communication.all_reduce(total)
-        return total.div_(self.size)
+        return self.all_gather(value[None]).mean(dim=0)
 
     def all_reduce_mean(self, values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """Return the means of named scalars over the processes, in one exchange, without gradients."""
@@ -116,11 +111,11 @@ class World:
         Returns:
             A function that waits for the exchanges and then makes each gradient a mean.
         """
-        gradients = [weight.grad for weight in parameters if weight.grad is not None]
         if self.size == 1:
             return lambda: None
         import torch.distributed as communication
 
+        gradients = [weight.grad for weight in parameters if weight.grad is not None]
         with _naming_lost_processes():
             exchanges = [communication.all_reduce(gradient, async_op=True) for gradient in gradients]
 
@@ -131,10 +126,6 @@ class World:
                     gradient.div_(self.size)
 
         return finish
-
-    def all_reduce_max(self, number: int) -> int:
-        """Return the largest of the processes' numbers, without waiting for a GPU."""
-        return max(self.all_gather_int(number))
 
     def all_gather_int(self, number: int) -> list[int]:
         """Return the 64-bit integer of each process, in order, without waiting for a GPU."""
@@ -151,21 +142,17 @@ class World:
         import torch
 
         content = text.encode()
-        padded = content.ljust(self.all_reduce_max(len(content)))
+        padded = content.ljust(max(self.all_gather_int(len(content))))
         blocks = self.all_gather(torch.frombuffer(bytearray(padded), dtype=torch.uint8)[None])
         return [block.numpy().tobytes().decode().rstrip() for block in blocks]
-
-    def barrier(self) -> None:
-        """Wait until every process has reached this call."""
-        self.all_gather_int(0)
 
     def main_process_first(self, action: Callable[[], Result]) -> Result:
         """Run an action in the main process, then in the others, which find the main one's files on disk."""
         if not self.is_main:
-            self.barrier()
+            self.all_gather_int(0)  # waits for the main one
             return action()
         result = action()
-        self.barrier()
+        self.all_gather_int(0)
         return result
 
     def seed(self, seed: int, step: int) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from threading import Thread
@@ -18,6 +18,7 @@ from pipeline.utils.errors import UserError, first_line
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 Job = tuple[Any, ...]  # the arguments of a function
+LOOKAHEAD = 4  # jobs for each worker, so that none waits while one of them takes long
 
 
 class WorkerPool:
@@ -53,8 +54,14 @@ class WorkerPool:
                     worker.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def future(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Submit a job to the workers, which are started with the first one; `UserError` if one has died."""
+    def submit(self, function: Callable[..., Result], *arguments: object) -> Callable[[], Result]:
+        """Submit a job; return a function that waits for its result, or raises the job's error.
+
+        The workers are started with the first job. `UserError`: one has died.
+        """
+        if self.processes <= 1:
+            result = function(*arguments)
+            return lambda: result
         if self._pool is None:
             self._other_children = {child.pid for child in multiprocessing.active_children()}
             self._pool = ProcessPoolExecutor(
@@ -64,25 +71,15 @@ class WorkerPool:
                 initargs=(logs_to_console(), logging.getLogger("pipeline").getEffectiveLevel()),
             )
         with naming_dead_workers():
-            return self._pool.submit(function, *arguments)
-
-    def submit(self, function: Callable[..., Result], *arguments: object) -> Callable[[], Result]:
-        """Submit a job; return a function that waits for its result, or raises the job's error."""
-        if self.processes <= 1:
-            result = function(*arguments)
-            return lambda: result
-        future = self.future(function, *arguments)
+            future = self._pool.submit(function, *arguments)
         return lambda: _result(future)
 
     def imap(self, function: Callable[..., Result], jobs: Iterable[Job], lookahead: int) -> Iterator[Result]:
         """Yield `function(*arguments)` for each job, in order, while workers do the next `lookahead` jobs."""
-        if self.processes <= 1:
-            yield from (function(*arguments) for arguments in jobs)
-            return
         pending: deque[Callable[[], Result]] = deque()
         for arguments in jobs:
             pending.append(self.submit(function, *arguments))
-            if len(pending) > lookahead:
+            if self.processes <= 1 or len(pending) > lookahead:
                 yield pending.popleft()()
         while pending:
             yield pending.popleft()()
@@ -94,19 +91,15 @@ def run_jobs(
     """Call a function of a module for each job, in worker processes if there are several (see `WorkerPool`).
 
     Yields:
-        (key, result, None), as the results come, or (key, None, reason in one line) where the input was at fault.
+        (key, result, None), or (key, None, reason in one line) where the input was at fault, in the order of the jobs.
 
     Raises:
         UserError: A worker died.
     """
     with WorkerPool(processes, jobs=len(jobs), preload=preload) as pool:
-        if pool.processes <= 1:
-            yield from ((key, *attempt(function, arguments)) for key, arguments in jobs.items())
-            return
-        futures = {pool.future(attempt, function, arguments): key for key, arguments in jobs.items()}
-        for future in as_completed(futures):
-            key = futures.pop(future)  # releases its result
-            result, reason = _result(future)
+        attempts = [(function, arguments) for arguments in jobs.values()]
+        results = pool.imap(attempt, attempts, LOOKAHEAD * pool.processes)
+        for key, (result, reason) in zip(jobs, results, strict=True):
             yield key, result, reason
 
 

@@ -98,7 +98,7 @@ def test_an_interrupt_says_that_the_command_can_be_repeated(server, tmp_path, ca
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("requests.Response.iter_content", interrupt)
         assert run(tmp_path, server) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command does what is left" in capsys.readouterr().err
     assert run(tmp_path, server) == 0
 
 

@@ -127,6 +127,12 @@ def test_what_the_run_would_be_refused_for_is_said(tmp_path, capsys):
         print_dry_run(config(output=tmp_path / "run"))
 
 
+def test_a_disk_without_room_is_warned_of(capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=8 << 40, free=0))
+    print_dry_run(config())
+    assert capsys.readouterr().err.startswith("warning: the disk of ")
+
+
 @pytest.mark.parametrize(
     ("sections", "reason"),
     [

@@ -119,15 +119,10 @@ def test_what_is_finished_is_left_out_and_compared(workspace, one_of_two, capsys
     assert "2 of 2 runs are done" in output and (workspace / "runs" / "sweep" / "compare.html").exists()
 
 
-def test_again_leaves_nothing_out(one_of_two, capsys):
-    assert main([*one_of_two, "--again"]) == 0
+@pytest.mark.parametrize("changed", ["--again", "evaluation.protocols=[]", "device=cpu"])
+def test_again_or_with_another_configuration_nothing_is_left_out(one_of_two, changed, capsys):
+    assert main([*one_of_two, changed]) == 0
     assert began() == ["a", "b"] and "skipped" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("changed", ["evaluation.protocols=[]", "device=cpu"])
-def test_with_another_configuration_the_run_itself_decides(one_of_two, changed):
-    main([*one_of_two, changed])
-    assert began() == ["a", "b"]
 
 
 def wait_for(text, count=1):

@@ -4,7 +4,6 @@ import yaml
 from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
 
-PICTURES = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}}
 CRITIC = "type: dualgan, adversarial: wasserstein"
 BOUNDS = "wasserstein needs either method.clip or method.gradient_penalty, the others neither"
 CUDA_GRAPH = "training.cuda_graph = True: needs training.optimiser adam and method.critic_steps 1; use false"
@@ -34,6 +33,10 @@ def test_a_method_without_further_words_goes_with_its_own_networks(method):
          "data.test names ['T1']: must name both of ['T1', 'T2'], or none"),
         ("data: {source: images, folder: x, train: {T1: a, T2: b}}\npreprocess: {neighbours: 2}",
          "preprocess.neighbours = 2: is for volumes; use 0 for data.source: images"),
+        ("data: {source: images, folder: x, train: {T1: a, T2: b}}\nsplit: {pairs: 1}",
+         "split.pairs = 1: needs data.paired: true, so that equal file names are the same slice"),
+        ("data: {source: images, folder: x, train: {T1: a, T2: b}}\nsplit: {pairing: paired}\nmethod: {type: pix2pix}",
+         "data.paired = False: must be true for method pix2pix: equal file names are the same slice"),
         ("preprocess: {scaling: type_range}",
          "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"),
         ("preprocess: {size: 96}", "preprocess.size = 96: must be a power of two unless generator.depth is set"),
@@ -99,6 +102,12 @@ def test_what_does_not_fit_is_refused_with_the_reason(sections, line):
     assert refused(**yaml.safe_load(sections)) == [line]
 
 
+@pytest.mark.parametrize("sections", ["split: {pairs: 1}", "method: {type: pix2pix}\nsplit: {pairing: paired}"])
+def test_pictures_are_pairs_where_their_names_say_so(sections):
+    pictures = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}, "paired": True}
+    assert refused(data=pictures, **yaml.safe_load(sections)) == []
+
+
 @pytest.mark.parametrize("kind", ["dualgan", "munit", "unit", "cut", "pix2pix"])
 def test_pairs_beside_unpaired_training_are_for_the_methods_that_admit_them(kind):
     import torch
@@ -116,21 +125,6 @@ def test_pairs_beside_unpaired_training_are_for_the_methods_that_admit_them(kind
     with torch.device("meta"):
         engine = build_engine(engine_config, torch.device("meta"))
     assert type(engine).paired_losses is Engine.paired_losses
-
-
-def test_pairs_of_pictures_need_names_that_say_so():
-    assert refused(data=PICTURES, split={"pairs": 1}) == [
-        "split.pairs = 1: needs data.paired: true, so that equal file names are the same slice"
-    ]
-    assert refused(data=PICTURES | {"paired": True}, split={"pairs": 1}) == []
-
-
-def test_pictures_are_pairs_only_where_their_names_say_so():
-    sections = {"method": {"type": "pix2pix"}, "split": {"pairing": "paired"}}
-    assert refused(data=PICTURES, **sections) == [
-        "data.paired = False: must be true for method pix2pix: equal file names are the same slice"
-    ]
-    assert refused(data=PICTURES | {"paired": True}, **sections) == []
 
 
 @pytest.mark.parametrize("generator", ["resnet", "residual_concat", "skip", "munit", "unit"])

@@ -40,23 +40,11 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_arrives_whole_and_leaves_nothing_else_behind(server, tmp_path):
-    server.answers = [serve(CONTENT)]
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert names(tmp_path) == ["file.tar"]
-
-
 def test_a_connection_cut_half_way_goes_on_where_it_stopped(server, tmp_path):
     server.answers = [serve(CONTENT, cut_after=HALF), serve(CONTENT)]
     assert get(server, tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={HALF}-"]
-
-
-def test_a_later_command_goes_on_with_what_an_earlier_one_left(server, tmp_path):
-    (tmp_path / "file.tar.part").write_bytes(CONTENT[:HALF])
-    server.answers = [serve(CONTENT)]
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [f"bytes={HALF}-"]
+    assert names(tmp_path) == ["file.tar"]
 
 
 def test_a_server_that_ignores_range_is_read_from_the_start(server, tmp_path):
@@ -157,15 +145,6 @@ def test_a_disk_without_file_locks_takes_a_download_too(server, tmp_path, monkey
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_connection_cut_where_no_length_was_announced_goes_on_until_nothing_more_comes(server, tmp_path):
-    server.answers = [serve(CONTENT, cut_after=HALF, announces=False), serve(CONTENT, announces=False)]
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [None, f"bytes={HALF}-"]
-    with pytest.raises(UserError, match=r"MD5 sum .*; it is removed, repeat"):
-        get(server, tmp_path / "other", md5="0" * 32)
-    assert server.ranges[2:] == [None, f"bytes={len(CONTENT)}-"]
-
-
 def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     server.answers = [serve(CONTENT)]
@@ -214,14 +193,12 @@ def test_an_archive_becomes_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("member", "reason"),
     [
-        (("../evil.txt", b"x"), "outside the destination"),
         (("deep/../../evil.txt", b"x"), "outside the destination"),
-        (("/evil.txt", b"x"), "absolute path"),
-        (("C:\\evil.txt", b"x"), "absolute path"),
-        (special("evil", tarfile.SYMTYPE, "/etc/passwd"), "is a link"),
-        (special("evil", tarfile.LNKTYPE, "good.nii.gz"), "is a link"),
-        (special("evil", tarfile.CHRTYPE), "is a special file"),
-        (special("evil", tarfile.FIFOTYPE), "is a special file"),
+        (("/evil.txt", b"x"), "outside the destination"),
+        (("C:\\evil.txt", b"x"), "outside the destination"),
+        (special("evil", tarfile.SYMTYPE, "/etc/passwd"), "a link or a special file"),
+        (special("evil", tarfile.LNKTYPE, "good.nii.gz"), "a link or a special file"),
+        (special("evil", tarfile.FIFOTYPE), "a link or a special file"),
     ],
 )
 def test_members_that_could_do_harm_are_refused_and_nothing_is_left(member, reason, tmp_path):
@@ -261,18 +238,3 @@ def test_what_another_process_unpacks_beside_it_stays_and_what_a_killed_one_left
     os.utime(left, (0, 0))
     unpack_tar(archive, tmp_path / "out", quiet=True)
     assert names(tmp_path) == [at_work.name, "a.tar", "out"]
-
-
-def test_files_that_vanish_meanwhile_are_missed(tmp_path, monkeypatch):
-    copy = shutil.copyfileobj
-
-    def copy_and_clear(source, stream):
-        copy(source, stream)
-        for path in tmp_path.glob(".tmp-*/content/good.nii.gz"):
-            path.unlink()
-
-    archive = make_tar(tmp_path / "a.tar", [GOOD, ("b.nii.gz", b"b")])
-    monkeypatch.setattr(shutil, "copyfileobj", copy_and_clear)
-    with pytest.raises(UserError, match="out: files vanished while they were unpacked; repeat the command"):
-        unpack_tar(archive, tmp_path / "out", quiet=True)
-    assert names(tmp_path) == ["a.tar"]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
-from pipeline.planning.cohort import subject_names
+from pipeline.planning.cohort import subject_lists, subject_table
 
 
 def case(subject, contrast, session=""):
@@ -20,7 +20,7 @@ SPLIT = CohortSplit(
 
 
 def test_the_short_form_names_the_first_few_of_each_part_and_how_many_more():
-    assert subject_names(SPLIT, ("T1", "T2"), all_names=False).splitlines() == [
+    assert subject_lists(SPLIT, ("T1", "T2")).splitlines() == [
         "train T1       s0, s1, s2, s3 and 3 more",
         "train T2       t1",
         "validation T1  none",
@@ -32,15 +32,10 @@ def test_the_short_form_names_the_first_few_of_each_part_and_how_many_more():
 
 
 def test_the_long_form_names_each_subject_once_with_part_and_contrasts():
-    lines = subject_names(SPLIT, ("T1", "T2"), all_names=True).splitlines()
+    lines = subject_table(SPLIT, ("T1", "T2")).splitlines()
     assert [line.split() for line in lines[2:]] == [
         *(["train", f"s{number}", "T1"] for number in range(7)),
         ["train", "t1", "T2"],
         ["test", "u1", "T2"],
         ["test", "u2", "T1", "T2"],
     ]
-
-
-def test_where_all_are_named_nothing_is_said_of_more():
-    few = CohortSplit(train={"T1": (), "T2": ()}, validation=(), test=(case("u2", "T1"),))
-    assert "verbose" not in subject_names(few, ("T1", "T2"), all_names=False)

@@ -7,7 +7,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dry_run import _timed_engine
 from pipeline.planning import durations as plan_time
-from pipeline.planning.durations import duration, measured_pace, seconds, step_pace, time_text
+from pipeline.planning.durations import duration, measured_pace, step_pace, time_text
 from pipeline.runs.folder import RunFolder
 
 BATCH = (1, 1, 32, 32)
@@ -100,7 +100,3 @@ def test_nothing_is_timed_where_training_would_not_fit_the_memory(tmp_path):
 )
 def test_a_duration_reads_in_minutes_or_hours(count, text):
     assert duration(count) == text
-
-
-def test_seconds_of_a_step_read_in_milliseconds_below_one():
-    assert [seconds(0.0123), seconds(1.654)] == ["12 ms", "1.65 s"]

@@ -9,6 +9,7 @@ import submitit
 from sweep_runs import config, did
 
 from pipeline.sweep import main
+from pipeline.sweeping import sweep_jobs
 from pipeline.sweeping.cluster import ClusterRun, submit_and_wait
 from pipeline.sweeping.sweep_jobs import SweepJob
 
@@ -20,7 +21,10 @@ echo Submitted batch job 12
 
 
 def jobs_of(*names):
-    return [SweepJob(name, Path("runs") / name, [config(name)], Path("logs") / f"{name}.log") for name in names]
+    return [
+        SweepJob(name, Path("runs") / name, [*sweep_jobs.COMMAND, config(name)], Path("logs") / f"{name}.log")
+        for name in names
+    ]
 
 
 def test_runs_are_submitted_and_failures_named_with_their_log(workspace, caplog):

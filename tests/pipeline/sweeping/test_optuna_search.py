@@ -145,7 +145,10 @@ def test_a_trial_is_not_judged_by_its_first_two_validations(tmp_path, monkeypatc
 def test_a_run_that_is_behind_is_stopped_with_its_checkpoint(workspace, monkeypatch, caplog):
     monkeypatch.setattr(sweep_jobs, "JUDGE_S", 0.01)
     caplog.set_level("INFO", "pipeline")
-    jobs = [SweepJob(name, workspace / name, [config(name)], workspace / "log") for name in ("long", "one")]
+    jobs = [
+        SweepJob(name, workspace / name, [*sweep_jobs.COMMAND, config(name)], workspace / "log")
+        for name in ("long", "one")
+    ]
 
     def is_behind(job):
         return job.name == "long" and "long ready" in did()

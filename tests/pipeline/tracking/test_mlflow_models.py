@@ -243,8 +243,3 @@ def test_an_upload_that_broke_off_leaves_no_second_model(tmp_path, monkeypatch, 
     assert [(model.name, model.status) for model in models] == [("T1-to-T2", "READY")]
     assert load_translator(address)[1] == ABOUT
     assert "MLflow has not got all of this run" in capsys.readouterr().err
-
-
-def test_nothing_is_exported_where_mlflow_is_off(tmp_path):
-    tracker = Tracker(tmp_path, experiment="e", run_name="r", params={}, mlflow=False)
-    assert log_translator(tracker, nn.Identity(), name="x", stride=1, metadata={}) is None

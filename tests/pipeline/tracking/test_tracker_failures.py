@@ -113,9 +113,9 @@ def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_pa
         for step in range(0, 40, 5):
             train(tracker, range(step, step + 5))
             time.sleep(0.1)
-        eventually(lambda: not tracker.is_connected)
+        eventually(lambda: not tracker._worker.is_connected)
         server.mode = "ok"
-        eventually(lambda: tracker.is_connected)
+        eventually(lambda: tracker._worker.is_connected)
         train(tracker, range(40, 51))
     assert history(server.uri, tracker.run_id, "loss") == [(step, step * 2) for step in range(51)]
     assert images(server.uri, tracker.run_id) == list(range(0, 51, 5))
@@ -150,7 +150,7 @@ def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, mo
     monkeypatch.setattr(follower, "MlflowRun", refuse)
     with track(tmp_path, run_name="refused") as tracker:
         train(tracker, range(400))
-        eventually(lambda: not tracker.is_connected)
+        eventually(lambda: not tracker._worker.is_connected)
         assert tracker.call("a model", lambda run: 1) is None
     assert calls.count("refused") == 2  # at the start and at the end; in between only after RETRY_EVERY_S
 

@@ -62,16 +62,12 @@ def one_overflow(world):
 
 
 def small_exchanges(world):
-    weights = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 5, 1)] + [torch.nn.Parameter(torch.zeros(4))]
-    for weight in weights[:3]:
-        weight.grad = torch.full_like(weight, float(world.rank))
-    world.mean_gradients(weights)()
+    weight = torch.nn.Parameter(torch.zeros(4))  # without a gradient
+    world.mean_gradients([weight])()
     world.seed(7, 3)
     return {
-        "gradients": [None if weight.grad is None else weight.grad for weight in weights],
-        "gathered": world.all_gather(torch.full((2, 1), float(world.rank))),
-        "every": world.all_gather_int(2**50 + world.rank),
-        "greatest": world.all_reduce_max(world.rank),
+        "has_gradient": weight.grad is not None,
+        "ints": world.all_gather_int(2**50 + world.rank),
         "drawn": torch.rand(2),
     }
 
@@ -116,19 +112,6 @@ def test_every_process_holds_the_same_state_to_the_bit(method, pair):
     assert differences(first, second) == set()
 
 
-def test_the_image_pool_is_that_of_the_whole_batch(alone, pair):
-    whole, shared = (item["cyclegan"]["state"]["pool_b"] for item in (alone, pair[0]["methods"]))
-    assert len(whole["images"]) == 3
-    assert torch.equal(whole["random"]["generator"], shared["random"]["generator"])  # drawn from as often
-    torch.testing.assert_close(whole["images"], shared["images"], rtol=0, atol=1e-6)
-
-
-def test_what_a_method_draws_is_drawn_for_the_whole_batch(alone, pair):
-    for method in ("dualgan", "munit", "cut"):
-        generators = [item[method]["state"]["random"]["generator"] for item in (alone, pair[1]["methods"])]
-        assert torch.equal(*generators)
-
-
 def test_mean_styles_are_those_of_the_whole_batch(alone, pair):
     whole, shared = (item["munit"]["state"]["style_A"]["mean"] for item in (alone, pair[1]["methods"]))
     assert whole.abs().sum() > 0
@@ -145,20 +128,11 @@ def test_a_gradient_that_overflows_in_one_process_holds_all_back(pair):
         assert item["overflow"]["scale"] == 4
 
 
-def test_gradients_are_averaged_and_a_parameter_without_one_stays_without(pair):
-    for item in pair:
-        assert [gradient.tolist() for gradient in item["small"]["gradients"][:3]] == [[0.5] * 2, [0.5] * 5, [0.5]]
-        assert item["small"]["gradients"][3] is None
-
-
-def test_numbers_and_blocks_arrive_in_order_everywhere(pair):
-    for item in pair:
-        assert item["small"]["gathered"].tolist() == [[0], [0], [1], [1]]
-        assert (item["small"]["every"], item["small"]["greatest"]) == ([2**50, 2**50 + 1], 1)
-
-
-def test_each_process_has_its_own_random_stream_for_dropout(pair):
-    assert not torch.equal(pair[0]["small"]["drawn"], pair[1]["small"]["drawn"])
+def test_small_exchanges(pair):
+    first, second = (item["small"] for item in pair)
+    assert not (first["has_gradient"] or second["has_gradient"])
+    assert first["ints"] == second["ints"] == [2**50, 2**50 + 1]
+    assert not torch.equal(first["drawn"], second["drawn"])  # each has a random stream of its own, for dropout
 
 
 def test_together_they_read_what_one_process_reads_in_the_same_order():
@@ -171,11 +145,11 @@ def test_together_they_read_what_one_process_reads_in_the_same_order():
 def test_a_process_that_loses_another_says_so(tmp_path):
     def work(rank):
         with init_distributed() as world:
-            world.barrier()
+            world.all_gather_int(0)
             if rank == 1:
                 os._exit(9)
             with pytest.raises(ProcessLost, match="another process of this run ended"):
-                world.barrier()
+                world.all_gather_int(0)
         return 0
 
     assert [code for code, _ in together(work, tmp_path)] == [0, 9]

@@ -1,7 +1,6 @@
-"""glibc told to keep what is freed: it does, and nothing that is computed changes."""
+"""glibc told to keep what is freed, and the number of threads."""
 
 import ctypes
-import hashlib
 import os
 import subprocess
 import sys
@@ -9,53 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import together
-from small_engine import batch, engine_of
 
 from pipeline.utils.hardware import set_up
 
 ROOT = Path(__file__).parents[3]
 IS_GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 glibc = pytest.mark.skipif(not IS_GLIBC, reason="an allocator of glibc's alone")
 NEEDED = 39 * 10**6  # bytes, above glibc's largest threshold of 32 MiB
-
-
-def results(folder, action):
-    """What `action` returns in a process with glibc's own settings, and in one that was set up."""
-
-    def item(rank):
-        if rank == 1:
-            set_up(1)
-        elif IS_GLIBC:  # this process, of which they are forks, may have been set up by another test
-            ctypes.CDLL(None).mallopt(M_MMAP_MAX, 65536)
-            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
-            ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**17)
-        if IS_GLIBC:
-            ctypes.CDLL(None).malloc_trim(0)  # of what the tests before left
-        return action()
-
-    ended = together(item, folder)
-    assert [code for code, _ in ended] == [0, 0]
-    return [result for _, result in ended]
-
-
-def test_losses_and_weights_of_steps_are_bitwise_the_same(tmp_path):
-    options = {"width": 24, "depth": 3}  # with weights beyond glibc's mmap threshold of 128 KiB
-    assert max(weight.nbytes for weight in engine_of(**options).networks()["G"].parameters()) > 2**17
-
-    def digest():
-        engine, actual = engine_of(**options), hashlib.sha256()
-        for index in range(3):
-            losses = engine.step(*batch(index))
-            actual.update(repr(sorted((name, float(loss)) for name, loss in losses.items())).encode())
-        for network in engine.networks().values():
-            for weight in network.parameters():
-                actual.update(weight.detach().numpy().tobytes())
-        return {"digest": actual.hexdigest()}
-
-    plain, output = results(tmp_path, digest)
-    assert plain == output
 
 
 KEPT = f"""
