@@ -1,7 +1,7 @@
 """Training steps as public research code has them: the yardstick, with the same networks and the same mathematics.
 
 A pass for each term, `nn.InstanceNorm2d` and `nn.Conv2d`, a list of tensors as the image pool, torch's default Adam,
-nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients
+nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and weights
 equal to the engines'. The plain steps share their choices (styles are drawn once a step, losses are
 computed before updates).
 """
@@ -49,17 +49,13 @@ class Pool:
                 self.images.append(image)
                 returned.append(image)
                 continue
-            is_exchanged, index = self.draw()
-            if is_exchanged:
+            if random.random() > 0.5:
+                index = random.randrange(self.size)
                 returned.append(self.images[index].clone())
                 self.images[index] = image
             else:
                 returned.append(image)
         return torch.cat(returned)
-
-    def draw(self) -> tuple[bool, int]:
-        """Return whether an image is exchanged, and the index of the other one."""
-        return random.random() > 0.5, random.randrange(self.size)
 
 
 class Plain(ABC):

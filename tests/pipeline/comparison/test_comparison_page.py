@@ -35,9 +35,6 @@ def test_the_page_has_figures_differences_costs_and_baselines(two):
     for output in ("of 2.5 M", "-0.40", "T1 → T2, less b", "p 0.062", "python -m pipeline.compare"):
         assert output in page
     assert not re.search(r"\bnan\b", page)
-
-
-def test_the_best_run_is_named_with_its_protocol(two):
     assert result_sentence(two) == (
         "Best masked PSNR of whole test volumes (our protocol, data range 2): "
         "T1 → T2 b (16.40 dB); T2 → T1 b (18.40 dB)."
