@@ -131,7 +131,6 @@ def work(
     `model` are options of `benchmark_model`; the .npy file `result` keeps the first output. Without `kernels` torch
     uses none of our convolutions (`networks.cpu_kernels`), and if not `tuned` no memory layout or setting of ours.
     """
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes of its own would not be counted
     import numpy as np
     import torch
 
@@ -284,7 +283,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.backends is None:
         compare("torch", common, arguments.rounds, time.perf_counter)
         return 0
-    clock = processor_seconds if os.environ.get("OMP_NUM_THREADS") == "1" else time.perf_counter
+    clock: Clock = time.perf_counter
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        clock = processor_seconds
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes of its own would not be counted
     common["slices"] = arguments.slices or BATCH_SIZE
     for name in [arguments.model] if arguments.model else arguments.backends or NETWORKS:
         common["model"] = model | {"name": name}

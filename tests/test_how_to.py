@@ -193,10 +193,3 @@ def test_the_commands_for_a_gpu_are_understood_and_do_the_same_on_a_cpu(workspac
         },
     )
     assert (workspace / "compared.html").is_file()
-
-
-def test_the_steps_of_a_day_are_what_the_page_computes():
-    text = text_of("gpu.md", "One GPU for a day")
-    assert "at 0.2 s a step 432,000" in text and 86_400 / 0.2 == 432_000
-    assert "at 0.5 s 172,800" in text and 86_400 / 0.5 == 172_800
-    assert "end in 14 hours" in text and round(250_000 * 0.2 / 3600) == 14

@@ -30,9 +30,7 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int)
     Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
     "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
     contrast or direction. Losses are smoothed, with the raw values behind. The horizontal axis shows epochs.
-
-    Raises:
-        UserError: The file cannot be read or holds no metric yet.
+    UserError: the file cannot be read or holds no metric yet.
     """
     series = read_series(metrics_path)
     groups = grouped(series)
@@ -49,12 +47,9 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int)
 
 
 def read_series(metrics_path: Path) -> Series:
-    """Return each metric's steps and values from a metrics.jsonl.
+    """Return each metric's steps and finite values from a metrics.jsonl; of a step written twice, the later value.
 
-    If a step was written twice, the later value counts. Values that are not finite are left out.
-
-    Raises:
-        UserError: The file cannot be read.
+    UserError: the file cannot be read.
     """
     try:
         records, _ = read_metrics(metrics_path)
@@ -169,10 +164,7 @@ def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
     """Draw one row per direction into a PNG on white, written atomically.
 
     Points of the curve are means over subjects in equally filled bins, bars their SD; on the dashed line, expected and
-    observed errors agree. Both error maps share a colour scale.
-
-    Raises:
-        UserError: The file cannot be written.
+    observed errors agree. Both error maps share a colour scale. UserError: the file cannot be written.
     """
     figure = Figure(figsize=(15, 3.4 * len(directions)), dpi=110, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
