@@ -35,6 +35,7 @@ Job = Callable[[], list[str]]  # returns the cells of a row behind its name
 LIMIT_S = 530  # of the whole command, which then ends wherever it is
 WARM_UP = 6  # calls: a step is recorded in the fourth, and a GPU's algorithms are chosen
 ROUNDS = 3
+flop_once = cache(flop_of_step)  # which takes a second or two
 TOLERANCES = {"float32": 5e-3, "tf32": 0.02, "bf16": 0.05}  # of losses, relative; a CPU's convolutions are other sums
 
 
@@ -174,7 +175,7 @@ def time_step(
         plain.append(step_s)
     ratio = f"{step_s / plain[0]:.3f}" if plain else "–"
     precision = "float32" if kind == "plain" else kind.split()[0]
-    share = f"{flop_of_step(row, batch) / step_s / roofs(precision):.0%}"
+    share = f"{flop_once(row, batch) / step_s / roofs(precision):.0%}"
     return [duration_text(step_s), f"{batch / step_s:.4g}", ratio, share, memory]
 
 
