@@ -12,6 +12,7 @@ from small_volumes import write_volume
 
 from benchmarks import data, inference, size, step, views
 from benchmarks.timing import Timing
+from pipeline.inference.compile import CompiledForms
 from pipeline.utils.errors import UserError
 
 SMALL = """name: small
@@ -68,9 +69,7 @@ def small_model(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "pipeline.exporting.backends.in_backend", lambda model, to, backend: requests.append(backend) or model
     )
-    monkeypatch.setattr(
-        "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
-    )
+    monkeypatch.setattr(CompiledForms, "__call__", lambda forms, network, batch: network(batch))
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ixi.yaml").write_text(SMALL)
     monkeypatch.setattr(inference, "ROOT", tmp_path)
