@@ -9,11 +9,10 @@ configuration's. Nothing is trained: the context lookup is fitted to the trainin
 matching takes on, too. `--write FILE` instead makes the file that is shipped of a run of configs/box.yaml.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.timing import ROOT
+from benchmarks.timing import ROOT, benchmark_parser
 from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.files import atomic_write
@@ -75,9 +74,7 @@ def write(checkpoint: Path, output: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, or write the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.box", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("box", __doc__)
     parser.add_argument("config", type=path_argument, help="a configuration; with --write a run's folder or checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of split.seed")

@@ -9,7 +9,6 @@ differs: MONAI's percentiles are of all voxels, ours of the head, whose mask its
 measured, also cuts to the head first and averages where voxels become larger. A loader's call is an epoch of its own.
 """
 
-import argparse
 import itertools
 import os
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.timing import Side, Work, device, machine, measure, table_rows
+from benchmarks.timing import Side, Work, benchmark_parser, device, machine, measure, table_rows
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain
@@ -270,9 +269,7 @@ def yardsticks(path: Path, device: str) -> dict[str, list[tuple[str, str, dict[s
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     names = list(yardsticks(Path(), ""))
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("data", __doc__)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
     parser.add_argument(
         "--device", default="cpu", type=device, help="whose memory holds slices in two of loader's rows"
@@ -282,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the sides, whose processes inherit it
     echo(machine())
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) if arguments.only == ["ssim"] else ixi_size_volume(Path(folder))
+        path = ixi_size_volume(Path(folder))
         for name in arguments.only:
             for title, unit, sides in yardsticks(path, arguments.device)[name]:
                 rows = table_rows(measure(sides, rounds=arguments.rounds, title=title), unit)

@@ -1,7 +1,7 @@
 """Training steps as public research code has them: the yardstick, with the same networks and the same mathematics.
 
 A pass for each term, `nn.InstanceNorm2d` and `nn.Conv2d`, a list of tensors as the image pool, torch's default Adam,
-nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients
+nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and weights
 equal to the engines'. The plain steps share their choices (styles are drawn once a step, losses are
 computed before updates).
 """
@@ -49,17 +49,13 @@ class Pool:
                 self.images.append(image)
                 returned.append(image)
                 continue
-            is_exchanged, index = self.draw()
-            if is_exchanged:
+            if random.random() > 0.5:
+                index = random.randrange(self.size)
                 returned.append(self.images[index].clone())
                 self.images[index] = image
             else:
                 returned.append(image)
         return torch.cat(returned)
-
-    def draw(self) -> tuple[bool, int]:
-        """Return whether an image is exchanged, and the index of the other one."""
-        return random.random() > 0.5, random.randrange(self.size)
 
 
 class Plain(ABC):
@@ -92,13 +88,15 @@ class Plain(ABC):
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
         """Make one step: the generators with frozen discriminators, then the discriminators."""
-        self._freeze_discriminators(True)
+        for network in self.discriminators:
+            network.requires_grad_(False)
         losses = self.generator_losses(a, b)
         self.optimisers[0].zero_grad()
         total: Any = sum(losses.values())
         total.backward()
         self.optimisers[0].step()
-        self._freeze_discriminators(False)
+        for network in self.discriminators:
+            network.requires_grad_(True)
         self.optimisers[1].zero_grad()
         discriminator_losses = self.discriminator_losses(a, b)
         for loss in discriminator_losses.values():
@@ -112,20 +110,12 @@ class Plain(ABC):
 
     def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
         """Return each discriminator's loss."""
-        images = {"A": (a, self.fake_a), "B": (b, self.fake_b)}
-        return {f"discriminator_{side}": self.discriminator_loss(side, *pair) for side, pair in images.items()}
-
-    def discriminator_loss(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the loss of the discriminator of a side."""
-        network = self.networks[f"D_{side}"]
-        return self.method.discriminator_scale * (
-            least_squares(network(real), True) + least_squares(network(fake.detach()), False)
-        )
-
-    def _freeze_discriminators(self, frozen: bool) -> None:
-        for network in self.discriminators:
-            for weight in network.parameters():
-                weight.requires_grad = not frozen
+        losses = {}
+        for side, real, fake in (("A", a, self.fake_a), ("B", b, self.fake_b)):
+            network = self.networks[f"D_{side}"]
+            unweighted = least_squares(network(real), True) + least_squares(network(fake.detach()), False)
+            losses[f"discriminator_{side}"] = self.method.discriminator_scale * unweighted
+        return losses
 
 
 class PlainCycleGan(Plain):

@@ -12,12 +12,12 @@ share of the rate of a large plain convolution in the better of two layouts; wha
 on a GPU.
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.timing import Side, Work, device, machine, measure, table_rows
+from benchmarks.timing import Side, Work, benchmark_parser, device, machine, measure, table_rows
 from pipeline.config.schema import Config
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
@@ -71,13 +71,10 @@ def config_of(row: str, batch: int, precision: str = "float32") -> Config:
 
 
 def prepare(row: str, batch: int, kind: str, device: str, foreach: bool | None = None) -> Work:
-    """Return a training step.
+    """Return a training step of a row.
 
-    Args:
-        row, batch: Row of the table, and batch size.
-        kind: "plain", or the precision of our step, followed by " graph" for a CUDA graph.
-        device: Device.
-        foreach: See `benchmarks.reference.Plain`.
+    `kind` is "plain", or the precision of our step, followed by " graph" for a CUDA graph; for `foreach` see
+    `benchmarks.reference.Plain`.
     """
     import torch
 
@@ -146,7 +143,7 @@ def flop_of_step(row: str, batch: int) -> int:
     return counter.get_total_flops()
 
 
-def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[str]]:
+def time_row(row: str, batch: int, arguments: Namespace) -> list[list[str]]:
     """Measure the sides of a row at a batch size; return their table rows."""
     graphs = [f"{precision} graph" for precision in arguments.precision] if arguments.graph else []
     kinds = ["plain", *arguments.precision, *graphs]
@@ -201,9 +198,7 @@ def operations(row: str, batch: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("step", __doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
     parser.add_argument("--batch", nargs="+", type=count, default=[1])
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)

@@ -11,23 +11,21 @@ import resource
 import statistics
 import sys
 import time
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 
 Work = Callable[[], object]
 Clock = Callable[[], float]  # seconds, from whatever time on
-Name = TypeVar("Name")  # of the sides that take turns
-Result = TypeVar("Result")  # a measurement
 ROOT = Path(__file__).parents[1]
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _work: Work = print  # a side's process: what it measures
@@ -55,9 +53,10 @@ class Timing:
         """The median over the rounds, per unit."""
         return statistics.median(self.rounds)
 
-    def ratio_to(self, other: "Timing") -> float:
-        """Return the median over the rounds of our time over the other's: below 1 we are faster."""
-        return statistics.median(ours / theirs for ours, theirs in zip(self.rounds, other.rounds, strict=True))
+    def ratio_to(self, other: "Timing") -> str:
+        """Return the median over the rounds of our time over the other's, and the range: below 1 we are faster."""
+        ratios = [ours / theirs for ours, theirs in zip(self.rounds, other.rounds, strict=True)]
+        return f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def measure(
@@ -71,32 +70,21 @@ def measure(
 ) -> dict[str, Timing]:
     """Time the sides in turns, after `warm_up` calls each: in a round, a side works for `seconds`, or one call.
 
-    The clock is the time that passes, or `processor_seconds`.
+    In each round the order moves on by one. The clock is the time that passes, or `processor_seconds`.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in sides}
         prepared = {name: pools[name].submit(_prepare, side, warm_up, clock).result() for name, side in sides.items()}
-        durations = in_turns(
-            list(sides), rounds, lambda name: pools[name].submit(_time, seconds, clock).result(), title
-        )
+        durations: dict[str, list[float]] = {name: [] for name in sides}
+        names = list(sides)
+        for _ in progress(range(rounds), total=rounds, title=title, unit="round"):
+            for name in names:
+                duration = pools[name].submit(_time, seconds, clock).result()
+                durations[name].append(duration / sides[name].units)
+            names = names[1:] + names[:1]
         peaks = {name: pool.submit(peak_mib).result() for name, pool in pools.items()}
-    return {
-        name: Timing(tuple(duration / side.units for duration in durations[name]), peaks[name], prepared[name])
-        for name, side in sides.items()
-    }
-
-
-def in_turns(
-    names: Sequence[Name], rounds: int, measure_one: Callable[[Name], Result], title: str = ""
-) -> dict[Name, list[Result]]:
-    """Return the results of `measure_one(name)` in each round, by name; in each round the order moves on by one."""
-    results: dict[Name, list[Result]] = {name: [] for name in names}
-    for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
-        first = turn % len(names)
-        for name in [*names[first:], *names[:first]]:
-            results[name].append(measure_one(name))
-    return results
+    return {name: Timing(tuple(durations[name]), peaks[name], prepared[name]) for name in sides}
 
 
 def processor_seconds() -> float:
@@ -151,11 +139,14 @@ def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
+# ── what is printed ───────────────────────────────────────────────────────────────────────────────────────────
+
+
 def table_rows(timings: Mapping[str, Timing], unit: str) -> list[list[str]]:
     """Return a table row a side: name, time a unit, units a second, ratio to the first side, memory."""
     first = next(iter(timings.values()))
     return [
-        [name, duration_text(timing.seconds), f"{1 / timing.seconds:.4g} {unit}s/s", f"{timing.ratio_to(first):.3f}",
+        [name, duration_text(timing.seconds), f"{1 / timing.seconds:.4g} {unit}s/s", timing.ratio_to(first),
          f"{timing.peak_mib:,.0f} MiB"]
         for name, timing in timings.items()
     ]  # fmt: skip
@@ -174,26 +165,22 @@ def machine() -> str:
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{date.today()}, {_processor()}, {cores} cores{gpu}, torch {version('torch')}: {command}"
-
-
-def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return f"{date.today()}, {processor}, {cores} cores{gpu}, torch {version('torch')}: {command}"
 
 
-# ── options of the benchmarks' own ────────────────────────────────────────────────────────────────────────────
+# ── options ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def volume(text: str) -> Path:
-    """Return the path of an existing file, for `argparse`."""
-    if not Path(text).is_file():
-        raise ArgumentTypeError(f"{text}: no such file; give the path of a NIfTI volume")
-    return Path(text)
+def benchmark_parser(name: str, description: str | None) -> ArgumentParser:
+    """Return a parser for the options of a benchmark, whose help shows its module's description."""
+    return ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=description, formatter_class=RawDescriptionHelpFormatter
+    )
 
 
 def device(text: str) -> str:

@@ -8,10 +8,10 @@ own protocol: intensities in [-1, 1], data range 2. The slice ratio is given for
 of how much the real target does: 0 is right.
 """
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.timing import benchmark_parser
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.arguments import path_argument
@@ -131,9 +131,7 @@ def compare(uris: list[str], to: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.views", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("views", __doc__)
     parser.add_argument("runs", nargs="+", type=path_argument, help="run folders, one for each axis")
     parser.add_argument("--to", required=True, metavar="CONTRAST")
     arguments = parser.parse_args(argv)

@@ -60,16 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explore(config: Config, page: Path, record: Path, training_command: str, *, quiet: bool = False) -> None:
-    """Explore a configuration's data: find, split and read it, list findings, and write page and record.
+    """Explore a configuration's data: find, split and read it, list findings, and write page (HTML) and record (JSON).
 
-    Args:
-        config: Configuration of the run.
-        page, record: The HTML and the JSON file.
-        training_command: Command that starts the run, for the page.
-        quiet: Whether to leave out progress bars.
-
-    Raises:
-        UserError: No data, no readable image, or files that cannot be written.
+    `training_command` starts the run. UserError: no data, no readable image, or files that cannot be written.
     """
     from pipeline.data_builders import find_cases, names_mean_subjects, preprocess_settings
     from pipeline.exploration.cohort import read_cohort, with_coverage
@@ -127,11 +120,7 @@ def explore(config: Config, page: Path, record: Path, training_command: str, *, 
 
 
 def _require_free(folder: Path, run_folder: Path) -> None:
-    """Refuse a folder that is a run's folder, or that lies in the folder of a run that has not begun.
-
-    Raises:
-        UserError: The folder is such a folder, or a file.
-    """
+    """Refuse a folder that is a file, a run's folder, or lies in that of a run that has not begun, by a UserError."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another -o")
     target, run_target = folder.resolve(), run_folder.resolve()

@@ -22,6 +22,11 @@ INTENSITIES = {
     "T2": {"air": 0, "scalp": 600, "skull": 40, "grey": 700, "white": 450, "fluid": 1200},
 }
 
+STORED = {  # shape, spacing in mm, directions of the axes (PSR, LAS) and degrees that these are oblique
+    "T1": ((256, 256, 150), (0.9375, 0.9375, 1.2), np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), 8.0),
+    "T2": ((256, 256, 130), (0.9375, 0.9375, 1.25), np.diag([-1, 1, 1]), 4.0),
+}
+
 
 def head(shape: tuple[int, int, int], affine: np.ndarray, contrast: str, noise: float = 4.0, seed: int = 0):
     """Return the (X, Y, Z) int16 phantom in a contrast of `INTENSITIES`, with a little Rician noise."""
@@ -52,17 +57,16 @@ def centred_affine(shape, columns: np.ndarray, spacing_mm, oblique_degrees: floa
 
 def ixi_t1(scale: int = 1, seed: int = 0) -> nib.Nifti1Image:
     """Return a T1 as IXI stores it: PSR, 256×256×150 at 0.9375×0.9375×1.2 mm, 8° oblique; coarser by `scale`."""
-    posterior_superior_right = np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]])
-    return _image((256, 256, 150), (0.9375, 0.9375, 1.2), posterior_superior_right, 8.0, "T1", scale, seed)
+    return _image("T1", scale, seed)
 
 
 def ixi_t2(scale: int = 1, seed: int = 0) -> nib.Nifti1Image:
     """Return a T2 as IXI stores it: LAS, 256×256×130 at 0.9375×0.9375×1.25 mm, 4° oblique; coarser by `scale`."""
-    left_anterior_superior = np.array([[-1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    return _image((256, 256, 130), (0.9375, 0.9375, 1.25), left_anterior_superior, 4.0, "T2", scale, seed)
+    return _image("T2", scale, seed)
 
 
-def _image(shape, spacing_mm, columns, oblique_degrees, contrast, scale, seed) -> nib.Nifti1Image:
+def _image(contrast: str, scale: int, seed: int) -> nib.Nifti1Image:
+    shape, spacing_mm, columns, oblique_degrees = STORED[contrast]
     shape = tuple(-(-length // scale) for length in shape)
     affine = centred_affine(shape, columns, np.multiply(spacing_mm, scale), oblique_degrees)
     image = nib.Nifti1Image(head(shape, affine, contrast, seed=seed), affine)
@@ -83,18 +87,10 @@ def write_ixi(folder: Path, subject: str = "IXI002-Guys-0828", scale: int = 1, s
 
 
 def write_ixi_headers(folder: Path, scans: dict[str, str]) -> None:
-    """Write files that have IXI's names and headers and no voxels, enough for whatever reads headers alone.
-
-    Args:
-        folder: Where the archives unpack.
-        scans: Subject -> contrasts, such as "T1 T2".
-    """
-    spacings = {"T1": ((256, 256, 150), (0.9375, 0.9375, 1.2)), "T2": ((256, 256, 130), (0.9375, 0.9375, 1.25))}
-    axes = {"T1": np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), "T2": np.diag([-1, 1, 1])}  # PSR, LAS
-    for contrast, (shape, spacing) in spacings.items():
-        header = nib.Nifti1Image(
-            np.empty((1, 1, 1), np.int16), centred_affine(shape, axes[contrast], spacing, 6)
-        ).header
+    """Write files that have IXI's names and headers and no voxels, of each subject's contrasts, such as "T1 T2"."""
+    for contrast, (shape, spacing_mm, columns, oblique_degrees) in STORED.items():
+        affine = centred_affine(shape, columns, spacing_mm, oblique_degrees)
+        header = nib.Nifti1Image(np.empty((1, 1, 1), np.int16), affine).header
         header.set_data_shape(shape)
         header["vox_offset"] = 352
         content = gzip.compress(header.binaryblock + bytes(4))

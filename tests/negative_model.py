@@ -17,6 +17,7 @@ from pipeline.translate import main
 from transforms.slice_chain import PreprocessSettings
 
 MODEL = "models:/any@best"  # an address at which no file is looked for
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
 
 
 class Negative(nn.Module):
@@ -42,7 +43,7 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
     return TranslationModel(
         contrasts=contrasts,
         translators={name: Negative() for name in contrasts},
-        settings=PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)),
+        settings=SETTINGS,
         statistics={name: ContrastStatistics(0.0, 1000.0, integer=True) for name in contrasts},
         stride=8,
         device=torch.device("cpu"),
@@ -80,9 +81,6 @@ def summary_of(out: Path) -> dict:
 def statuses(out: Path) -> dict[str, str]:
     """What a command's summary.json in `out` says became of each source, by its name."""
     return {Path(volume["source"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
-
-
-SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
 
 
 def model_of(network, low=0.0, high=1.0, *, integer=False, precision="float32", **settings) -> TranslationModel:

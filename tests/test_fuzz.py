@@ -18,7 +18,7 @@ from string import printable
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from negative_model import loads, negative_model, run
 from raw_affine import check_raw_affine, content_of
@@ -52,21 +52,6 @@ SOUND = {"NIfTI-1": NIFTI_1, "NIfTI-2": NIFTI_2, "big endian": BIG_ENDIAN}
 FIELDS = [  # but for those that make a file no NIfTI at all
     name for name in nib.Nifti1Header.template_dtype.names if name not in ("sizeof_hdr", "magic")
 ]
-
-
-class File(bytes):
-    """Bytes that are shown as what was done to a sound file."""
-
-    changes: list[str]
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} bytes: {'; '.join(self.changes)}>"
-
-
-def file_of(content: bytes, changes: list[str]) -> File:
-    made = File(content)
-    made.changes = changes
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +106,7 @@ def numbers(dtype: np.dtype) -> st.SearchStrategy:
 
 
 @st.composite
-def headers(draw) -> File:
+def headers(draw) -> bytes:
     """A sound file with some elements of one to six header fields replaced."""
     kind = draw(st.sampled_from(sorted(SOUND)))
     image_class = nib.Nifti2Image if kind == "NIfTI-2" else nib.Nifti1Image
@@ -137,11 +122,12 @@ def headers(draw) -> File:
         place = draw(st.integers(0, array.size - 1))
         array[place] = draw(numbers(fields[name].base))
         changes.append(f"{name}[{place}] = {array[place]}")
-    return file_of(bytes(block) + content[header_class.sizeof_hdr :], changes)
+    note("; ".join(changes))  # shown of a file that fails
+    return bytes(block) + content[header_class.sizeof_hdr :]
 
 
 @st.composite
-def damaged(draw, content: bytes) -> File:
+def damaged(draw, content: bytes) -> bytes:
     """A file with bytes changed, cut out, put in, or its end missing; the header is hit more often than its share."""
     changed, changes = bytearray(content), []
     for _ in range(draw(st.integers(1, 4))):
@@ -160,7 +146,8 @@ def damaged(draw, content: bytes) -> File:
         elif kind == "overwrite":
             new = draw(st.binary(min_size=1, max_size=16))
             changed[place : place + len(new)] = new
-    return file_of(changed, changes)
+    note("; ".join(changes))
+    return bytes(changed)
 
 
 @pytest.fixture(scope="module")

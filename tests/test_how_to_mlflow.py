@@ -19,7 +19,7 @@ from pipeline.tracking.mlflow_settings import configure_mlflow
 PAGE = "mlflow.md"
 SMALL = (
     *TINY, "training.steps_per_epoch=2", "training.decay_epochs=0", "evaluation.protocols=[]",
-    "evaluation.translate=false", "evaluation.uncertainty=false",
+    "evaluation.translate=false", "evaluation.uncertainty=false", "generator.start=null", "method.lookup_weight=0",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from small_run import QUICK, TINY
+from small_run import QUICK, TINY, lookups_fitted_once, without_pictures
 from small_volumes import write_volume
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "python.md"
@@ -17,7 +17,9 @@ def test_the_page_of_the_python_functions_says_what_happens(tmp_path, monkeypatc
     write_volume(tmp_path / "scan_t1.nii.gz")
     small = [*TINY, *QUICK, "evaluation.uncertainty=false", "evaluation.translate=false"]
     names = {"small": [option for option in small if not option.startswith(("training.epochs", "training.decay"))]}
-    failures, examples = doctest.testfile(str(PAGE), module_relative=False, globs=names, optionflags=doctest.ELLIPSIS)
+    options = {"globs": names, "optionflags": doctest.ELLIPSIS}
+    with without_pictures(), lookups_fitted_once():
+        failures, examples = doctest.testfile(str(PAGE), module_relative=False, **options)
     assert examples > 5 and failures == 0
 
 

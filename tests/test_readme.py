@@ -31,12 +31,6 @@ def test_the_readme_is_read_in_three_minutes():
     assert PAGES[0].stat().st_size <= 7_168
 
 
-def test_every_configuration_a_page_names_is_there():
-    named = {name for page in PAGES for name in re.findall(r"configs/\w+\.yaml", page.read_text(encoding="utf-8"))}
-    assert "configs/phantom.yaml" in named
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-
-
 def test_every_module_is_named_where_the_house_is_drawn():
     drawn = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reference" / "house.md").read_text(encoding="utf-8")))
     folders = (ROOT / "pipeline", ROOT / "networks", ROOT / "transforms")

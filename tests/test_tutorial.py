@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 from monai.utils import set_determinism
+from small_run import lookups_fitted_once, without_pictures
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,8 @@ def test_the_tutorial_translates_better_than_a_copy(tmp_path, monkeypatch, capsy
         script = script.replace(text, short)
     (tmp_path / "tutorial.py").write_text(script)
     try:
-        runpy.run_path(str(tmp_path / "tutorial.py"))["workshop"].cleanup()  # which Python would do as it ends
+        with without_pictures(), lookups_fitted_once():
+            runpy.run_path(str(tmp_path / "tutorial.py"))["workshop"].cleanup()  # which Python would do as it ends
     finally:
         set_determinism(None)
     printed = capsys.readouterr().out

@@ -158,7 +158,6 @@ def header_of_pair() -> bytes:
     return gzip.compress(image(kind=nib.Nifti1Pair).header.binaryblock)
 
 
-HTML = "<!DOCTYPE html><html><body>404</body></html>"
 SCAN = "give a scan, no mask"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 AGAIN = "again"

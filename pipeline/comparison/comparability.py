@@ -22,14 +22,10 @@ REFUSAL = (
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs whose figures do not mean the same.
+    """Refuse runs whose figures do not mean the same by a UserError that names every difference with both values.
 
-    `split.pairing` may differ if validation and test subjects are the same, since a paired bound needs it. Training
-    subjects can be compared between runs of one kind only, since a paired bound trains on other images.
-
-    Raises:
-        UserError: Names, for every run that differs from the first, or else from the first run of its kind, the
-            differences with both values.
+    Each run is compared with the first, and then with the first of its kind: a paired bound trains on other images, and
+    may differ in `split.pairing`.
     """
     problems = []
     for run in runs[1:]:

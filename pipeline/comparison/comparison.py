@@ -36,17 +36,10 @@ def compare_folders(
     quiet: bool = False,
     log: "Callable[[Comparison, Sequence[Path]], str] | None" = None,
 ) -> None:
-    """Compare finished runs: print the tables, and write page, CSV and JSON beside each other.
+    """Compare finished runs (see `load_runs`): print the tables, and write page, CSV and JSON beside each other.
 
-    Args:
-        folders, read_settings, paired_methods: See `pipeline.comparison.runs.load_runs`.
-        page: The HTML file; the other files have its name with other endings.
-        quiet: Whether to leave out progress bars.
-        log: Logs the comparison and these files to MLflow, and returns a line on how to open it; None for a run of its
-            own (`log_comparison`).
-
-    Raises:
-        UserError: Fewer than two runs, unfinished or incomparable runs, or an output that cannot be written.
+    `log` logs the comparison and these files to MLflow, and returns a line on how to open it; by default as a run of
+    its own. UserError: fewer than two runs, unfinished or incomparable ones, or an output that cannot be written.
     """
     # Refuse outputs in the way of others, and runs that cannot be compared.
     csv_path, json_path = page.with_suffix(".csv"), page.with_suffix(".json")
@@ -144,10 +137,7 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
                     "sd": value.sd,
                     "n": value.n,
                     "reference": direction.best.label,
-                    **{
-                        name: getattr(difference, field) if difference else None
-                        for name, field in DIFFERENCE_FIELDS.items()
-                    },
+                    **{name: getattr(difference, field, None) for name, field in DIFFERENCE_FIELDS.items()},
                     "seconds_per_step": record.get("seconds_per_step"),
                     "translator_parameters": record.get("translator_parameters"),
                     "parameters": row.run.all_parameters if row.run else None,
@@ -162,8 +152,7 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
 def log_comparison(comparison: "Comparison", files: Sequence[Path], *, name: str, folder: Path) -> str:
     """Log the comparison as an MLflow run in the compared runs' experiment, and return a line on how to open it.
 
-    A server that does not answer delays this by seconds only. The record's folder is removed once MLflow has
-    everything.
+    The record's folder is removed once MLflow has everything.
     """
     from pipeline.comparison.comparison_page import markdown
     from pipeline.tracking.tracker import Tracker
@@ -191,11 +180,7 @@ def log_comparison(comparison: "Comparison", files: Sequence[Path], *, name: str
 
 
 def log_figures(tracker: "Tracker", comparison: "Comparison", files: Sequence[Path]) -> None:
-    """Log a comparison's figures, files and table to an MLflow run.
-
-    Tags name the compared runs by their MLflow ids, or by their folders where they have none, and the best of each
-    direction.
-    """
+    """Log a comparison's figures, files and table to an MLflow run; tags name the compared runs and the best."""
     ids = {run.label: run.mlflow_id or str(run.folder) for run in comparison.runs}
     tags = {"compared_runs": ",".join(ids.values()), **{f"compared.{label}": run_id for label, run_id in ids.items()}}
     tags |= {f"best.{'_to_'.join(direction.contrasts)}": direction.best.label for direction in comparison.directions}

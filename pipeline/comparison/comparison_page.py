@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 from math import isfinite, isnan
 from pathlib import Path
-from typing import Any
 
 from pipeline import __version__
 from pipeline.comparison.runs import FinishedRun
@@ -89,7 +88,22 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
     template = page_environment(Path(__file__).parent).get_template("compare.html.jinja")
     return template.render(
         report=report,
-        directions=[_direction_cells(direction) for direction in comparison.directions],
+        directions=comparison.directions,
+        functions={
+            function.__name__.removeprefix("_"): function
+            for function in (
+                _column_title,
+                _difference_title,
+                _region_titles,
+                _region_cells,
+                _style,
+                _difference_cells,
+                value_text,
+                count_text,
+                kind_text,
+                cost_texts,
+            )
+        },
         eligible="" if all(run.saw_pairs for run in runs) else "among methods that no pairs taught",
         flag=PHANTOM_FLAG if is_phantom else "",
         protocol=runs[0].protocols[OWN],
@@ -112,23 +126,6 @@ def result_sentence(comparison: Comparison) -> str:
     return f"Best masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(best_runs)}."
 
 
-def _direction_cells(direction: Direction) -> dict[str, Any]:
-    """Return a direction's two tables as text."""
-    return {
-        "title": " → ".join(direction.contrasts),
-        "count": count_text(direction),
-        "columns": [(heading(column), names.arrow(metric_of(column))) for column in direction.columns],
-        "difference_columns": [
-            f"|{heading(column)} - 1|" if names.one_is_best(metric_of(column)) else heading(column)
-            for column in direction.columns
-        ],
-        "reference": direction.best.label,
-        "rows": [_row_cells(row, direction) for row in direction.rows],
-        "region_columns": list(dict.fromkeys(_column_title(column) for column in direction.region_columns)),
-        "region_rows": _region_cells(direction),
-    }
-
-
 def _region_cells(direction: Direction) -> list[tuple[str, str, str, list[str]]]:
     """Return region, method, style and figures of each row of the table of regions, the regions in counting order."""
     regions = dict.fromkeys(region_of(column) for column in direction.region_columns)
@@ -142,32 +139,20 @@ def _region_cells(direction: Direction) -> list[tuple[str, str, str, list[str]]]
     ]  # fmt: skip
 
 
+def _region_titles(direction: Direction) -> list[str]:
+    return list(dict.fromkeys(_column_title(column) for column in direction.region_columns))
+
+
 def _column_title(column: str) -> str:
     return f"{heading(column)} {names.arrow(metric_of(column))}"
 
 
+def _difference_title(column: str) -> str:
+    return f"|{heading(column)} - 1|" if names.one_is_best(metric_of(column)) else heading(column)
+
+
 def _style(row: Row, direction: Direction) -> str:
     return "reference" if row.label == direction.best.label else "baseline" if row.kind == BASELINE else ""
-
-
-def _row_cells(row: Row, direction: Direction) -> dict[str, Any]:
-    is_best = row.label == direction.best.label
-    seconds, parameters, all_parameters = cost_texts(row.run)
-    return {
-        "label": row.label,
-        "kind": kind_text(row),
-        "style": _style(row, direction),
-        "figures": [
-            (value_text(column, row.values.get(column)), direction.leaders[column] == row.label)
-            for column in direction.columns
-        ],
-        "seconds": seconds,
-        "parameters": parameters,
-        "all_parameters": all_parameters,
-        "differences": []
-        if is_best
-        else [_difference_cells(column, row.differences.get(column)) for column in direction.columns],
-    }
 
 
 def _difference_cells(column: str, difference: Difference | None) -> tuple[str, str, str, str]:

@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
     """Translate the same slices with every run's model, on the CPU, and draw them side by side.
 
-    Raises:
-        UserError: The data is no longer where the runs had it, or a checkpoint cannot be read.
+    UserError: the data is no longer where the runs had it, or a checkpoint cannot be read.
     """
     test_pairs = pairs_of_test(runs[0])
     models = {
@@ -62,11 +61,7 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
 
 
 def pairs_of_test(run: FinishedRun) -> list[tuple[Case, Case]]:
-    """Return the test subjects' pairs, in order of name.
-
-    Raises:
-        UserError: The data is not where the run had it.
-    """
+    """Return the test subjects' pairs, in order of name; UserError: the data is not where the run had it."""
     contrasts, folder = run.directions[0], RunFolder(run.folder)
     cases = planned_cases_of(folder.config)
     settings = run.settings["split"]

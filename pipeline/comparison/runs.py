@@ -93,13 +93,8 @@ def load_runs(
 ) -> list[FinishedRun]:
     """Read finished runs; a folder that is named twice counts once.
 
-    Args:
-        folders: Folders of the runs.
-        read_settings: Reads a config.yaml and completes it with the defaults of keys that an older run did not have.
-        paired_methods: Names of the methods that learn from pairs.
-
-    Raises:
-        UserError: Fewer than two runs; or names every folder without a finished run, and the reasons.
+    `read_settings` reads a config.yaml and completes it with the defaults of keys that an older run did not have;
+    `paired_methods` learn from pairs. UserError: fewer than two runs; or names every folder without a finished run.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     runs, problems = [], []
@@ -122,11 +117,7 @@ def load_runs(
 def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
     """Return the folders of finished runs below `parent` whose configuration names an MLflow experiment.
 
-    The configuration in each run's folder decides, since the MLflow store knows no folders and may be missing.
-    Unfinished runs of the experiment are left out with a warning.
-
-    Raises:
-        UserError: There is no such run.
+    Unfinished ones are left out with a warning. UserError: there is no such run.
     """
     finished = []
     for path in sorted(parent.rglob("config.yaml")):
@@ -140,19 +131,13 @@ def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
         else:
             logger.warning(f"{path.parent}: not finished; left out")
     if not finished:
-        raise UserError(
-            f"{parent}: no finished run of the experiment {experiment!r} below it; name the runs' folders, or set "
-            "--runs"
-        )
+        problem = f"{parent}: no finished run of the experiment {experiment!r} below it"
+        raise UserError(f"{problem}; name the runs' folders, or set --runs")
     return finished
 
 
 def load_run(path: Path, read_settings: Callable[[Path], Settings], paired_methods: Collection[str]) -> FinishedRun:
-    """Read one finished run; see `load_runs` for the arguments.
-
-    Raises:
-        UserError: The path is no run's folder, the run is not finished, or its files are damaged.
-    """
+    """Read one finished run; see `load_runs`. UserError: no run's folder, not finished, or its files are damaged."""
     # Check that the folder holds a finished run.
     folder = RunFolder(path)
     command = f"python -m pipeline.run {folder.config}"

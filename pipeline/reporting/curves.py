@@ -22,19 +22,15 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> its steps and val
 
 _COLOURS = ("#2a6fbb", "#d9722e", "#3a9160", "#8a5bb5")
 _COLUMNS = 4
-_MOST_POINTS = 1500
 
 
-def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int | None = None) -> None:
+def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int) -> None:
     """Draw every curve of a metrics.jsonl into a PNG on white, written atomically.
 
     Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
     "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
-    contrast or direction. Losses are smoothed, with the raw values behind. With `steps_per_epoch` the horizontal axis
-    shows epochs instead of steps.
-
-    Raises:
-        UserError: The file cannot be read or holds no metric yet.
+    contrast or direction. Losses are smoothed, with the raw values behind. The horizontal axis shows epochs.
+    UserError: the file cannot be read or holds no metric yet.
     """
     series = read_series(metrics_path)
     groups = grouped(series)
@@ -51,12 +47,9 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
 
 
 def read_series(metrics_path: Path) -> Series:
-    """Return each metric's steps and values from a metrics.jsonl.
+    """Return each metric's steps and finite values from a metrics.jsonl; of a step written twice, the later value.
 
-    If a step was written twice, the later value counts. Values that are not finite are left out.
-
-    Raises:
-        UserError: The file cannot be read.
+    UserError: the file cannot be read.
     """
     try:
         records, _ = read_metrics(metrics_path)
@@ -103,15 +96,14 @@ def _escaped(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) -> None:
+def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int) -> None:
     """Draw lines into axes; losses are smoothed, with their raw values behind."""
     # Draw each line.
     is_loss = title.endswith(" loss")
     heights = []
     for number, (label, (steps, values)) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        steps, values = _at_most(_MOST_POINTS, steps, values)
-        positions = steps / (steps_per_epoch or 1)
+        positions = steps / steps_per_epoch
         if is_loss:
             smooth = smoothed(values, len(values) / 40)
             axes.plot(positions, values, color=colour, alpha=0.22, linewidth=0.7)
@@ -125,7 +117,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
     if is_loss:
         axes.set_ylim(*loss_limits(heights))
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
-    axes.set_xlabel("epoch" if steps_per_epoch else "step", fontsize=10.5, color="#555555")
+    axes.set_xlabel("epoch", fontsize=10.5, color="#555555")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.tick_params(labelsize=10, colors="#555555", length=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
@@ -144,15 +136,6 @@ def loss_limits(heights: Sequence[float]) -> tuple[float, float]:
     if lowest == highest:
         return 0.0, 1.0
     return (lowest - margin if lowest else 0.0), (highest + margin if highest else 0.0)
-
-
-def _at_most(count: int, steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce a curve to at most `count` points by averaging neighbouring ones."""
-    if len(steps) <= count:
-        return steps, values
-    starts = np.unique(np.linspace(0, len(steps), count, endpoint=False).astype(int))
-    lengths = np.diff(np.append(starts, len(steps)))
-    return np.add.reduceat(steps, starts) / lengths, np.add.reduceat(values, starts) / lengths
 
 
 @dataclass(frozen=True)
@@ -181,10 +164,7 @@ def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
     """Draw one row per direction into a PNG on white, written atomically.
 
     Points of the curve are means over subjects in equally filled bins, bars their SD; on the dashed line, expected and
-    observed errors agree. Both error maps share a colour scale.
-
-    Raises:
-        UserError: The file cannot be written.
+    observed errors agree. Both error maps share a colour scale. UserError: the file cannot be written.
     """
     figure = Figure(figsize=(15, 3.4 * len(directions)), dpi=110, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)

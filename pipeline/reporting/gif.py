@@ -27,9 +27,7 @@ def save_gif(frames: Mapping[int, Path], path: Path) -> None:
 
     Longer series are thinned evenly, keeping the first and the last frame. Frames are shrunk until the file is below
     `MAX_BYTES` or they are `MIN_WIDTH` wide. `frames` are PNG files by epoch; epoch 0 is what training begins with.
-
-    Raises:
-        UserError: A frame cannot be read, or differs in size from the last one.
+    UserError: a frame cannot be read, or differs in size from the last one.
     """
     epochs = list(frames)
     selection = [(epochs[index], frames[epochs[index]]) for index in evenly_spread(len(epochs), MAX_FRAMES)]

@@ -60,17 +60,15 @@ def sample_panel(rows: Sequence[SampleRow], *, source: str, target: str, footer:
     return sheet(tiles, column_labels=columns, row_labels=labels, footer=footer, text_size=_PANEL_TEXT)
 
 
-def error_share(translated: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Return |translated - real| / 2 of images in [-1, 1]: 0 for equal images, 1 for black against white."""
-    return np.abs(np.asarray(translated, dtype=np.float64) - real) / 2
-
-
 def _tile(slice_: np.ndarray | None) -> Tile | None:
     return None if slice_ is None else legible(gray_tile(as_displayed(slice_)))
 
 
 def _error_tile(row: SampleRow) -> Tile | None:
-    return None if row.real is None else legible(error_tile(as_displayed(error_share(row.translated, row.real))))
+    if row.real is None:
+        return None
+    share = np.abs(row.translated.astype(np.float64) - row.real) / 2  # 0 for equal images, 1 for black against white
+    return legible(error_tile(as_displayed(share)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def volume_mosaic(
     axis: str = "axial",
     slices: int = 6,
     title: str = "",
-    footer: str = RADIOLOGICAL,
+    footer: str = "",
 ) -> Tile:
     """Draw source, translated and (if given) real volume as rows of slices in true proportions.
 

@@ -121,10 +121,7 @@ def write_report(path: Path, report: Report) -> None:
     """Write the report as one self-contained HTML file, atomically.
 
     Images are embedded as data: URIs. A content security policy forbids requests and every script but the viewer's
-    two, which it lists by their hashes. Every string is escaped.
-
-    Raises:
-        UserError: A picture is missing or not a PNG, GIF, JPEG or WebP, or the file cannot be written.
+    two, which it lists by their hashes. UserError: a picture is missing or none, or the file cannot be written.
     """
     atomic_text(path, render(report))
 

@@ -56,7 +56,7 @@ def colour_bar(width: int, top_label: str) -> Tile:
     return np.asarray(picture)
 
 
-def caption_tile(width: int, text: str, text_size: int = 15) -> Tile:
+def caption_tile(width: int, text: str, text_size: int) -> Tile:
     """Return one line of centred text, `width` pixels wide, for a sheet's row below a tile."""
     picture = Image.new("RGB", (width, text_size + 8), _PAPER)
     draw = ImageDraw.Draw(picture)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks import backends, data, inference, step
+from benchmarks import data, inference, step
 from benchmarks.timing import Timing
 
 
@@ -22,7 +22,7 @@ def at_once(monkeypatch, tmp_path):
             timings[name] = Timing((seconds / side.units,) * rounds, 100.0, seconds)
         return timings
 
-    for module in (backends, data, inference, step):
+    for module in (data, inference, step):
         monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

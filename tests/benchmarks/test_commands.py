@@ -1,15 +1,19 @@
 """Each benchmark's command, once, at a size that takes no time: it runs, and its table says what it should."""
 
 import re
+import time
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from small_run import finished_phantom
+from small_volumes import write_volume
 
-from benchmarks import backends, data, inference, size, step, views
+from benchmarks import data, inference, size, step, views
 from benchmarks.timing import Timing
+from pipeline.inference.compile import CompiledForms
+from pipeline.utils.errors import UserError
 
 SMALL = """name: small
 contrasts: [T1, T2]
@@ -59,53 +63,53 @@ def test_the_volume_of_ixis_size(small_slices, tmp_path):
 
 
 @pytest.fixture
-def small_model(monkeypatch):
-    monkeypatch.setattr(inference, "WIDTH", 2)
-    monkeypatch.setattr(inference, "SIZE", 32)
-
-
-def test_inference(small_model, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
-    )
-    assert inference.main(["--device", "cpu", "--rounds", "1", "--slices", "12"]) == 0
-    rows = {row[0]: row for line in capsys.readouterr().out.splitlines() if (row := re.split(r"\s{2,}", line))}
-    assert rows.keys() >= inference.VARIANTS.keys()
-    assert rows[inference.PLAIN][-1] == "inf" and float(rows["bf16"][-1]) > 30
-
-
-def test_inference_by_other_runtimes_counts_the_set_up(small_model, monkeypatch, tmp_path, capsys):
-    """In turns, in this process: a table in Markdown for each precision, and the first way's result as yardstick."""
+def small_model(tmp_path, monkeypatch):
+    """The configuration that models come from; runtimes that are torch, and forms that are not compiled."""
     requests = []
     monkeypatch.setattr(
         "pipeline.exporting.backends.in_backend", lambda model, to, backend: requests.append(backend) or model
     )
-    monkeypatch.setattr(
-        "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
-    )
+    monkeypatch.setattr(CompiledForms, "__call__", lambda forms, network, batch: network(batch))
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "small.yaml").write_text(SMALL)
-    monkeypatch.setattr(backends, "ROOT", tmp_path)
-    assert inference.main(["--backends", "small", "--rounds", "1", "--slices", "3"]) == 0
-    assert {"torch", "onnxruntime", "openvino"} == set(requests)
+    (tmp_path / "configs" / "ixi.yaml").write_text(SMALL)
+    monkeypatch.setattr(inference, "ROOT", tmp_path)
+    return requests
+
+
+def test_inference(small_model, capsys):
+    assert inference.main(["--device", "cpu", "--rounds", "1", "--slices", "12"]) == 0
+    rows = {row[0]: row for line in capsys.readouterr().out.splitlines() if (row := re.split(r"\s{2,}", line))}
+    assert rows.keys() >= inference.WAYS["torch"].keys()
+    assert rows["one by one, plain"][-1] == "inf" and float(rows["bf16"][-1]) > 30
+
+
+def test_inference_of_a_volume_by_other_runtimes_counts_the_set_up(small_model, tmp_path, capsys):
+    command = ["--backends", "ixi", "--rounds", "1", "--slices", "3", "--volume"]
+    assert inference.main([*command, str(write_volume(tmp_path / "scan.nii.gz"))]) == 0
+    assert {"torch", "onnxruntime", "openvino"} == set(small_model)
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
-    for precision, ways in backends.WAYS.items():
-        assert f"**small**, {precision}, 3 slices, 1 rounds" in lines
-        assert {row[0] for row in rows} >= ways.keys()
-    for row in rows:
-        if row[0] in backends.WAYS["float32"]:
-            assert float(row[-1]) < 1e-4 and float(row[5][:-2]) >= float(row[4][:-2]) >= float(row[3][:-2]), row
+    assert [line for line in lines if line.startswith("ixi, runtimes, bf16, 3 slices")]
+    rows = {row[0]: row for line in lines if (row := re.split(r"\s{2,}", line))}
+    assert rows.keys() >= {way for title in ("runtimes, float32", "runtimes, bf16") for way in inference.WAYS[title]}
+    for way in inference.WAYS["runtimes, float32"]:
+        set_up, one_volume, volumes = (float(cell[:-2].replace(",", "")) for cell in rows[way][5:8])
+        assert float(rows[way][-2]) < 1e-4 and set_up <= one_volume <= volumes, rows[way]
 
 
-def test_the_set_up_counts_once_and_the_ratio_is_of_each_round(tmp_path):
-    results = {"first": str(tmp_path / "0.npy"), "second": str(tmp_path / "1.npy")}
-    for number, path in enumerate(results.values()):
-        np.save(path, np.full((2, 4, 4), number / 4, np.float32))
-    timings = {"first": Timing((1.0, 2.0, 4.0), 100.0, 10.0), "second": Timing((0.5, 1.0, 1.0), 200.0, 20.0)}
-    first, second = backends.table_rows(timings, results, 2)
-    assert first == ["first", "1.00", "2 s", "6.0 s", "306.0 s", "6,006.0 s", "100 MiB", "0"]
-    assert second == ["second", "0.50 (0.25 to 0.50)", "1 s", "18.0 s", "168.0 s", "3,018.0 s", "200 MiB", "0.2"]
+def test_the_set_up_counts_once(monkeypatch, capsys):
+    def measure(sides, **_):
+        for number, side in enumerate(sides.values()):
+            np.save(side.options["result"], np.full((2, 4, 4), number / 4, np.float32))
+        return {"first": Timing((1.0, 2.0, 4.0), 100.0, 10.0), "second": Timing((0.5, 1.0, 1.0), 200.0, 20.0)}
+
+    monkeypatch.setitem(inference.WAYS, "torch", {"first": {}, "second": {}})
+    monkeypatch.setattr(inference, "measure", measure)
+    inference.compare("torch", {"model": {"name": "it"}, "slices": 2}, 3, time.perf_counter)
+    first, second = (re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert first[1:] == ["2 s", "0.5 slices/s", "1.000 (1.00 to 1.00)", "100 MiB", "6.0 s", "306.0 s", "6,006.0 s",
+                         "0", "inf"]  # fmt: skip
+    assert second[1:] == ["1 s", "1 slices/s", "0.500 (0.25 to 0.50)", "200 MiB", "18.0 s", "168.0 s", "3,018.0 s",
+                          "0.25", "18.1"]  # fmt: skip
 
 
 def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
@@ -121,12 +125,8 @@ def test_inference_file_to_file_is_the_commands_own_way(small_model, capsys):
         (step, "--batch 1 x", "--batch: 'x' is not a whole number from 1"),
         (step, "unet-129", "no such row: unet-129; choose from unet-256"),
         (step, "--device auto --graph", "--graph and tf32 need --device cuda"),
-        (inference, "--volume no.nii", "no.nii: no such file; give the path of a NIfTI volume"),
-        (inference, "--backends brain", "brain: no such file in configs; give others, as phantom ixi"),
-        (inference, "--precision bf16", "--precision and --only go with --backends alone"),
         (step, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
         (data, "--device cuda", "device cuda: not available"),
-        (size, "no/checkout", "no/checkout: no checkout of this project; give the folder that holds its README.md"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(command, options, reason, monkeypatch, capsys):
@@ -170,6 +170,8 @@ def test_size_counts_lines_files_and_keys(tmp_path, capsys):
     }  # fmt: skip
     assert size.main([str(tmp_path), str(tmp_path)]) == 0
     assert "4 (1.00)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="nowhere: no checkout of this project; give the folder that holds its README"):
+        size.sizes(tmp_path / "nowhere")
 
 
 def test_views(capsys):

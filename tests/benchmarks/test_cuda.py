@@ -9,7 +9,7 @@ import pytest
 import recorder
 import torch
 
-from benchmarks import cuda, cuda_checks
+from benchmarks import cuda
 from benchmarks.step import ROWS, SMALL
 from networks.cpu_kernels import twice_differentiable
 
@@ -34,7 +34,7 @@ def test_it_runs_without_what_reads_registers_or_tracks_scans(tmp_path):
     assert {tuple(row[:3]) for row in rows} >= {
         (row, "1", side) for row in SMALL for side in ("plain", "float32", "bf16")
     }
-    assert ["resnet-32, float32: cpu against CPU", "translations 0, losses 0", "0.005"] in rows
+    assert ["resnet-32, float32: cpu against CPU", "losses 0", "0.005"] in rows
     (training,) = (row for row in rows if row[0] == "resnet-32, float32")
     assert training[1] == "30" and float(training[4]) < float(training[3])
 
@@ -56,28 +56,28 @@ def test_a_job_that_fails_costs_its_row_and_is_counted(tmp_path, capsys):
 def test_captured_steps_are_held_against_eager_ones(monkeypatch):
     monkeypatch.setattr("pipeline.engines.cuda_graph._record_cuda_graph", recorder.record)
     with twice_differentiable():  # whose operations a recorder knows
-        assert cuda_checks.captured_or_eager("resnet-32", "float32", "cpu")[0] == "losses 0"
+        sides = (("cpu", False), ("cpu", True))
+        assert cuda.agree("resnet-32", "float32", sides, steps=6)[0] == "losses 0"
         monkeypatch.setattr(
             "pipeline.engines.cuda_graph.CapturedStep.__call__", lambda self, a, b: self.engine.step(a, a)
         )
-        with pytest.raises(cuda_checks.CheckFailed, match="differences of losses"):
-            cuda_checks.captured_or_eager("resnet-32", "float32", "cpu")
+        with pytest.raises(cuda.CheckFailed, match="losses differ by"):
+            cuda.agree("resnet-32", "float32", sides, steps=6)
 
 
-def test_steps_that_differ_and_numbers_that_are_none_fail():
-    assert cuda_checks._judged({"losses": 0.5}, 1.0) == ["losses 0.5", "1"]
-    for difference in (2.0, float("nan")):
-        with pytest.raises(cuda_checks.CheckFailed, match="differences of losses"):
-            cuda_checks._judged({"losses": difference}, 1.0)
+def test_losses_that_are_no_numbers_fail(monkeypatch):
+    monkeypatch.setattr(cuda, "_images", lambda *_: (torch.full((2, 1, 32, 32), torch.nan),) * 2)
+    with pytest.raises(cuda.CheckFailed, match="losses differ by nan"):
+        cuda.agree("resnet-32", "float32", (("cpu", False), ("cpu", False)))
 
 
 def test_a_loss_that_does_not_fall_fails(monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)
-    with pytest.raises(cuda_checks.CheckFailed, match="the cycle's loss went from"):
-        cuda_checks.train(replace(cuda_checks.SMOKE, training_steps=10), "float32", False, "cpu")
+    with pytest.raises(cuda.CheckFailed, match="the cycle's loss went from"):
+        cuda.train(replace(cuda.SMOKE, training_steps=10), "float32", False, "cpu")
 
 
 def test_the_sections_end_before_the_command_does():
-    for plan in (cuda_checks.Plan(), cuda_checks.SMOKE):
+    for plan in (cuda.Plan(), cuda.SMOKE):
         assert plan.checks_s + plan.steps_s + plan.training_s < cuda.LIMIT_S < 540
         assert {*plan.rows, *plan.checked, plan.trained} <= {*ROWS, *SMALL}

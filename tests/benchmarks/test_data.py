@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from small_volumes import write_volume
 
 from benchmarks import data
 from transforms.slice_chain import slice_chain
@@ -24,13 +24,7 @@ def small(monkeypatch):
 
 @pytest.fixture(params=AFFINES)
 def volume(request, tmp_path):
-    """A head in noisy air."""
-    random, shape = np.random.default_rng(0), (40, 51, 34)
-    axes = np.ogrid[-1.2 : 1.2 : shape[0] * 1j, -1.1 : 1.1 : shape[1] * 1j, -1.3 : 1.3 : shape[2] * 1j]
-    voxels = random.integers(0, 20, shape) + (sum(axis**2 for axis in axes) < 1) * random.integers(400, 1000, shape)
-    path = tmp_path / "head.nii.gz"
-    nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.array(AFFINES[request.param])), path)
-    return path
+    return write_volume(tmp_path / "head.nii.gz", shape=(40, 51, 34), affine=np.array(AFFINES[request.param]))
 
 
 @pytest.mark.parametrize(("resized", "share"), [(True, 1e-6), (False, 1e-5)])  # its coordinates are float32

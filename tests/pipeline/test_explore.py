@@ -170,17 +170,10 @@ def test_a_place_that_would_be_in_a_runs_way_is_refused(place, reason, archives,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ([str(CONFIGS / "ixi.yaml"), "data.foldr=x"], "the nearest valid key is data.folder"),
-        ([str(CONFIGS / "ixi.yaml"), "data.folder=nowhere"], "download them with"),
-    ],
-)
-def test_bad_input_is_said_in_a_line(arguments, reason, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_said_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    assert reason in capsys.readouterr().err
+    assert main([str(CONFIGS / "ixi.yaml"), "data.folder=nowhere"]) == 2
+    assert "download them with" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,9 +35,6 @@ def test_the_page_has_figures_differences_costs_and_baselines(two):
     for output in ("of 2.5 M", "-0.40", "T1 → T2, less b", "p 0.062", "python -m pipeline.compare"):
         assert output in page
     assert not re.search(r"\bnan\b", page)
-
-
-def test_the_best_run_is_named_with_its_protocol(two):
     assert result_sentence(two) == (
         "Best masked PSNR of whole test volumes (our protocol, data range 2): "
         "T1 → T2 b (16.40 dB); T2 → T1 b (18.40 dB)."
@@ -72,7 +69,7 @@ REGIONS = {
 }  # fmt: skip
 
 
-def test_regions_have_a_table_of_their_own_without_tests(tmp_path):
+def test_regions_have_a_table_of_their_own_without_tests_and_calibrated_psnr_stands_beside_psnr(tmp_path):
     folders = [finished_run(tmp_path, name, extra=REGIONS) for name in ("a", "b")]
     compared = compare(read_runs(folders))
     first = compared.directions[0]
@@ -86,18 +83,14 @@ def test_regions_have_a_table_of_their_own_without_tests(tmp_path):
     rows = [row for row in csv.DictReader((tmp_path / "c.csv").open()) if row["region"] == "tissue/2"]
     assert {row["metric"] for row in rows} == {"psnr", "mae"} and {row["difference"] for row in rows} == {""}
     assert not any("tissue" in name for name in metrics(compared))
+    assert first.columns[:2] == ["foreground/psnr", "foreground/calibrated_psnr"]
+    assert "calibrated PSNR [dB] ↑" in page and "calibrated" not in terminal_text(compared)
 
 
 def test_a_run_without_regions_or_calibrated_psnr_can_be_compared_with_one_that_has_them(tmp_path):
     folders = [finished_run(tmp_path, "old"), finished_run(tmp_path, "new", extra=REGIONS)]
     page = render(compare(read_runs(folders)), None)
     assert "tissue/2" not in page and "#regions" not in page
-
-
-def test_calibrated_psnr_stands_beside_psnr_on_the_page_and_not_on_the_terminal(tmp_path):
-    compared = compare(read_runs([finished_run(tmp_path, name, extra=REGIONS) for name in ("a", "b")]))
-    assert compared.directions[0].columns[:2] == ["foreground/psnr", "foreground/calibrated_psnr"]
-    assert "calibrated PSNR [dB] ↑" in render(compared, None) and "calibrated" not in terminal_text(compared)
 
 
 def test_csv_and_json_hold_every_figure_in_full(two, tmp_path):

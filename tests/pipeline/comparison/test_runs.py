@@ -8,8 +8,11 @@ from pipeline.utils.errors import UserError
 
 
 def test_a_run_is_read_with_its_figures_and_costs(tmp_path):
-    run = read_run(finished_run(tmp_path, "mine", 13.0))
+    folder = finished_run(tmp_path, "mine", 13.0)
+    run = read_run(folder)
     assert (run.label, run.method, run.is_bound, run.mlflow_id) == ("mine", "cyclegan", False, None)
+    (folder / "mlflow.json").write_text('{"run_id": "abc", "uri": "sqlite:///x"}')
+    assert read_run(folder).mlflow_id == "abc"
     figures = run.by_scan["T1", "T2", "model"]
     assert figures["foreground/psnr"]["s3"] == 15.0
     assert set(figures) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}  # no whole image, no slices
@@ -31,12 +34,6 @@ def test_a_figure_that_is_missing_or_infinite_is_read_as_that(tmp_path):
 def test_an_older_run_without_a_record_is_read_too(tmp_path):
     run = read_run(finished_run(tmp_path, "mine", record=None))
     assert (run.record, run.all_parameters, run.hardware) == ({}, None, "")
-
-
-def test_the_mlflow_run_is_the_one_that_the_folder_names(tmp_path):
-    folder = finished_run(tmp_path, "mine")
-    (folder / "mlflow.json").write_text('{"run_id": "abc", "uri": "sqlite:///x"}')
-    assert read_run(folder).mlflow_id == "abc"
 
 
 def test_all_folders_that_cannot_be_compared_are_named_at_once(tmp_path):
@@ -84,14 +81,10 @@ def test_one_run_given_twice_is_one(tmp_path):
         read_runs([folder, folder / ".." / "mine"])
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_of_one_name_or_of_a_baselines_are_told_apart_by_their_folders(tmp_path):
     folders = [finished_run(tmp_path / place, "same") for place in ("x", "y")]
-    assert [run.label for run in read_runs(folders)] == [str(folder) for folder in folders]
-
-
-def test_a_run_named_like_a_baseline_is_told_apart_too(tmp_path):
-    folders = [finished_run(tmp_path, name) for name in ("copy", "mine")]
-    assert [run.label for run in read_runs(folders)] == [str(folders[0]), "mine"]
+    folders += [finished_run(tmp_path, name) for name in ("copy", "mine")]
+    assert [run.label for run in read_runs(folders)] == [*map(str, folders[:3]), "mine"]
 
 
 def test_an_experiments_runs_are_found_by_their_own_configuration(tmp_path, capsys):
@@ -101,8 +94,5 @@ def test_an_experiments_runs_are_found_by_their_own_configuration(tmp_path, caps
     (tmp_path / "config.yaml").write_text("- not a run")
     assert sorted(runs_of_experiment("trial", tmp_path)) == sorted(mine)
     assert capsys.readouterr().err == f"warning: {tmp_path / 'unfinished'}: not finished; left out\n"
-
-
-def test_an_experiment_without_runs_is_said_to_have_none(tmp_path):
     with pytest.raises(UserError, match="no finished run of the experiment 'none'"):
         runs_of_experiment("none", tmp_path)

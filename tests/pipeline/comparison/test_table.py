@@ -31,10 +31,8 @@ def test_there_is_a_table_for_each_direction_with_runs_before_baselines(two):
 
 
 def test_figures_are_mean_and_sample_sd_over_subjects(two):
-    value = rows(two.directions[1])["a"].values["foreground/psnr"]
-    assert value.mean == pytest.approx(18.0)  # 15, 16, … 21
-    assert value.sd == pytest.approx(math.sqrt(28 / 6))
-    assert value.n == 7
+    value = rows(two.directions[1])["a"].values["foreground/psnr"]  # of 15, 16, … 21
+    assert (value.mean, value.sd, value.n) == (pytest.approx(18.0), pytest.approx(math.sqrt(28 / 6)), 7)
 
 
 def test_all_is_compared_with_the_best_run_by_psnr(two):
@@ -108,10 +106,11 @@ def test_a_run_that_saw_a_few_pairs_is_marked_and_takes_no_part_in_who_is_best(t
     assert rows(direction)["few"].used_pairs and "cyclegan, with 1 pair " in terminal_text(comparison)
 
 
-def test_subjects_are_counted_by_the_figures_of_the_table_alone(tmp_path):
-    lesion = {"volume/lesion/psnr": float("nan")}
-    folders = [finished_run(tmp_path, name, extra=lesion) for name in ("a", "b")]
-    assert "T1 → T2, 7 subjects\n" in terminal_text(compared(*folders))
+def test_a_column_that_no_run_has_a_number_for_is_left_out_and_counts_no_subjects(tmp_path):
+    extra = {"volume/lesion/psnr": float("nan"), "volume/foreground/nmi": float("nan")}
+    comparison = compared(*(finished_run(tmp_path, name, extra=extra) for name in ("a", "b")))
+    assert "foreground/nmi" not in comparison.directions[0].columns
+    assert "T1 → T2, 7 subjects\n" in terminal_text(comparison)
 
 
 def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path):
@@ -129,11 +128,6 @@ def test_metrics_that_are_not_known_here_stand_last_and_those_that_one_run_lacks
     assert compared(*folders).directions[0].columns == [
         "foreground/psnr", "foreground/ssim", "foreground/mae", "foreground/nmi", "interior/dice", "foreground/zeal",
     ]  # fmt: skip
-
-
-def test_a_column_that_no_run_has_a_number_for_is_left_out(tmp_path):
-    folders = [finished_run(tmp_path, name, extra={"volume/foreground/nmi": float("nan")}) for name in ("a", "b")]
-    assert "foreground/nmi" not in compared(*folders).directions[0].columns
 
 
 def test_of_a_ratio_the_distance_from_one_is_compared(tmp_path):

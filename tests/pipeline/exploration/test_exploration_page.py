@@ -1,10 +1,10 @@
 import json
-from html.parser import HTMLParser
 from io import BytesIO
 
 import numpy as np
 import pytest
 from image_statistics_samples import case, cohort_of, statistics
+from page_reader import Reader
 from PIL import Image
 
 from pipeline.data.case import Case
@@ -16,24 +16,6 @@ from pipeline.exploration.tables import grid_tables, intensity_table, subject_ta
 from pipeline.reporting.report_page import Report
 
 EVIL = "<script>alert('x')</script> {{ 7 * 7 }}$"
-
-
-class Reader(HTMLParser):
-    """Collects a page's elements, their attributes and its text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.text = [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def small_cohort():
@@ -71,9 +53,7 @@ def test_the_page_asks_nothing_of_the_network_and_its_links_have_their_places():
     read = Reader(page(small_cohort(), next_commands={"train": "python"}))
     assert read.of("img") and all(image["src"].startswith("data:image/") for image in read.of("img"))
     assert not read.of("script") and not read.of("link")
-    assert [link["href"] for link in read.of("a") if not link["href"].startswith("#")] == []
-    places = {attributes["id"] for _, attributes in read.elements if "id" in attributes}
-    assert {link["href"].removeprefix("#") for link in read.of("a")} == places
+    read.assert_links_have_their_places()
 
 
 def test_every_string_is_escaped():

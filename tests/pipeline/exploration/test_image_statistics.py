@@ -1,12 +1,13 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import nibabel as nib
 import numpy as np
 import pytest
 from ixi_like import centred_affine, ixi_t1, write_ixi
 from PIL import Image
-from small_volumes import write_volume
+from small_volumes import ellipsoid, write_volume
 
 from pipeline.data.slice_cache import extract
 from pipeline.exploration.image_statistics import CELL_MM, LONGEST_PICTURE, examine, grid_of, lattice_points
@@ -27,11 +28,7 @@ def save(path, voxels, affine=None, slope=None):
     return path
 
 
-def head(shape=(20, 26, 12), seed=0):
-    grid = np.meshgrid(*(np.linspace(-1.1, 1.1, length) for length in shape), indexing="ij")
-    inside = sum(axis**2 for axis in grid) < 1
-    random = np.random.default_rng(seed)
-    return (random.integers(1, 20, shape) + inside * random.integers(400, 1000, shape)).astype(np.int16)
+head = partial(ellipsoid, darkest=1)  # no voxel is 0
 
 
 def test_the_grid_of_an_ixi_t1_is_told_in_the_files_order_and_in_the_bodys():

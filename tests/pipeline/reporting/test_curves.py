@@ -70,7 +70,7 @@ def test_smoothing_is_a_weighted_mean_of_what_came_before():
 def test_no_metrics_is_a_clear_error(tmp_path):
     path = write(tmp_path / "metrics.jsonl", [(1, {"system/cpu": 3.0})], "\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl: no metrics in it"):
-        save_curves(path, tmp_path / "curves.png")
+        save_curves(path, tmp_path / "curves.png", steps_per_epoch=1)
     with pytest.raises(UserError, match=r"none\.jsonl: cannot be read"):
-        save_curves(tmp_path / "none.jsonl", tmp_path / "curves.png")
+        save_curves(tmp_path / "none.jsonl", tmp_path / "curves.png", steps_per_epoch=1)
     assert not (tmp_path / "curves.png").exists()

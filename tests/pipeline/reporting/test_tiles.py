@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.reporting.tiles import colour_bar, error_tile, fitted_text, font, gray_tile, png_bytes, save_png, sheet
+from pipeline.reporting.tiles import colour_bar, error_tile, fitted_text, font, gray_tile, sheet
 
 
 def test_gray_levels_span_the_window_and_clip_outside_it():
@@ -42,12 +41,3 @@ def test_a_sheet_holds_its_tiles_unchanged_and_centres_the_small_ones():
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 30)
     first_columns = np.nonzero(grays[: rows.min() - 15])[1]  # above the second row of tiles
     assert abs(columns.mean() - first_columns.mean()) <= 1
-
-
-def test_a_saved_picture_reads_back_as_it_was(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
-    save_png(picture, tmp_path / "new" / "picture.png")
-    with Image.open(tmp_path / "new" / "picture.png") as opened:
-        assert np.array_equal(np.asarray(opened), picture)
-    assert (tmp_path / "new" / "picture.png").read_bytes() == png_bytes(picture)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]

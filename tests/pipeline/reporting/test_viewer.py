@@ -83,11 +83,8 @@ def test_a_volume_is_stored_once_however_often_it_is_shown():
     there, back = data["subjects"]
     assert (there["source"], there["real"]) == (back["real"], back["source"])
     assert len(data["volumes"]) == 4
-
-
-def test_without_a_real_target_there_is_none():
-    data = packed([subject(real=None)])
-    assert data["subjects"][0]["real"] is None and len(data["volumes"]) == 2
+    unpaired = packed([subject(real=None)])
+    assert unpaired["subjects"][0]["real"] is None and len(unpaired["volumes"]) == 2
 
 
 def test_volumes_too_large_to_mail_become_coarser_and_stay_in_place():
@@ -152,15 +149,7 @@ def test_a_region_has_one_colour_in_all_subjects_and_those_without_it_have_none_
     assert plain["colours"] == {} and plain["subjects"][0]["regions"] == []
 
 
-def test_labels_of_coarser_volumes_are_still_labels_and_as_coarse():
-    data = packed([subject(regions={"tissue": tissue()})], most_bytes=4000)
-    (entry,) = data["subjects"]
-    labels, source = (decoded(data, index) for index in (entry["regions"][0]["volume"], entry["source"]))
-    assert entry["coarser"] and labels.shape == source.shape and (labels.affine == source.affine).all()
-    assert set(np.unique(labels.get_fdata())) == {0, 1, 2}
-
-
-def test_labels_that_coarser_volumes_lose_are_not_listed():
+def test_labels_of_coarser_volumes_are_as_coarse_and_those_that_are_lost_are_not_listed():
     tiny = lesion().indices
     tiny[9, 11, 3] = 2
     regions = {"tissue": tissue(), "lesion": LabelMap(tiny, (1, 12))}
@@ -168,18 +157,22 @@ def test_labels_that_coarser_volumes_lose_are_not_listed():
     data = packed([subject(regions=regions)], most_bytes=2000)
     (entry,) = data["subjects"]
     assert entry["coarser"]
+    source = decoded(data, entry["source"])
     for region in entry["regions"]:
-        shown = np.unique(decoded(data, region["volume"]).get_fdata())
+        labels = decoded(data, region["volume"])
+        assert labels.shape == source.shape and (labels.affine == source.affine).all()
+        shown = np.unique(labels.get_fdata())
         assert {number for _, number in region["labels"]} == {*shown[shown > 0]}
     listed = {name for region in entry["regions"] for name, _ in region["labels"]}
     assert data["colours"].keys() == listed < {"tissue/2", "tissue/4", "lesion/1", "lesion/12"}
 
 
+def page_of(package, *subjects):
+    return render(Report(title="t", result="r", viewer=make_viewer(subjects, package)))
+
+
 def test_the_page_lists_regions_only_where_a_subject_has_one(package):
-    plain, listed = (
-        render(Report(title="t", result="r", viewer=make_viewer([subject(regions=regions)], package)))
-        for regions in ({}, {"lesion": lesion()})
-    )
+    plain, listed = (page_of(package, subject(regions=regions)) for regions in ({}, {"lesion": lesion()}))
     assert "<fieldset" not in plain and listed.count('<fieldset class="viewer-regions">') == 1
 
 
@@ -196,7 +189,7 @@ def test_a_package_that_would_end_its_own_script_is_not_used(package, mark):
 
 
 def test_the_licences_come_along(package):
-    page = render(Report(title="t", result="r", viewer=make_viewer([subject()], package)))
+    page = page_of(package, subject())
     assert "BSD 2-Clause License" in page and "Copyright (c) 2021, Niivue" in page
     assert "MIT License of fflate &lt;someone@example.org&gt;" in page
 
@@ -216,7 +209,7 @@ def scripts(page):
 
 
 def test_the_page_runs_two_scripts_and_its_policy_knows_both_by_their_hashes(package):
-    page = render(Report(title="t", result="r", viewer=make_viewer([subject()], package)))
+    page = page_of(package, subject())
     data, *run = scripts(page)
     assert 'type="application/json"' in data[0] and [attributes for attributes, _ in run] == ["", ""]
     assert run[0][1] == "var niivue = 1 < 2;\n"  # as it is, but for the line's end, which a browser changes too
@@ -227,8 +220,7 @@ def test_the_page_runs_two_scripts_and_its_policy_knows_both_by_their_hashes(pac
 
 
 def test_names_cannot_become_a_part_of_the_page(package):
-    page = render(Report(title="t", result="r", viewer=make_viewer([subject(EVIL, text=EVIL)], package)))
-    data, *run = scripts(page)
+    data, *run = scripts(page_of(package, subject(EVIL, text=EVIL)))
     assert len(run) == 2 and "alert" not in "".join(content for _, content in run)
     (entry,) = json.loads(data[1])["subjects"]
     assert entry["label"] == entry["sourceName"] == EVIL
