@@ -166,15 +166,6 @@ def test_padding_in_the_corners_of_noisy_air_is_black_and_moves_nothing(value, s
     assert result["image"].max() == 1 and result["image"][:, :3, :3].max() == -1
 
 
-def test_a_head_that_is_darker_than_what_surrounds_it_is_doubtful():
-    volume, affine = head()
-    _, data = through(volume, affine)
-    assert data["image_warnings"] == []
-    _, inverted = through(1000 - volume, affine)
-    assert len(inverted["image_warnings"]) == 1
-    assert "where the head ends cannot be told" in inverted["image_warnings"][0]
-
-
 # ── the way back, and settings ──────────────────────────────────────────────────────────────────────────────
 
 

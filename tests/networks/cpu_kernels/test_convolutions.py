@@ -5,15 +5,15 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from networks.blocks import initialise_kaiming, initialise_normal, normalise_spectrally, reflect_conv, upsample
+from networks.blocks import reflect_conv, upsample
 from networks.cpu_kernels import convolutions, gemm_conv, winograd
 from networks.cpu_kernels.convolutions import (
     Convolution,
     TransposedConvolution,
     UpsampleConvolution,
     accelerate,
-    kernels_apply,
     torch_layers,
     twice_differentiable,
 )
@@ -105,6 +105,27 @@ def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(calls, b
     with torch.device("meta"):
         accelerate(build())(torch.empty(1, channels, 8, 8))
     assert calls == []
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("build, channels", [row[:2] for row in LAYERS.values() if row[2]], ids=str)
+def test_only_the_gradients_that_are_asked_for_are_made(build, channels):
+    layer, counts = accelerate(build()), {}
+    for of_image, of_weights in ((True, True), (True, False), (False, True)):
+        value = layer.requires_grad_(of_weights)(image_of(channels, torch.float32).requires_grad_(of_image))
+        with Counter() as counter:
+            value.sum().backward()
+        counts[of_image, of_weights] = counter.count
+    assert max(counts[True, False], counts[False, True]) < counts[True, True]
 
 
 def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(calls):
@@ -223,29 +244,7 @@ def test_traced_compiled_and_exported_networks_are_plain_and_agree(calls):
     assert calls != []
 
 
-def test_initialisation_and_spectral_normalisation_find_them():
-    layer = accelerate(nn.Sequential(reflect_conv(3, 1, 7, bias=True)).double())
-    for initialise in (initialise_normal, initialise_kaiming):
-        before = layer[0].weight.clone()
-        initialise(layer)
-        assert not torch.equal(layer[0].weight, before) and not layer[0].bias.any()
-    normalise_spectrally(layer).train()
-    image = image_of(3)
-    for _ in range(30):
-        layer(image)
-    assert torch.linalg.matrix_norm(layer.eval()[0].weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-6)
-    plain = nn.functional.pad(image, (3,) * 4, mode="reflect")
-    torch.testing.assert_close(layer(image), nn.functional.conv2d(plain, layer[0].weight, layer[0].bias))
-
-
 def test_layers_that_outrun_a_compiler_say_so():
     assert accelerate(reflect_conv(64, 128, 3)).is_faster_than_compiled
     assert not accelerate(reflect_conv(64, 128, 3, 2)).is_faster_than_compiled
     assert not accelerate(reflect_conv(64, 1, 7)).is_faster_than_compiled
-
-
-def test_it_may_choose_for_batches_in_single_and_double_precision():
-    for dtype, may in ((torch.float32, True), (torch.float64, True), (torch.float16, False), (torch.bfloat16, False)):
-        assert kernels_apply(torch.zeros(1, 1, 2, 2, dtype=dtype), torch.zeros(1, dtype=dtype)) is may
-    assert not kernels_apply(torch.zeros(1, 2, 2), torch.zeros(1))
-    assert not kernels_apply(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.float64))

@@ -7,7 +7,6 @@ import torch
 from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from networks.cpu_kernels import gemm_conv
 from networks.cpu_kernels.gemm_conv import FEW_COLUMNS, conv_stride2, is_faster, transposed_conv
 
 plain_half, plain_double = (partial(plain, stride=2, padding=1) for plain in (conv2d, conv_transpose2d))
@@ -44,25 +43,6 @@ def test_weights_may_have_another_layout():
     weight = random_tensor(7, 5, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
     assert_same_function(conv_stride2, plain_half, random_tensor(2, 5, 4, 6, dtype=torch.float64), weight)
     assert_same_function(transposed_conv, plain_double, random_tensor(2, 7, 2, 3, dtype=torch.float64), weight)
-
-
-def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
-    calls = []
-    for name in ("_fold_columns", "_to_images", "_weight_gradient"):
-        function = getattr(gemm_conv, name)
-        monkeypatch.setattr(
-            gemm_conv, name, lambda *arguments, name=name, function=function: calls.append(name) or function(*arguments)
-        )
-    image, weight = random_tensor(1, 5, 4, 4, dtype=torch.float64), random_tensor(7, 5, 4, 4, dtype=torch.float64)
-    for convolve, image_shape, to_image in (
-        (conv_stride2, image, "_fold_columns"),
-        (transposed_conv, random_tensor(1, 7, 2, 2, dtype=torch.float64), "_to_images"),
-    ):
-        for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weight_gradient"])):
-            value = convolve(image_shape.clone().requires_grad_(of_image), weight.clone().requires_grad_(of_weight))
-            calls.clear()
-            value.sum().backward()
-            assert calls == expected
 
 
 def test_inputs_need_not_be_contiguous_and_results_may_be_changed_in_place():

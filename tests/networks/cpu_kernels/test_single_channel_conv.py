@@ -7,7 +7,6 @@ import torch
 from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from networks.cpu_kernels import single_channel_conv as single_channel
 from networks.cpu_kernels.single_channel_conv import (
     conv_stride2_from_one_channel,
     convolve_from_one_channel,
@@ -45,30 +44,6 @@ def test_doubling_to_one_channel(size, dtype, bound):
     assert_same_function(transposed_conv_to_one_channel, plain, image, weight, bound=bound)
     channels_last = image.to(memory_format=torch.channels_last)
     assert_same_function(transposed_conv_to_one_channel, plain, channels_last, weight, bound=bound)
-
-
-@pytest.mark.parametrize(
-    "convolve, of_image",
-    [
-        (convolve_to_one_channel, "conv2d"),
-        (convolve_from_one_channel, "_sum_over_rows"),
-        (transposed_conv_to_one_channel, "conv2d"),
-        (lambda *arguments: conv_stride2_from_one_channel(*arguments, 1), "_transposed_to_one"),
-    ],
-)
-def test_only_the_gradients_that_are_asked_for_are_made(convolve, of_image, monkeypatch):
-    calls = []
-    for name in (of_image, "conv2d_weight"):
-        function = getattr(single_channel, name)
-        recorded = lambda *of, name=name, function=function, **how: calls.append(name) or function(*of, **how)  # noqa: E731
-        monkeypatch.setattr(single_channel, name, recorded)
-    for expected in (of_image, "conv2d_weight"):
-        image = torch.randn(2, 1, 8, 8, requires_grad=expected == of_image)
-        weight = torch.randn(1, 1, 4, 4, requires_grad=expected != of_image)
-        value = convolve(image, weight)
-        calls.clear()
-        value.sum().backward()
-        assert calls == [expected]
 
 
 def test_kernels_need_not_be_square_nor_inputs_contiguous():
