@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from small_engine import Plain, adversarial_loss, assert_equal_steps, batch, differences, engine_of
+from small_engine import Plain, adversarial_loss, assert_equal_steps, batch, differences, engine_of, saved, train
 
 NETWORKS = ("G", "F", "D_A", "D_B")
 
@@ -140,4 +140,10 @@ def test_the_average_follows_the_weights_as_by_hand():
     assert not torch.equal(mean["last.weight"], engine.G.last.weight)
 
 
-# ── learning rates ──────────────────────────────────────────────────────────────────────────────────────────
+def test_the_order_in_which_a_method_names_its_players_makes_no_difference(monkeypatch):
+    usual, turned = engine_of(), engine_of()
+    losses = type(turned).losses
+    monkeypatch.setattr(turned, "losses", lambda *real: dict(reversed(losses(turned, *real).items())))
+    for engine in (usual, turned):
+        train(engine, range(2))
+    assert differences(saved(usual), saved(turned)) == set()
