@@ -1,6 +1,5 @@
 import json
 import os
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,15 +185,6 @@ def test_two_processes_store_the_same_as_one(tmp_path):
 
 
 # ── the fast way against the plain one ────────────────────────────────────────────────────────────────────────
-
-
-def test_the_file_of_slices_is_the_one_numpy_saves(tmp_path):
-    slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(np.float32)
-    written = slice_cache.write_slices(tmp_path / "ours.npy", slices)
-    np.save(tmp_path / "numpy.npy", encode(slices))
-    content = (tmp_path / "numpy.npy").read_bytes()
-    assert (tmp_path / "ours.npy").read_bytes() == content
-    assert written == {"bytes": len(content), "crc32": zlib.crc32(content)}
 
 
 def test_the_histogram_is_numpys():
