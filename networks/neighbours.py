@@ -11,16 +11,9 @@ from networks.patch_features import FeatureGenerator
 class NeighbourGenerator(nn.Module):
     """A generator of slices from the slice and neighbours on either side of it, as channels in their order.
 
-    An image of one channel, which has no neighbours, is repeated in all channels: so a cycle translates a translation
-    back, as public CycleGANs in 2.5D do.
-
-    Args:
-        network: The generator (N, C, H, W) -> (N, 1, H, W), of C = 1 + 2 (n + m) slices.
-        neighbours: The number n of neighbours on either side that lie next to the slice.
-        neighbour_mm: How far m others on either side lie from it, rising.
-
-    Attributes:
-        stride: Height and width must be multiples of this.
+    Of the C = 1 + 2 (n + m) channels of the network, (N, C, H, W) -> (N, 1, H, W), `neighbours` n on either side lie
+    next to the slice, and m others `neighbour_mm` from it, rising. An image of one channel, which has no neighbours, is
+    repeated in all channels: so a cycle translates a translation back, as public CycleGANs in 2.5D do.
     """
 
     def __init__(self, network: nn.Module, neighbours: int, neighbour_mm: Sequence[float] = ()):

@@ -68,10 +68,8 @@ class Augmentation:
     def apply_batched(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Return the same as `apply` in a few operations on the whole batch, to launch few GPU kernels.
 
-        On a CPU it takes four times as long.
-
-        Raises:
-            ValueError: there is an `extra` augmentation, which takes slices one by one.
+        On a CPU it takes four times as long. ValueError: there is an `extra` augmentation, which takes slices one by
+        one.
         """
         if self.extra:
             raise ValueError("an extra augmentation takes slices one by one")
@@ -96,10 +94,7 @@ class Augmentation:
     def apply_to_flipped(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Augment slices in place that were flipped (`AugmentationParameters.flips`) while being read; return them.
 
-        With a jitter of 1 the result equals `apply` of the unflipped slices, as flips come first then.
-
-        Raises:
-            ValueError: the jitter is not 1.
+        The result equals `apply` of the unflipped slices, as flips come first without a jitter; with one: ValueError.
         """
         if self.jitter != 1:
             raise ValueError(f"slices are to be enlarged by {self.jitter:g} before they are flipped")

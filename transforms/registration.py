@@ -87,21 +87,13 @@ def resample_onto(
     fill: float = 0.0,
     low_pass: bool = True,
 ) -> np.ndarray:
-    """Resample a volume onto another grid through a transform of world coordinates.
+    """Resample a volume (X, Y, Z) with its (4, 4) affine onto the grid of another shape and affine; its type stays.
 
+    `matrix`, (4, 4), leads from world points of the new grid to world points of the moving volume (`register_rigid`).
     Along axes that the new grid samples more coarsely, the moving volume is low-pass filtered first, so that detail
-    finer than the new voxels is averaged instead of aliased.
-
-    Args:
-        moving: (X, Y, Z) volume to resample, with its (4, 4) `moving_affine`.
-        matrix: (4, 4) from world points of the new grid to world points of the moving volume (`register_rigid`).
-        shape, affine: The new grid.
-        order: Order of the spline: 1 linear, 0 nearest neighbour (masks and labels), 3 cubic.
-        fill: Value outside the moving volume.
-        low_pass: Whether to filter; nearest neighbours are never filtered.
-
-    Returns:
-        (*shape,) array of the moving volume's type.
+    finer than the new voxels is averaged instead of aliased, unless `low_pass` is off. `order` is that of the spline: 1
+    linear, 0 nearest neighbour (masks and labels, never filtered), 3 cubic. Outside the moving volume the value is
+    `fill`.
     """
     to_moving_voxel = np.linalg.inv(moving_affine) @ matrix @ affine
     if low_pass and order > 0:

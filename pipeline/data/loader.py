@@ -244,10 +244,8 @@ class UnpairedSlices:
 class PairedSlices(UnpairedSlices):
     """Batches of the same slices in both contrasts, shuffled together and augmented alike.
 
-    Pairs that are shown beside unpaired slices have `PAIRS_STREAM`.
-
-    Raises:
-        ValueError: the contrasts have different numbers of slices.
+    Pairs that are shown beside unpaired slices have `PAIRS_STREAM`. ValueError: the contrasts have different numbers of
+    slices.
     """
 
     def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int, stream: int = 0):

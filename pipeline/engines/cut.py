@@ -77,11 +77,8 @@ class Cut(UnpairedEngine):
     def _contrastive_loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return the cross-entropy (equation 2) of matching each position among those of its image.
 
-        It is in full precision, for the division by the temperature would amplify rounding errors.
-
-        Args:
-            queries: (N, P, C) vectors of length 1, of the output.
-            keys: (N, P, C) vectors of length 1, of the source.
+        Queries, of the output, and keys, of the source, are (N, P, C) vectors of length 1. It is in full precision, for
+        the division by the temperature would amplify rounding errors.
         """
         with self.full_precision():
             dtype = torch.promote_types(queries.dtype, torch.float32)

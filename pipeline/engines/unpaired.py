@@ -48,12 +48,10 @@ class R1Penalty:
         return torch.where(self.random.uniform(*shape) < 0.5, -1.0, 1.0)
 
     def __call__(self, discriminator: nn.Module, real: Tensor, signs: Callable[..., Tensor]) -> Tensor:
-        """Return E‖∇D(real)‖², a tensor () that can be differentiated.
+        """Return E‖∇D(real)‖², a tensor () that can be differentiated, at real images (N, 1, H, W).
 
-        Args:
-            discriminator: Maps images to logits (N, 1, h, w), or to a list of them.
-            real: (N, 1, H, W).
-            signs: Returns signs (N, 1, h, w) for the logits' shape (1, h, w) without the batch.
+        The discriminator maps images to logits (N, 1, h, w), or to a list of them; `signs` returns signs of that shape
+        for the logits' shape (1, h, w) without the batch.
         """
         real = real.detach().requires_grad_()
         logits = discriminator(real)
