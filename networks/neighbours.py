@@ -25,14 +25,11 @@ class NeighbourGenerator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate the middle of (N, C, H, W), or (N, 1, H, W), to (N, 1, H, W); raises as the network does."""
-        return self.network(self._with_neighbours(image))
+        return self.network(with_channels(image, self.channels))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""
-        return cast(FeatureGenerator, self.network).features(self._with_neighbours(image))
-
-    def _with_neighbours(self, image: Tensor) -> Tensor:
-        return with_channels(image, self.channels)
+        return cast(FeatureGenerator, self.network).features(with_channels(image, self.channels))
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,37 +8,22 @@ from head_scans import AFFINE, scan, write_scan
 from nibabel.affines import from_matvec
 from PIL import Image
 from small_pairs import CHAIN, SETTINGS, build, pair, slices_of
+from small_store import contents, recorded
 
 from pipeline.data import pair_cache
 from pipeline.data import pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pair_cache import common_slices, extract_pair, look_up_pair, pair_key
+from pipeline.data.pair_cache import common_slices, look_up_pair, pair_key
 from pipeline.data.pairs import prepare_scan
 from pipeline.data.slice_cache import extract, look_up
 from pipeline.utils.errors import UserError
 from transforms.slices import centre_fit
 
 
-def contents(folder):
-    """Return the content of each file; that of a record without the times of its last check."""
-    return {
-        path.relative_to(folder): re.sub(rb'"verified": \d+', b"", path.read_bytes())
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture
 def extractions(monkeypatch):
     """Return a list that grows by each pair that is read."""
-    read = []
-
-    def recorded_extract(cases, *arguments):
-        read.append(cases)
-        extract_pair(cases, *arguments)
-
-    monkeypatch.setattr(pair_cache, "extract_pair", recorded_extract)
-    return read
+    return recorded(monkeypatch, pair_cache, "extract_pair")
 
 
 # ── alignment ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,35 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_store import CHAIN, SETTINGS, build, make_cases
+from small_store import CHAIN, SETTINGS, build, contents, make_cases, recorded
 from small_volumes import write_volume
 
 from pipeline.data import slice_cache
 from pipeline.data.case import Case
-from pipeline.data.slice_cache import case_key, extract, look_up
+from pipeline.data.slice_cache import case_key, look_up
 from pipeline.data.statistics import CaseStatistics
 from pipeline.data.stored_slices import decode, encode, slice_histograms
 from transforms.slice_chain import slice_chain
 from transforms.slices import occupied_slices
 
 
-def contents(folder):
-    """Return the content of each file; that of a record without the time of its last check."""
-    content = {path.name: path.read_bytes() for path in folder.glob("*.npy")}
-    return content | {path.name: json.loads(path.read_text()) | {"verified": 0} for path in folder.glob("*.json")}
-
-
 @pytest.fixture
 def extractions(monkeypatch):
     """Return a list that grows by the path of each image that is read."""
-    read = []
-
-    def recorded_extract(path, *arguments):
-        read.append(path)
-        extract(path, *arguments)
-
-    monkeypatch.setattr(slice_cache, "extract", recorded_extract)
-    return read
+    return recorded(monkeypatch, slice_cache, "extract")
 
 
 # ── numbers ───────────────────────────────────────────────────────────────────────────────────────────────────

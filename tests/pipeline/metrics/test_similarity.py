@@ -99,19 +99,6 @@ def test_images_that_cannot_be_compared_are_a_clear_error(measure, shapes, messa
         measure(*(np.zeros(shape, bool if number == 2 else float) for number, shape in enumerate(shapes)))
 
 
-def test_nmi_is_the_entropies_over_the_joint_entropy():
-    real = np.repeat([0.0, 1.0], 8)
-    prediction = np.tile(np.repeat([0.0, 1.0], 4), 2)
-    prediction[:2] = 1  # joint shares: 2, 6, 4 and 4 sixteenths
-    joint = np.array([2, 6, 4, 4]) / 16
-
-    def entropy(shares):
-        return -np.sum(shares * np.log(shares))
-
-    entropies = entropy(np.array([0.5, 0.5])) + entropy(np.array([6, 10]) / 16)
-    assert nmi(prediction, real) == pytest.approx(entropies / entropy(joint))
-
-
 def test_nmi_is_two_for_a_recolouring_within_the_mask_and_one_for_what_says_nothing(two_slices):
     _, real = two_slices
     mask = np.zeros(real.shape, bool)
