@@ -90,8 +90,6 @@ def phantom_cases(
     cases_by_number = planned_phantom(
         folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed, variety=variety
     )
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise UserError(f"{folder}: is not a folder; give the phantom another one")
     all_cases = [case for group in cases_by_number.values() for case in group]
 
     # Find the volumes that are complete already, and make the others, subject by subject.
