@@ -200,10 +200,3 @@ def test_a_slice_comes_with_its_neighbours_and_all_are_changed_alike(tmp_path):
         for channel, neighbours in enumerate(bank.slice_numbers(indices).T.tolist()):
             expected = single.augmented(augmentation, neighbours, changes)[:, 0]
             torch.testing.assert_close(augmented[:, channel], expected, rtol=0, atol=1e-6)
-
-
-def test_each_contrast_of_a_batch_has_its_neighbours(tmp_path):
-    banks = [SliceBank(store_volumes(tmp_path / name, [3, 4]), Neighbours(2)) for name in ("a", "b")]
-    slices = UnpairedSlices(*banks, Augmentation(horizontal_flip=0.5, brightness=0.1, contrast=0.1), seed=0)
-    for side in slices.batch([(0, 0), (0, 1)]):
-        assert side.shape == (2, 5, 8, 8) and side.abs().max() <= 1

@@ -166,10 +166,6 @@ def test_a_bad_half_is_named_once_and_the_pair_left_out(tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {bad[1].path}: ") and line.endswith("; left out")
     assert line.count(str(bad[1].path)) == 1 and str(bad[0].path) not in line
-    with pytest.raises(UserError) as caught:
-        build([bad, good], tmp_path, on_bad_volume="stop")
-    assert str(caught.value).startswith(f"{bad[1].path}: ")
-    assert str(caught.value).endswith("(preprocess.on_bad_volume: skip would go on without it)")
     with pytest.raises(UserError, match="none of 1 pairs could be used; the reasons are above"):
         build([bad], tmp_path)
 
