@@ -17,7 +17,6 @@ from pipeline.engines.cuda_graph import WARM_UP, CapturedStep
 from pipeline.engines.state import RandomState
 from pipeline.utils.errors import UserError
 
-every_method = pytest.mark.parametrize("method", METHODS)
 BAD = 4  # the step whose batch is not finite, after the recording
 STEPS = 6
 
@@ -59,25 +58,12 @@ def test_replayed_steps_are_those_made_one_by_one_and_those_of_an_engine_that_as
     assert repr(losses[2]) == repr(losses[1])  # to the bit; what is not a number has no equal
     assert len(step._recordings) == 1 and ("paired_G" in losses[2][-1]) == pairs
     assert differences(saved(plain), saved(captured)) == set()
+    # The step that is not finite is left out by the device itself, and counts for nothing.
+    changed = differences(saved(asking), saved(plain))
+    assert not [key for key in changed if key.endswith(("made", "count", "averaged_steps", "generator"))]
     tolerance = 1e-3 if precision == "float32" else 0.05  # rates are float32 on the device
     for own, others in zip(losses[1], losses[0], strict=True):
         assert own == pytest.approx(others, rel=tolerance, abs=tolerance / 100, nan_ok=True)
-
-
-@every_method
-def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
-    engine = make(method)
-    engine.disable_host_sync()
-    run(engine, engine.step, range(BAD))
-    before = copy.deepcopy(engine.state_dict())
-    losses = run(engine, engine.step, [BAD])
-    assert "nan" in repr(losses)
-    engine.set_learning_rate(1 - (BAD - 1) / 20)
-    changed = differences(before, engine.state_dict())
-    assert {key for key in changed if not key.endswith("/random/generator")} == set()
-    run(engine, engine.step, [BAD + 1])
-    after = engine.state_dict()
-    assert all(differences(before[name], after[name]) for name in engine.networks())
 
 
 class NothingFromElsewhere(TorchDispatchMode):
