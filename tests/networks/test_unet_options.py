@@ -40,9 +40,6 @@ def test_without_options_nothing_but_the_plain_networks_numbers_is_drawn():
     assert all(torch.equal(*pair) for pair in zip(weights.values(), expected.values(), strict=True))
 
 
-# ── weights of earlier versions ─────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize("options", [{}, {"upsampling": "nearest", "attention": True}], ids=str)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_weights_of_earlier_versions_load(options, wrapped):
@@ -60,9 +57,6 @@ def test_weights_of_earlier_versions_load(options, wrapped):
     assert all(torch.equal(weight, weights[name]) for name, weight in other.state_dict().items())
     with pytest.raises(RuntimeError, match="Missing key"):
         other.load_state_dict({name: weight for name, weight in earlier.items() if name != "down.1.1.bias"})
-
-
-# ── attention gates ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_gates_parameters_are_those_counted_by_hand():
@@ -110,9 +104,6 @@ def test_a_gate_weighs_pixels_by_both_of_its_inputs():
     agreement = torch.relu(standardised(mapped[0]) + standardised(mapped[1]))
     weight = torch.einsum("i,nihw->nhw", gate.weight.weight[0, :, 0, 0], agreement) + gate.weight.bias
     torch.testing.assert_close(gate(skip, gating), skip * torch.sigmoid(weight)[:, None])
-
-
-# ── up-sampling ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_nearest_repeats_pixels_and_convolves_with_three_by_three():

@@ -2,7 +2,6 @@ from dataclasses import replace
 from itertools import permutations, product
 
 import ixi_like
-import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
@@ -83,12 +82,3 @@ def test_a_picture_becomes_one_slice_and_returns(tmp_path, percentiles, n4, top)
     if not n4:
         inside = levels > 0
         np.testing.assert_allclose(restored[inside, 0], np.rint(levels[inside]), atol=1e-2)
-
-
-def test_an_error_within_the_chain_names_file_transform_and_key(tmp_path):
-    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 5, np.int16), np.eye(4)), tmp_path / "blank.nii.gz")
-    with pytest.raises(RuntimeError) as caught:
-        slice_chain(SETTINGS)({"image": tmp_path / "blank.nii.gz"})
-    cause = str(caught.value.__cause__)
-    assert "blank.nii.gz" in cause
-    assert cause.endswith("[LoadVolumed, key 'image']")

@@ -27,17 +27,11 @@ def equal(first, second):
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
-# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_an_epoch_is_the_same_from_any_batch_on(slices):
     full_epoch = batches(slices(), epoch=3)
     for first_batch in (0, 1, 5, 6):
         remaining = batches(slices(), epoch=3, first_batch=first_batch)
         assert equal(remaining, full_epoch[first_batch:])
-
-
-# ── pairs beside ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_pairs_beside_leave_the_contrasts_as_they_are_and_have_an_order_of_their_own(tmp_path, slices):

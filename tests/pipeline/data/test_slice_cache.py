@@ -171,9 +171,6 @@ def test_two_processes_store_the_same_as_one(tmp_path):
     assert [replace(entry, path=None) for entry in single_process] == [replace(entry, path=None) for entry in together]
 
 
-# ── the fast way against the plain one ────────────────────────────────────────────────────────────────────────
-
-
 def test_the_histogram_is_numpys():
     random = np.random.default_rng(0)
     edges = np.linspace(-1, 1, 257)

@@ -7,9 +7,6 @@ from small_engine import Plain, adversarial_loss, assert_equal_steps, batch, dif
 NETWORKS = ("G", "F", "D_A", "D_B")
 
 
-# ── against a plain writing of the paper ────────────────────────────────────────────────────────────────────
-
-
 class PlainCycleGan(Plain):
     """The step of Zhu et al. 2017 written out: one pass per term, generators first, an optimiser per network."""
 
@@ -85,9 +82,6 @@ def test_a_generators_passes_are_one_and_identity_is_left_out_where_it_weighs_no
     assert slices_seen(cycle_weight=0.0) == ([2], set())  # nor is a cycle
 
 
-# ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────
-
-
 def test_a_discriminator_that_has_overflowed_keeps_the_generators_where_they_are():
     engine = engine_of()
     with torch.no_grad():
@@ -97,9 +91,6 @@ def test_a_discriminator_that_has_overflowed_keeps_the_generators_where_they_are
     assert torch.isfinite(losses["cycle_a"])
     assert not torch.isfinite(losses["discriminator_B"])
     assert not differences(before, engine.state_dict())
-
-
-# ── averages ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_average_follows_the_weights_as_by_hand():
