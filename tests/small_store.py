@@ -29,10 +29,3 @@ def contents(folder):
     """The content of each file; that of a record without the times of its last check."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder): re.sub(rb'"verified": \d+', b"", path.read_bytes()) for path in files}
-
-
-def recorded(monkeypatch, module, name):
-    """Return a list that grows by the first argument of each call of a module's function."""
-    function, calls = getattr(module, name), []
-    monkeypatch.setattr(module, name, lambda *arguments: calls.append(arguments[0]) or function(*arguments))
-    return calls

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,9 +81,10 @@ class UnpairedEngine(Engine):
     """
 
     options: UnpairedOptions
+    draws: ClassVar[bool] = False  # whether the method itself draws random numbers, besides pools and penalty
 
     def set_up(self) -> None:
-        """See `Engine.set_up`: the pools, by name, and the penalty."""
+        """See `Engine.set_up`: the pools, by name, the penalty, and random numbers."""
         slices, seed = self.options.discriminator_slices, self.options.seed
         size = self.pool_size if slices is None else max(self.pool_size or POOL_SIZE, slices)
         kinds = ("pool",) if slices is None else ("pool", "real_pool")
@@ -94,6 +95,7 @@ class UnpairedEngine(Engine):
             if size is not None
         }
         self.r1 = R1Penalty(self.options.r1_every, seed, self.device) if self.options.r1_weight else None
+        self.random = RandomState(seed, self.device)
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: those of `generator_losses`, if there are any, and of both discriminators."""
@@ -166,7 +168,8 @@ class UnpairedEngine(Engine):
             self.r1.count_step()
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {**self.pools, **({} if self.r1 is None else {"r1": self.r1})}
+        penalty: dict[str, Stateful] = {} if self.r1 is None else {"r1": self.r1}
+        return {**self.pools, **penalty, **({"random": self.random} if self.draws else {})}
 
 
 def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_store import CHAIN, SETTINGS, build, contents, make_cases, recorded
+from small_store import CHAIN, SETTINGS, build, contents, make_cases
 from small_volumes import write_volume
 
 from pipeline.data import slice_cache
 from pipeline.data.case import Case
-from pipeline.data.slice_cache import case_key, look_up
+from pipeline.data.slice_cache import case_key, extract, look_up
 from pipeline.data.statistics import CaseStatistics
 from pipeline.data.stored_slices import decode, encode, slice_histograms
 from transforms.slice_chain import slice_chain
@@ -20,7 +20,9 @@ from transforms.slices import occupied_slices
 @pytest.fixture
 def extractions(monkeypatch):
     """Return a list that grows by the path of each image that is read."""
-    return recorded(monkeypatch, slice_cache, "extract")
+    read = []
+    monkeypatch.setattr(slice_cache, "extract", lambda path, *others: read.append(path) or extract(path, *others))
+    return read
 
 
 # ── numbers ───────────────────────────────────────────────────────────────────────────────────────────────────
