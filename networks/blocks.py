@@ -81,9 +81,7 @@ class ResidualBlock(nn.Module):
 def require_size(image: Tensor, network: str, stride: int = 1, minimum: int = 1) -> None:
     """Raise a ValueError unless height and width are multiples of `stride` and at least `minimum`.
 
-    Args:
-        image: (N, C, H, W).
-        network: What the message calls the network, with its article.
+    `network` is what the message calls the network, with its article; the image is (N, C, H, W).
     """
     height, width = image.shape[-2:]
     if height % stride or width % stride or height < minimum or width < minimum:

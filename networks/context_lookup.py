@@ -28,16 +28,11 @@ class ContextLookup(nn.Module):
     """A table from an intensity and its surroundings to an intensity, which is not trained.
 
     The surroundings are the intensities blurred by two Gaussians, with -1 beyond a slice's border. The table is linear
-    between its entries. Until `set_table` it returns 0.
+    between its entries. Until `set_table` it returns 0. If it is `in_volume`, the Gaussians reach across slices, too:
+    images then come with two slices on either side of them, at `ACROSS_MM`.
 
-    Args:
-        in_volume: Whether the Gaussians reach across slices, too: images then come with two slices on either side of
-            them, at `ACROSS_MM`.
-
-    Attributes:
-        table: `LEVELS`.
-        blur_pixels: (2,), standard deviations of the Gaussians.
-        across_weight: (), weight of each slice on either side; 0 in weights of releases that blurred within slices.
+    Buffers: `table` (`LEVELS`); `blur_pixels` (2,), standard deviations of the Gaussians; `across_weight` (), of each
+    slice on either side, 0 in weights of releases that blurred within slices.
     """
 
     table: Tensor

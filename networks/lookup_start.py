@@ -24,14 +24,11 @@ class BoxTranslation(nn.Module):
 
     Slices of small pixels are averaged to about `BOX_MM`, translated, and interpolated back; small slices are put into
     air, for the model's norms depend on how much of it there is. Since the model has never seen a scan of the cohort, a
-    lookup of its own, fitted to the cohort without pairs, corrects its intensities; the result is the mean of the
-    model's translation and the corrected one.
+    lookup of its own within slices, fitted to the cohort without pairs, corrects its intensities; the result is the
+    mean of the model's translation and the corrected one.
 
-    Attributes:
-        network: U-Net (N, 1, H, W) -> (N, 1, H, W), with the weights of the box.
-        lookup: Context lookup within slices, from the network's translation to the contrast's intensities.
-        averaged: (), number of pixels along a side that make one of the network's.
-        margin: (), number of pixels of air on each side.
+    Buffers: `averaged` (), number of pixels along a side that make one of the network's; `margin` (), number of pixels
+    of air on each side.
     """
 
     averaged: Tensor
@@ -83,21 +80,15 @@ class BoxTranslation(nn.Module):
 class LookupStart(nn.Module):
     """A generator that corrects a start: x -> tanh(artanh(start(x)) + a tenth of the network before tanh).
 
-    The start is a context lookup, or the mean of one and of the model in the box. The network's last layer begins at
-    zero, so that before the first step this is the start (within `LARGEST`). In evaluation mode the result is a mean of
-    that and the start: their errors differ, so that it has a smaller one than either. In the air, where losses hardly
-    tell what a network draws, it is the lookup.
+    The start is a context lookup, or the mean of one and of the model in the box. The network, (N, C, H, W) -> (N, 1,
+    H, W), takes an `offset` before its tanh. Its `last` layer begins at zero, so that before the first step this is the
+    start (within `LARGEST`). In evaluation mode the result is a mean of that and the start: their errors differ, so
+    that it has a smaller one than either. In the air, where losses hardly tell what a network draws, it is the lookup.
 
-    Args:
-        network: A generator (N, C, H, W) -> (N, 1, H, W) that takes an `offset` before its tanh and has a `last` layer.
-        neighbour_mm: How far from the slice those on either side lie that the lookup sees, and it alone, rising; empty
-            for a lookup within the slice (`ContextLookup`).
-        with_box: Whether the model in the box takes part in the start.
-
-    Attributes:
-        stride: That of the network.
-        correction_share: (), share of the corrected translation in that mean, in [0, 1]; chosen in validation.
-        box_share: (), share of the model in the box in the start, in [0, 1]; chosen before the first step.
+    `neighbour_mm` is how far from the slice those on either side lie that the lookup sees, and it alone, rising; empty
+    for a lookup within the slice (`ContextLookup`). Buffers: `correction_share` (), of the corrected translation in
+    that mean, in [0, 1], chosen in validation; `box_share` (), of the box in the start, in [0, 1], chosen before the
+    first step.
     """
 
     correction_share: Tensor

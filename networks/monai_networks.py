@@ -52,21 +52,14 @@ NETWORKS = {
 
 
 class MonaiGenerator(nn.Module):
-    """A network of MONAI to one channel, whose norms are per image, and tanh.
+    """A network of MONAI (a key of `NETWORKS`) to one channel, whose norms are per image, and tanh.
 
     Batch norms, whose statistics mean little at a batch size of 1 and mix real images with translations, become
-    instance norms. Initial weights are MONAI's.
+    instance norms. Initial weights are MONAI's, and so are arguments that are neither given nor in `NETWORKS`; the
+    constructor raises what the network's raises for them. Images have more than one channel where neighbours come with
+    a slice.
 
-    Args:
-        network: A key of `NETWORKS`.
-        arguments: Arguments of its constructor besides `IMAGE_ARGUMENTS`; others have `NETWORKS`' defaults or MONAI's.
-        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
-
-    Attributes:
-        stride: Height and width must be multiples of this, else `forward` raises a ValueError.
-
-    Raises:
-        Exception: what the network's constructor raises for these arguments.
+    Height and width must be multiples of `stride`, else `forward` raises a ValueError.
     """
 
     def __init__(self, network: str, arguments: Mapping[str, Any] | None = None, *, in_channels: int = 1):

@@ -8,19 +8,11 @@ from networks.blocks import initialise_normal, reflect_conv, require_size
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Discriminators of the same structure, one for each of several resolutions of the image.
+    """Discriminators of the same structure, one for each of several resolutions of the image (`scales`).
 
-    Each is a row of 4×4 stride-2 convolutions with LeakyReLU and no norm, and a 1×1 convolution to the logits. Between
-    scales the image is halved by averaging 3×3 pixels. At four layers a logit sees 46×46, 93×93 and 187×187 pixels.
-
-    Args:
-        scales: Number of resolutions.
-        layers: Halvings of each discriminator.
-        width: Channels of the first layer; they double per layer.
-        in_channels: 1 for an image; 2 for a pair.
-
-    Attributes:
-        minimum_size: Height and width must be at least this.
+    Each is a row of 4×4 stride-2 convolutions (`layers`, whose channels double from `width` on) with LeakyReLU and no
+    norm, and a 1×1 convolution to the logits. Between scales the image is halved by averaging 3×3 pixels. At four
+    layers a logit sees 46×46, 93×93 and 187×187 pixels. Height and width must be at least `minimum_size`.
     """
 
     def __init__(self, scales: int = 3, layers: int = 4, width: int = 64, *, in_channels: int = 1):
@@ -31,11 +23,7 @@ class MultiScaleDiscriminator(nn.Module):
         initialise_normal(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w) at each scale, the finest first.
-
-        Raises:
-            ValueError: H or W is less than `minimum_size`.
-        """
+        """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w) at each scale, the finest first."""
         require_size(image, f"a discriminator of {len(self.scales)} scales", minimum=self.minimum_size)
         logits = []
         for index, scale in enumerate(self.scales):

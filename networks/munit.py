@@ -14,16 +14,10 @@ SLICES_AT_ONCE = 16
 
 
 class ContentEncoder(nn.Module):
-    """c7s1-64, 4×4 halvings and residual blocks, all with instance norm: the norms remove the style.
+    """c7s1-64, 4×4 halvings (`downs`) and residual blocks, all with instance norm: the norms remove the style.
 
-    Args:
-        width: Channels of the first layer; they double per halving.
-        downs: Number of halvings.
-        blocks: Residual blocks.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
-        channels: Channels of the content.
+    Channels double per halving from `width` to `channels`. Height and width must be multiples of `stride`, and at least
+    twice that, else `forward` raises a ValueError.
     """
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
@@ -45,10 +39,7 @@ class ContentEncoder(nn.Module):
 class StyleEncoder(nn.Module):
     """c7s1-64, 4×4 halvings, the average over all pixels and a 1×1 convolution; no norm, which would remove the style.
 
-    Args:
-        width: Channels of the first layer; the first two halvings double them.
-        downs: Number of halvings.
-        style_dim: Length of a style.
+    The first two halvings double the channels.
     """
 
     def __init__(self, width: int = 64, downs: int = 4, style_dim: int = 8):
@@ -66,11 +57,7 @@ class StyleEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, H, W) in [-1, 1] to styles (N, style_dim).
-
-        Raises:
-            ValueError: H or W is less than `2**downs`.
-        """
+        """Map (N, 1, H, W) in [-1, 1] to styles (N, style_dim); ValueError: H or W is less than `2**downs`."""
         require_size(image, f"a style encoder of {self.downs} halvings", minimum=max(4, 2**self.downs))
         return self.layers(image).flatten(1)
 
@@ -84,11 +71,9 @@ class AdaptiveResidualBlock(nn.Module):
         self.second = reflect_conv(channels, channels, 3)
 
     def forward(self, features: Tensor, affine: Tensor) -> Tensor:
-        """Map features (N, C, H, W) and affine (N, 4C) to (N, C, H, W).
+        """Map features (N, C, H, W), H and W at least 2, to that shape.
 
-        Args:
-            features: H and W at least 2.
-            affine: Scale and offset of the first norm, then of the second.
+        `affine`, (N, 4C), has scale and offset of the first norm, then of the second.
         """
         first_scale, first_offset, second_scale, second_offset = affine[..., None, None].chunk(4, dim=1)
         hidden = torch.relu(_standardise(self.first(features)) * first_scale + first_offset)
@@ -96,17 +81,11 @@ class AdaptiveResidualBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """AdaIN residual blocks fed by a perceptron, doublings by repetition, and tanh.
+    """AdaIN residual blocks fed by a perceptron, doublings by repetition (`ups`), and tanh.
 
     A doubling is followed by a 5×5 convolution and layer norm (over all channels and pixels at once: instance norm
-    would remove the style).
-
-    Args:
-        width: Channels of the last layer; the content has `2**ups` times as many.
-        ups: Number of doublings.
-        blocks: Residual blocks.
-        style_dim: Length of a style.
-        mlp_width: Units of each of the perceptron's two hidden layers.
+    would remove the style). The last layer has `width` channels, the content `2**ups` times as many, and each of the
+    perceptron's two hidden layers `mlp_width` units.
     """
 
     def __init__(self, width: int = 64, ups: int = 2, blocks: int = 4, style_dim: int = 8, mlp_width: int = 256):
@@ -130,16 +109,10 @@ class Decoder(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Content encoder, style encoder and decoder of one contrast.
+    """Content encoder, style encoder and decoder, which mirrors the content encoder, of one contrast.
 
-    Height and width must be multiples of `stride`, at least twice that, and large enough for the style encoder; else
-    ValueError.
-
-    Args:
-        width, downs, blocks: Size of the content encoder; the decoder mirrors it.
-        style_dim: Length of a style.
-        style_downs: Halvings of the style encoder.
-        mlp_width: See `Decoder`.
+    Height and width must be multiples of `stride`, at least twice that, and large enough for the style encoder's
+    `style_downs` halvings; else ValueError.
     """
 
     def __init__(
@@ -175,14 +148,9 @@ class AutoEncoder(nn.Module):
 class StyleTranslator(nn.Module):
     """Translates with one style for every slice, so that the slices of a volume agree.
 
-    Height and width must be multiples of `stride`, and at least twice that; else ValueError.
-
-    Args:
-        content_encoder: The source contrast's content encoder.
-        target: The target contrast's auto-encoder; its style encoder and decoder are shared, not copied.
-
-    Attributes:
-        style: (1, style_dim), a buffer that is saved with the weights; zeros, the mean of the prior, until set.
+    Made of the source contrast's content encoder and the target's auto-encoder, whose parts are shared, not copied.
+    Height and width must be multiples of `stride`, and at least twice that; else ValueError. The buffer `style`, (1,
+    style_dim), is saved with the weights; zeros, the mean of the prior, until set.
     """
 
     style: Tensor
@@ -211,11 +179,7 @@ class StyleTranslator(nn.Module):
 
     @torch.no_grad()
     def set_style(self, style: Tensor) -> None:
-        """Translate with this style (style_dim,) from now on.
-
-        Raises:
-            ValueError: it has another shape, or is not finite.
-        """
+        """Translate with this style (style_dim,) from now on; ValueError: it has another shape, or is not finite."""
         shape = tuple(style.shape)
         if shape != self.style.shape[1:] or not style.isfinite().all():
             problem = f"of shape {shape}" if shape != self.style.shape[1:] else "that is not finite"

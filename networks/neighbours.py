@@ -11,16 +11,9 @@ from networks.patch_features import FeatureGenerator
 class NeighbourGenerator(nn.Module):
     """A generator of slices from the slice and neighbours on either side of it, as channels in their order.
 
-    An image of one channel, which has no neighbours, is repeated in all channels: so a cycle translates a translation
-    back, as public CycleGANs in 2.5D do.
-
-    Args:
-        network: The generator (N, C, H, W) -> (N, 1, H, W), of C = 1 + 2 (n + m) slices.
-        neighbours: The number n of neighbours on either side that lie next to the slice.
-        neighbour_mm: How far m others on either side lie from it, rising.
-
-    Attributes:
-        stride: Height and width must be multiples of this.
+    Of the C = 1 + 2 (n + m) channels of the network, (N, C, H, W) -> (N, 1, H, W), `neighbours` n on either side lie
+    next to the slice, and m others `neighbour_mm` from it, rising. An image of one channel, which has no neighbours, is
+    repeated in all channels: so a cycle translates a translation back, as public CycleGANs in 2.5D do.
     """
 
     def __init__(self, network: nn.Module, neighbours: int, neighbour_mm: Sequence[float] = ()):
@@ -32,14 +25,11 @@ class NeighbourGenerator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate the middle of (N, C, H, W), or (N, 1, H, W), to (N, 1, H, W); raises as the network does."""
-        return self.network(self._with_neighbours(image))
+        return self.network(with_channels(image, self.channels))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares; see `patch_features.FeatureGenerator`."""
-        return cast(FeatureGenerator, self.network).features(self._with_neighbours(image))
-
-    def _with_neighbours(self, image: Tensor) -> Tensor:
-        return with_channels(image, self.channels)
+        return cast(FeatureGenerator, self.network).features(with_channels(image, self.channels))
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:

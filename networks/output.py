@@ -11,10 +11,8 @@ CORRECTION = 0.1  # factor of a generator's output before tanh where it corrects
 def output_image(features: Tensor, last: Callable[[Tensor], Tensor], offset: Tensor | None = None) -> Tensor:
     """Return tanh(last(features)), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
 
-    Args:
-        features: (N, C, h, w), in any floating-point type.
-        last: The generator's last convolution, to a single channel.
-        offset: (N, 1, H, W) in single precision, artanh of an image that is corrected (`with_offset`); None for none.
+    `last` is the generator's last convolution, to a single channel, of features in any floating-point type; `offset`,
+    (N, 1, H, W) in single precision, artanh of an image that is corrected (`with_offset`).
     """
     output = in_full_precision(last, features)
     return with_offset(output, offset)

@@ -21,11 +21,7 @@ class PatchFeatureHead(nn.Module):
     """H_l: a perceptron of two layers for each of the generator's tapped layers, onto the unit sphere.
 
     The perceptrons are made in the constructor, from the generator's `feature_channels`, so that optimiser, checkpoint
-    and parameter count include them from the first step on.
-
-    Args:
-        channels: Channels of each tapped layer.
-        width: Length of the vectors that are compared.
+    and parameter count include them from the first step on. `width` is the length of the vectors that are compared.
     """
 
     def __init__(self, channels: list[int], width: int = 256):
@@ -36,10 +32,8 @@ class PatchFeatureHead(nn.Module):
         initialise_normal(self)
 
     def forward(self, samples: list[Tensor]) -> list[Tensor]:
-        """Map feature vectors (N, P, channels[l]) at P positions to vectors (N, P, width) of length 1, layer by layer.
-
-        Raises:
-            ValueError: there are not as many layers as `channels` were given.
+        """Map feature vectors (N, P, channels[l]) at P positions to vectors (N, P, width) of length 1, layer by
+        layer.
         """
         return [
             normalize(perceptron(vectors), dim=-1)

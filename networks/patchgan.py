@@ -14,14 +14,12 @@ GROUPS = 8  # of channels that share a mean and a variance, with group norm
 class PatchGAN(nn.Module):
     """MONAI's PatchDiscriminator, giving its logits only.
 
-    At three layers each logit sees 70×70 pixels, and a 256×256 image has 30×30 of them.
+    At three `layers` between the first and the last convolution, of which all but the last halve the image, each logit
+    sees 70×70 pixels, and a 256×256 image has 30×30 of them. Channels double per layer from `width` on. Of a pair, as
+    the conditional discriminator of pix2pix judges it, there are two `in_channels`.
 
-    Args:
-        width: Channels of the first layer; they double per layer.
-        layers: Convolutions between the first and the last one; all but the last of these halve the image.
-        norm: "instance"; "group" (Wu and He 2018), which keeps how channels of a group compare; or "none", which keeps
-            the features' size too: offsets then take the norm's place, and weights are drawn for their fan-in.
-        in_channels: 1 for an image; 2 for a pair, as the conditional discriminator of pix2pix judges them.
+    `norm` is "instance"; "group" (Wu and He 2018), which keeps how channels of a group compare; or "none", which keeps
+    the features' size too: offsets then take the norm's place, and weights are drawn for their fan-in.
     """
 
     def __init__(

@@ -10,12 +10,7 @@ from networks.resnet import TAPPED_BLOCKS, EncoderDecoder
 
 
 class ConcatBlock(nn.Module):
-    """Convolution, instance norm, LeakyReLU, convolution; the result joins the input as further channels.
-
-    Args:
-        channels: Channels of the input.
-        growth: Channels that are added.
-    """
+    """Convolution, instance norm, LeakyReLU, convolution; the result joins the input as `growth` further channels."""
 
     def __init__(self, channels: int, growth: int):
         super().__init__()
@@ -35,17 +30,9 @@ class ResidualConcatGenerator(EncoderDecoder):
     """Halvings with LeakyReLU, concatenating residual blocks, doublings with ReLU, one convolution and tanh.
 
     As concatenation keeps the input, the channels must grow. Here every block adds `width` channels, as in DenseNet
-    (Huang et al. 2017), so that a block's cost grows linearly and not exponentially: at the
-    default size 128 → 192 → … → 512 channels over six blocks at a quarter of the resolution.
-
-    `features` are the image, each halving, and the first and the fifth block.
-
-    Args:
-        blocks: Residual blocks.
-        width: Channels of the first layer; they double per halving.
-        downs: Number of halvings.
-        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
-        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
+    (Huang et al. 2017), so that a block's cost grows linearly and not exponentially: at the default size 128 → 192 → …
+    → 512 channels over six blocks at a quarter of the resolution. `features` are the image, each halving, and the first
+    and the fifth block. For `upsampling` see `blocks.upsample`.
     """
 
     def __init__(

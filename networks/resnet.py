@@ -23,16 +23,10 @@ TAPPED_BLOCKS = 0, 4  # residual blocks that PatchNCE compares, of those that th
 class EncoderDecoder(nn.Module):
     """A generator without skips: one layer after the other, and tanh; weights are drawn from N(0, 0.02).
 
-    Args:
-        name: What messages call it, with its article.
-        encoder, decoder: The layers; the decoder's last one gives a single channel.
-        downs: Number of halvings.
-        taps: Number of channels of the encoder's layers that `features` returns, by the layer's index.
-        in_channels: Channels of the image.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
-        feature_channels: Channels of what `features` returns.
+    `name` is what messages call it, with its article; the decoder's last layer gives a single channel; `taps` has the
+    number of channels of the encoder's layers that `features` returns (`feature_channels`, after the image's), by the
+    layer's index. Height and width must be multiples of `stride`, and at least twice that, else `forward` raises a
+    ValueError.
     """
 
     def __init__(
@@ -72,19 +66,13 @@ class EncoderDecoder(nn.Module):
 class ResNetGenerator(EncoderDecoder):
     """Down-sampling, residual blocks at the coarsest level, up-sampling, and tanh; no skips.
 
-    At the default size, in the paper's notation: c7s1-64, d128, d256, nine R256, u128, u64, c7s1-1. The 7×7 layers and
-    the residual blocks pad by reflection, d with zeros. Instance norm follows every convolution but the last; its
-    learned offset replaces the convolution's bias.
+    At the default size, in the paper's notation: c7s1-64, d128, d256, nine R256 (six for images below 256 pixels),
+    u128, u64, c7s1-1. The 7×7 layers and the residual blocks pad by reflection, d with zeros. Instance norm follows
+    every convolution but the last; its learned offset replaces the convolution's bias. Up-sampling is "transposed" as
+    published, or "nearest" against checkerboard; see `blocks.upsample`.
 
     `features` are those of Park et al. 2020, appendix C.2: the image, the output of each halving, and that of the first
     and of the fifth residual block, if it exists.
-
-    Args:
-        blocks: Residual blocks; the paper has 9 for images of 256 pixels and more, 6 for smaller ones.
-        width: Channels of the first layer; they double per halving.
-        downs: Number of halvings.
-        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
-        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
     """
 
     def __init__(

@@ -45,21 +45,12 @@ class SkipGenerator(nn.Module):
     """A 5×5 stem, halvings by 4×4 kernels, scaled residual blocks, doublings and tanh, with additive skips.
 
     Each doubling repeats pixels and convolves by 3×3; the encoder's features of that size, the stem's of full size
-    among them, are added to its output. Unlike concatenated features (a U-Net's), added ones cost no weights. Borders
-    are padded by reflection; every layer but the last has ReLU.
+    among them, are added to its output. Unlike concatenated features (a U-Net's), added ones cost no weights. Channels
+    double per halving, from `width` up to 4 times that. Borders are padded by reflection; every layer but the last has
+    ReLU. Without `norm` ("none") layers have offsets instead, and weights are drawn as He et al. (2015) do.
 
     `features` are, as a ResNet generator's, the image, each halving, and the first and the fifth block, if it exists.
-
-    Args:
-        blocks: Residual blocks.
-        width: Channels of the stem; they double per halving up to 4 times this.
-        downs: Number of halvings.
-        norm: "instance", or "none": layers have offsets instead, and weights are drawn as He et al. (2015) do.
-        in_channels: Channels of the image, which is one of several slices where there are more (`neighbours`).
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
-        feature_channels: Channels of what `features` returns.
+    Height and width must be multiples of `stride`, and at least twice that, else `forward` raises a ValueError.
     """
 
     def __init__(

@@ -29,16 +29,11 @@ OPEN_GATE_BIAS = 3.0  # σ(3) ≈ 0.95: training starts from nearly the plain sk
 class AttentionGate(nn.Module):
     """The additive attention gate of Oktay et al. 2018 ("Attention U-Net", section 2.1).
 
-    It weights each pixel of a skip by how well it agrees with the features of the coarser level.
-
-    α = σ(ψ · ReLU(W_x x + W_g g) + b_ψ), and the skip becomes α x (equations 1 and 2, with both inputs on one grid).
-    All of W and ψ are 1×1 convolutions. MONAI's `AttentionBlock` follows each with batch norm, whose statistics mean
-    little at a batch size of 1 and differ between training and evaluation; here W_x and W_g have instance norm, and
-    ψ has none: standardising a map of one channel would fix how much of each image passes.
-
-    Args:
-        channels: Channels of the skip.
-        gating_channels: Channels of the features of the coarser level.
+    It weights each pixel of a skip by how well it agrees with the features of the coarser level: α = σ(ψ · ReLU(W_x x +
+    W_g g) + b_ψ), and the skip becomes α x (equations 1 and 2, with both inputs on one grid). All of W and ψ are 1×1
+    convolutions. MONAI's `AttentionBlock` follows each with batch norm, whose statistics mean little at a batch size of
+    1 and differ between training and evaluation; here W_x and W_g have instance norm, and ψ has none: standardising a
+    map of one channel would fix how much of each image passes.
     """
 
     def __init__(self, channels: int, gating_channels: int):

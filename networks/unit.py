@@ -8,15 +8,9 @@ from networks.resnet import decoder_layers, encoder_layers
 
 
 class LatentEncoder(nn.Sequential):
-    """c7s1-64, 3×3 halvings and residual blocks, all with instance norm.
+    """c7s1-64, 3×3 halvings, whose channels double, and residual blocks, all with instance norm.
 
-    Args:
-        width: Channels of the first layer; they double per halving.
-        downs: Number of halvings.
-        blocks: Residual blocks; they come last.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this, else `forward` raises a ValueError.
+    Height and width must be multiples of `stride`, and at least twice that, else `forward` raises a ValueError.
     """
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
@@ -47,12 +41,8 @@ class LatentAutoEncoder(nn.Module):
     """Encoder and decoder of one contrast: the layers of CycleGAN's ResNet generator, the latent amid its blocks.
 
     The latent of an image is normally distributed about the mean that the encoder gives, with variance 1 (section 3).
-    Height and width must be multiples of `stride`, and at least twice that; else ValueError.
-
-    Args:
-        width, downs: Size of encoder and decoder.
-        blocks: Residual blocks of the encoder, and of the decoder.
-        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
+    Each half has so many residual `blocks`. Height and width must be multiples of `stride`, at least twice that; else
+    ValueError.
     """
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):

@@ -96,22 +96,3 @@ def assert_exports(network):
             torch.testing.assert_close(graph(image), network(image), rtol=0, atol=1e-5)  # on the CPU eager ways differ
         with pytest.raises(AssertionError):
             graph(torch.zeros(1, 1, least + stride // 2, least))
-
-
-def value_and_gradients(function, *tensors):
-    """What a function makes of tensors, and the gradients by each of a fixed weighted sum of it."""
-    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
-    value = function(*tensors)
-    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(value)
-    return value.detach(), *torch.autograd.grad((value * weights).sum(), tensors)
-
-
-def assert_same_function(fast, plain, *tensors, bound=1e-10):
-    """Two functions have the same value and gradients, to `bound` of the plain ones' standard deviations.
-
-    The plain ones are computed in float64.
-    """
-    exact = value_and_gradients(plain, *(tensor.double() for tensor in tensors))
-    for ours, theirs in zip(value_and_gradients(fast, *tensors), exact, strict=True):
-        assert ours.shape == theirs.shape and ours.dtype == tensors[0].dtype
-        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=bound * theirs.std().item())

@@ -68,13 +68,8 @@ class Augmentation:
     def apply_batched(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Return the same as `apply` in a few operations on the whole batch, to launch few GPU kernels.
 
-        On a CPU it takes four times as long.
-
-        Raises:
-            ValueError: there is an `extra` augmentation, which takes slices one by one.
+        On a CPU it takes four times as long. There can be no `extra` augmentation, which takes slices one by one.
         """
-        if self.extra:
-            raise ValueError("an extra augmentation takes slices one by one")
         size, enlarged = slices.shape[-1], enlarge(slices, self.jitter)
         # Gather flipped, turned and cropped slices by their source indices.
         source_indices = _source_indices(changes, size, enlarged.shape[-1] - size)
@@ -96,13 +91,8 @@ class Augmentation:
     def apply_to_flipped(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Augment slices in place that were flipped (`AugmentationParameters.flips`) while being read; return them.
 
-        With a jitter of 1 the result equals `apply` of the unflipped slices, as flips come first then.
-
-        Raises:
-            ValueError: the jitter is not 1.
+        Without a jitter flips come first, so that the result equals `apply` of the unflipped slices.
         """
-        if self.jitter != 1:
-            raise ValueError(f"slices are to be enlarged by {self.jitter:g} before they are flipped")
         for index, change in enumerate(changes):
             if change.quarter_turns or change.brightness or change.contrast != 1 or self.extra:
                 slices[index] = self._finished(slices[index], change)

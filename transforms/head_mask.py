@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from transforms.mask_regions import (
     MARGIN,
@@ -158,7 +159,7 @@ def _air_intensity(volume: np.ndarray, background: np.ndarray) -> float | None:
     Air is recognised by many specks, or by a rim of values with a small spread.
     """
     measured_mask = ~background
-    rim = volume[measured_mask & _dilated(background, RIM_VOXELS)]
+    rim = volume[measured_mask & binary_dilation(background, iterations=RIM_VOXELS)]
     values = volume[measured_mask]
     bright = values[values > values.mean(dtype=np.float64)]
     if rim.size == 0 or bright.size == 0:
@@ -167,20 +168,6 @@ def _air_intensity(volume: np.ndarray, background: np.ndarray) -> float | None:
     unspecked_count = np.count_nonzero(without_specks(with_margin(measured_mask)))
     is_noise = unspecked_count < (1 - NOISE_SHARE) * values.size
     return air if is_noise or 0 < median - low < MAX_AIR_SPREAD * (np.percentile(bright, 50) - median) else None
-
-
-def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
-    """Return a mask dilated by a number of voxels, with a cross; in a third of the time of `scipy.ndimage`."""
-    axes = [axis for axis, length in enumerate(mask.shape) if length > 1]
-    for _ in range(voxels):
-        result = mask.copy()
-        for axis in axes:
-            upper, lower = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
-            upper[axis], lower[axis] = slice(1, None), slice(0, -1)
-            result[tuple(upper)] |= mask[tuple(lower)]
-            result[tuple(lower)] |= mask[tuple(upper)]
-        mask = result
-    return mask
 
 
 def _brighter_than_air(volume: np.ndarray, blank: np.ndarray | None, air: float | None) -> np.ndarray:

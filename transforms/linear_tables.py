@@ -11,9 +11,8 @@ from scipy.sparse import csr_array, diags_array, eye_array, kron
 def entry_weights(coordinates: Sequence[np.ndarray], shape: Sequence[int]) -> csr_array:
     """Return the weight of every entry of a table for values at coordinates, (n, entries) float: 2^axes are not 0.
 
-    Args:
-        coordinates: By axis (n,), from 0 to the number of entries along it - 1.
-        shape: Number of entries along each axis, two at least.
+    Coordinates are (n,) by axis, from 0 to the number of entries along it - 1; the table has two along each axis at
+    least.
     """
     lower = [np.minimum(axis.astype(np.intp), levels - 2) for axis, levels in zip(coordinates, shape, strict=True)]
     share = [axis - corner for axis, corner in zip(coordinates, lower, strict=True)]

@@ -62,22 +62,18 @@ def register_rigid(
     # Coarse alignment from two starts.
     centred = np.eye(4)
     centred[:3, 3] = second.centre_of_brightness - first.centre_of_brightness
-    candidates, failure = [], None
+    candidates, failures = [], []
     for start in (np.eye(4), centred):
         try:
             candidates.append(_optimise(first, second, start, shrink=(4,), smooth_mm=(4,), sampling=(0.5,)))
-        except RuntimeError as error:  # SimpleITK: no overlap, or no gradient
-            failure = error
+        except ValueError as error:
+            failures.append(error)
     if not candidates:
-        reason = str(failure).strip().splitlines()[-1]
-        raise ValueError(f"the two scans could not be registered: {reason}") from failure
+        raise failures[-1]
     coarse = max(candidates, key=lambda matrix: _alignment_score(first, second, matrix))
 
     # Refine the better one, and keep it only if it aligns better than the headers.
-    try:
-        fine = _optimise(first, second, coarse, shrink=(2, 1), smooth_mm=(2, 0), sampling=(0.15, 0.04))
-    except RuntimeError as error:
-        raise ValueError(f"the two scans could not be registered: {str(error).strip().splitlines()[-1]}") from error
+    fine = _optimise(first, second, coarse, shrink=(2, 1), smooth_mm=(2, 0), sampling=(0.15, 0.04))
     return max((np.eye(4), fine), key=lambda matrix: _alignment_score(first, second, matrix))
 
 
@@ -91,21 +87,13 @@ def resample_onto(
     fill: float = 0.0,
     low_pass: bool = True,
 ) -> np.ndarray:
-    """Resample a volume onto another grid through a transform of world coordinates.
+    """Resample a volume (X, Y, Z) with its (4, 4) affine onto the grid of another shape and affine; its type stays.
 
+    `matrix`, (4, 4), leads from world points of the new grid to world points of the moving volume (`register_rigid`).
     Along axes that the new grid samples more coarsely, the moving volume is low-pass filtered first, so that detail
-    finer than the new voxels is averaged instead of aliased.
-
-    Args:
-        moving: (X, Y, Z) volume to resample, with its (4, 4) `moving_affine`.
-        matrix: (4, 4) from world points of the new grid to world points of the moving volume (`register_rigid`).
-        shape, affine: The new grid.
-        order: Order of the spline: 1 linear, 0 nearest neighbour (masks and labels), 3 cubic.
-        fill: Value outside the moving volume.
-        low_pass: Whether to filter; nearest neighbours are never filtered.
-
-    Returns:
-        (*shape,) array of the moving volume's type.
+    finer than the new voxels is averaged instead of aliased, unless `low_pass` is off. `order` is that of the spline: 1
+    linear, 0 nearest neighbour (masks and labels, never filtered), 3 cubic. Outside the moving volume the value is
+    `fill`.
     """
     to_moving_voxel = np.linalg.inv(moving_affine) @ matrix @ affine
     if low_pass and order > 0:
@@ -190,7 +178,7 @@ def _optimise(
     smooth_mm: Sequence[float],
     sampling: Sequence[float],
 ) -> np.ndarray:
-    """Return the (4, 4) transform that SimpleITK finds from a start, level by level; RuntimeError where it fails."""
+    """Return the (4, 4) transform that SimpleITK finds from a start, level by level; ValueError where it fails."""
     import SimpleITK as sitk
 
     # Start from the given transform, rotating about the head's centre.
@@ -216,8 +204,12 @@ def _optimise(
     method.SetSmoothingSigmasPerLevel(smooth_mm)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(euler_transform, inPlace=True)
-    with one_simpleitk_thread():
-        method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
+    try:
+        with one_simpleitk_thread():
+            method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
+    except RuntimeError as error:  # no overlap, or no gradient
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"the two scans could not be registered: {reason}") from error
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(euler_transform.GetMatrix(), (3, 3))
     matrix[:3, 3] = euler_transform.TransformPoint((0.0, 0.0, 0.0))

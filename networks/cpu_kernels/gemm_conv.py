@@ -21,9 +21,7 @@ SHARE, LEAST_WEIGHTS = 16, 2**20  # measured: faster from so many weights and 16
 def is_faster(pixels: int, weight: Tensor) -> bool:
     """Whether `conv_stride2` and `transposed_conv` were measured to be faster than torch's convolutions.
 
-    Args:
-        pixels: N H W of the coarse side.
-        weight: (K, C, r, r), K being the coarse side's channels.
+    `pixels` is N H W of the coarse side, whose channels are K of the weight (K, C, r, r).
     """
     is_large = weight.shape[2:] == (4, 4) and weight.numel() >= LEAST_WEIGHTS
     is_contiguous = weight.is_contiguous()  # another layout would be copied first
@@ -36,10 +34,8 @@ def conv_stride2(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def transposed_conv(image: Tensor, weight: Tensor) -> Tensor:
-    """Convolve (N, K, H, W) with (K, C, 4, 4), transposed, at stride 2, padding 1; differentiable once.
-
-    Returns:
-        (N, C, 2H, 2W).
+    """Convolve (N, K, H, W) with (K, C, 4, 4), transposed, at stride 2, padding 1: to (N, C, 2H, 2W); differentiable
+    once.
     """
     return _Doubled.apply(image, weight)
 

@@ -36,17 +36,14 @@ def convolve_from_one_channel(image: Tensor, weight: Tensor) -> Tensor:
 def conv_stride2_from_one_channel(image: Tensor, weight: Tensor, padding: int) -> Tensor:
     """Correlate (N, 1, H, W) with (K, 1, r, r) at stride 2, padded with zeros; differentiable once.
 
-    Returns:
-        (N, K, h, w), where h is (H + 2 padding − r) / 2 + 1, rounded down.
+    The result is (N, K, h, w), where h is (H + 2 padding − r) / 2 + 1, rounded down.
     """
     return _FromOne.apply(image, weight, 2, padding)
 
 
 def transposed_conv_to_one_channel(image: Tensor, weight: Tensor) -> Tensor:
-    """Convolve (N, C, H, W) with (C, 1, 4, 4), transposed, at stride 2 and padding 1; differentiable once.
-
-    Returns:
-        (N, 1, 2H, 2W).
+    """Convolve (N, C, H, W) with (C, 1, 4, 4), transposed, at stride 2, padding 1: to (N, 1, 2H, 2W); differentiable
+    once.
     """
     return _DoubledToOne.apply(image, weight)
 

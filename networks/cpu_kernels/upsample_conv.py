@@ -28,12 +28,7 @@ TAP_SUMS = {
 def upsample_and_convolve(image: Tensor, weight: Tensor) -> Tensor:
     """Up-sample an image by 2 (nearest neighbour), pad by reflection so that the size is kept, and correlate.
 
-    Args:
-        image: (N, C, H, W), H and W at least 2.
-        weight: (K, C, 3, 3) or (K, C, 5, 5).
-
-    Returns:
-        (N, K, 2H, 2W).
+    The image is (N, C, H, W), H and W at least 2, the weight (K, C, 3, 3) or (K, C, 5, 5), the result (N, K, 2H, 2W).
     """
     kernel, (height, width) = weight.shape[-1], image.shape[-2:]
     sums = torch.tensor(TAP_SUMS[kernel], dtype=weight.dtype, device=weight.device)

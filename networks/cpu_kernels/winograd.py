@@ -23,18 +23,13 @@ POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, 2.0)  # of 3×3 kernels: a third less error
 
 
 def convolve(image: Tensor, weight: Tensor) -> Tensor:
-    """Correlate an image with square kernels, without padding and at stride 1, as `torch.nn.functional.conv2d` does.
+    """Correlate (N, C, H, W) with (K, C, r, r), r at most 4 and at most H and W, unpadded and at stride 1, as `conv2d`
+    does.
 
-    Differentiable once in both arguments, with as few multiplications in the backward pass. The transformed
-    image, 2.25 times as large, exists for one sample at a time and is computed again in the backward pass.
-
-    Args:
-        image: (N, C, H, W), H and W at least r.
-        weight: (K, C, r, r), where r is 4 at most.
-
-    Returns:
-        (N, K, H − r + 1, W − r + 1). In float32 the error is some 2e-6 of the result's standard deviation (root mean
-        square; 2e-5 at the most of a million), ten times that of the plain sum; with 4×4 kernels twice as much.
+    Differentiable once in both arguments, with as few multiplications in the backward pass. The transformed image, 2.25
+    times as large, exists for one sample at a time and is computed again in the backward pass. In float32 the error is
+    some 2e-6 of the result's standard deviation (root mean square; 2e-5 at the most of a million), ten times that of
+    the plain sum; with 4×4 kernels twice as much.
     """
     return _Winograd.apply(image, weight)
 
@@ -42,12 +37,8 @@ def convolve(image: Tensor, weight: Tensor) -> Tensor:
 def is_faster(image: Tensor, weight: Tensor, padding: int = 0) -> bool:
     """Whether `convolve` was measured to be faster than torch's: many channels and pixels, kernels of 3×3 or 4×4.
 
-    With few channels the transform of the tiles costs what is saved; with few tiles that of the kernels does.
-
-    Args:
-        image: (N, C, H, W).
-        weight: (K, C, r, r).
-        padding: Pixels that are still to be added on every side of the image.
+    With few channels the transform of the tiles costs what is saved; with few tiles that of the kernels does. `padding`
+    are pixels that are still to be added on every side of the image.
     """
     if not suits_winograd(weight):
         return False

@@ -145,11 +145,9 @@ def _onto_mean(heads: Sequence[_ThinHead], placements: Sequence[Placement], axis
 
 
 def _profile(thin: _ThinHead, placement: Placement, axis: int) -> tuple[int, np.ndarray]:
-    """Return a head's cross-sections along an axis of the frame, `PROFILE_MM` apart.
-
-    Returns:
-        The first position, counted in `PROFILE_MM`, and (n, 2) the root of the area, against the largest one's, and the
-        mean brightness, both in [0, 1].
+    """Return a head's cross-sections along an axis of the frame, `PROFILE_MM` apart: the first position, counted in
+    `PROFILE_MM`, and (n, 2) the root of the area, against the largest one's, and the mean brightness, both in [0,
+    1].
     """
     across, along = tuple({0, 1, 2} - {axis}), placement.frame_mm(thin.axes_mm)[axis]
     voxels = np.count_nonzero(thin.mask, axis=across)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -78,7 +77,7 @@ class SliceBank:
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
     ) -> Tensor:
-        """Return the slices at `indices`, each with its own augmentation."""
+        """Return the slices at `indices`, as `gather` does, each with its own augmentation; neighbours are alike."""
         if augmentation.jitter != 1:
             return augmentation.apply(self.gather(indices), changes)
         return augmentation.apply_to_flipped(self.gather(indices, [change.flips for change in changes]), changes)
@@ -127,24 +126,8 @@ def _naming_file(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not the stored slices ({reason}); the same command makes them again") from error
 
 
-class SliceSource(Protocol):
-    """The slices of one contrast's volumes, one volume after the other: `SliceBank` or `DeviceSliceBank`."""
-
-    ends: np.ndarray  # index after each volume's last slice
-
-    def __len__(self) -> int: ...
-
-    def augmented(
-        self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
-    ) -> Tensor:
-        """Return the slices at `indices` as (N, C, S, S) float32 in [-1, 1], each with its own augmentation.
-
-        C is 1, or more with neighbours, which are augmented alike.
-        """
-
-
 class DeviceSliceBank:
-    """A `SliceSource` that holds all of a bank's slices in one tensor on a device, and augments them there."""
+    """All of a bank's slices in one tensor on a device, which are augmented there."""
 
     def __init__(self, bank: SliceBank, device: torch.device):
         self.ends, self.slice_numbers = bank.ends, bank.slice_numbers
@@ -167,8 +150,11 @@ class DeviceSliceBank:
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
     ) -> Tensor:
-        """See `SliceSource.augmented`."""
+        """See `SliceBank.augmented`."""
         return augmentation.apply_batched(self.gather(indices), changes)
+
+
+SliceSource = SliceBank | DeviceSliceBank
 
 
 def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSliceBank]:
@@ -244,10 +230,8 @@ class UnpairedSlices:
 class PairedSlices(UnpairedSlices):
     """Batches of the same slices in both contrasts, shuffled together and augmented alike.
 
-    Pairs that are shown beside unpaired slices have `PAIRS_STREAM`.
-
-    Raises:
-        ValueError: the contrasts have different numbers of slices.
+    Pairs that are shown beside unpaired slices have `PAIRS_STREAM`. ValueError: the contrasts have different numbers of
+    slices.
     """
 
     def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int, stream: int = 0):

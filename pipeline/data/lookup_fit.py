@@ -50,10 +50,8 @@ def fit_context_tables(stacks: Mapping[str, Sequence[SliceStack]]) -> dict[str, 
 class LookupFit:
     """The cells of two cohorts' heads, and tables fitted to their means.
 
-    Its products are small: BLAS's threads would wait for each other, and round otherwise, so it uses one.
-
-    Raises:
-        ValueError: the heads of the two contrasts are nowhere seen in the same place.
+    Its products are small: BLAS's threads would wait for each other, and round otherwise, so it uses one. ValueError:
+    the heads of the two contrasts are nowhere seen in the same place.
     """
 
     @threadpool_limits.wrap(limits=1)

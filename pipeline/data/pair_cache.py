@@ -71,10 +71,7 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, registrat
 
     Each scan is prepared on its own and scaled by its own percentiles; where the grids differ the second is resampled
     once, linearly. `common_slices` chooses the slices. The folder `registrations` keeps the rigid transforms.
-
-    Raises:
-        ValueError: the pair cannot be used; the message gives the reason.
-        UserError: the disk is full, or the folder cannot be written.
+    ValueError with the reason: the pair cannot be used. UserError: the disk is full, or the folder cannot be written.
     """
     if problem := next(filter(None, (not_fetched(case.path) for case in cases)), None):
         raise ValueError(problem)
@@ -139,9 +136,7 @@ def build_pair_cache(
     """Cache every pair and return the entries in order, and the reason for each pair that cannot be used.
 
     Registration uses one thread, so that its result is the same in every process; the folder `registrations` keeps it.
-
-    Raises:
-        UserError: no pair could be used, or one could not and `on_bad_volume` is "stop".
+    Raises like `pipeline.data.slice_cache.build_slice_cache`.
     """
     return fill_cache(
         extract_pair,

@@ -219,10 +219,8 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
     """Return the (4, 4) rigid transform from the first scan to the second, in RAS millimetres.
 
     The identity where both have one grid, or where `register` is off (headers are trusted then). Otherwise the scans
-    are registered once, and `folder` keeps the result for as long as neither files nor settings change.
-
-    Raises:
-        BadScan: the registration failed, or a 2D image has another size than its partner.
+    are registered once, and `folder` keeps the result for as long as neither files nor settings change. BadScan: the
+    registration failed, or a 2D image has another size than its partner.
     """
     # Scans on one grid, and headers that are to be trusted, need no registration.
     paths, names = (first.path, second.path), f"{first.path} and {second.path}"

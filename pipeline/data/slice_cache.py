@@ -180,11 +180,8 @@ def build_slice_cache(
 ) -> tuple[list[StoredCase], dict[Case, str]]:
     """Cache every case and return the entries in order, and the reason for each case that cannot be used.
 
-    `settings` and `min_foreground` say how cases become slices; see `case_key`.
-
-    Raises:
-        UserError: no image could be used, or one could not and `on_bad_volume` is "stop"; the disk is full; a worker
-            died.
+    `settings` and `min_foreground` say how cases become slices; see `case_key`. UserError: no image could be used, or
+    one could not and `on_bad_volume` is "stop"; the disk is full; a worker died.
     """
     return fill_cache(
         extract,
@@ -205,14 +202,10 @@ def fill_cache(
 ) -> tuple[list[Entry], dict[Item, str]]:
     """Look every item up in the cache, and call `extract(*arguments)` for those that are missing.
 
-    Args:
-        extract: Function that makes one entry; raises ValueError, OSError, RuntimeError or MemoryError for bad input.
-        jobs: Item -> arguments of `extract`.
-        look_up: Function that returns an item's entry, or None where there is none.
-        texts: Title and unit of the progress bar, and the end of "none of 3 ..." where no item could be used.
-
-    Returns:
-        The entries in order, and for each item without one the reason; raises like `build_slice_cache`.
+    `jobs` has the arguments by item. `extract` makes one entry, and raises ValueError, OSError, RuntimeError or
+    MemoryError for bad input; `look_up` returns an item's entry, or None. `texts` are title and unit of the progress
+    bar, and the end of "none of 3 ..." where no item could be used. Returns the entries in order, and for each item
+    without one the reason; raises like `build_slice_cache`.
     """
     make_folder(cache.store)
     title, unit, failure = texts

@@ -35,11 +35,10 @@ def split_from_file(
     "subject" alone means all of the subject's sessions, or the scan without a session where there is one. Subjects that
     are not named are left out. "pairs", the scans that unpaired training has in both contrasts, may be missing.
 
-    Raises:
-        UserError: the file cannot be read, or is wrong; lists all problems: parts missing or unknown, names that the
-            data does not have, a subject in two parts, in both contrasts of unpaired training or without its pair in
-            paired training, pairs that are not in both or not of `pairs_beside` subjects, and images of the data's own
-            test folders outside the test part.
+    UserError: the file cannot be read, or is wrong; lists all problems: parts missing or unknown, names that the data
+    does not have, a subject in two parts, in both contrasts of unpaired training or without its pair in paired
+    training, pairs that are not in both or not of `pairs_beside` subjects, and images of the data's own test folders
+    outside the test part.
     """
     names, problems = _names_by_part(_read(path), contrasts)
     cases_by_part: dict[str, list[Case]] = {}

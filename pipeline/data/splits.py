@@ -37,17 +37,13 @@ def make_split(
 
     Validation and test subjects are drawn from those that have a pair (both contrasts in one session); if there are
     none, from those that have both contrasts; else from each contrast's subjects separately. The rest train.
+    `validation` and `test` are numbers of subjects as an int, or as a float their share of the subjects drawn from.
 
-    Args:
-        cases: The cohort; cases of other contrasts are left out. Where some have `split="test"`, their subjects are the
-            test set, and no others are drawn.
-        validation, test: Number of subjects as an int, or as a float their share of the subjects drawn from.
-        pairing: "unpaired" assigns each training subject to one contrast, in numbers as equal as possible; "paired"
-            trains with the subjects that have a pair.
-        pairs_beside: Number of training subjects that unpaired training has in both contrasts, as pairs.
+    Cases of other contrasts are left out. Where some have `split="test"`, their subjects are the test set, and no
+    others are drawn. Pairing "unpaired" assigns each training subject to one contrast, in numbers as equal as possible,
+    but for `pairs_beside` subjects, who are in both, as pairs; "paired" trains with the subjects that have a pair.
 
-    Raises:
-        UserError: too few subjects; the message gives the numbers, the need and the keys to change.
+    UserError: too few subjects; the message gives the numbers, the need and the keys to change.
     """
     cases = sorted(case for case in cases if case.contrast in contrasts)
     for contrast in contrasts:

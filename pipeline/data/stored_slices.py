@@ -87,11 +87,8 @@ class StoredPair:
 def air_beyond(slices: np.ndarray, slice_mm: float, positions: np.ndarray, occupied: np.ndarray) -> tuple[bool, bool]:
     """Return whether a volume goes on before and after the slices used, the head having ended there by itself.
 
-    Args:
-        slices: The volume's, (N, S, S) in [-1, 1].
-        slice_mm: Distance between slices.
-        positions: Indices of the slices used, ascending.
-        occupied: Those of all that show enough of this volume's head; `positions` may be fewer.
+    `slices` are the volume's, (N, S, S) in [-1, 1]; `positions` the indices of those used, ascending, and `occupied` of
+    all that show enough of this volume's head.
     """
     first, last = cut_ends(slices, slice_mm)
     before = first is None and 0 < positions[0] == occupied[0]

@@ -30,13 +30,9 @@ class Recording(NamedTuple):
 class CapturedStep:
     """Makes an engine's steps: the first few of each batch shape directly, the others by replaying a recording.
 
-    Args:
-        engine: An engine that does without host synchronisation, in a single process.
-        record: Function of a step and the engine's random generators that returns the losses and a function that
-            replays the step. Recording must not change the engine.
-
-    Raises:
-        ValueError: the engine requires host synchronisation.
+    The engine is in a single process and does without host synchronisation; ValueError: it requires it. `record` is a
+    function of a step and the engine's random generators that returns the losses and a function that replays the step;
+    recording must not change the engine.
     """
 
     def __init__(

@@ -10,7 +10,6 @@ from torch import Tensor
 from networks.neighbours import middle_slice
 from networks.patch_features import FeatureGenerator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Losses
-from pipeline.engines.state import RandomState, Stateful
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
@@ -35,10 +34,7 @@ class Cut(UnpairedEngine):
     """
 
     options: CutOptions
-
-    def set_up(self) -> None:
-        super().set_up()
-        self.random = RandomState(self.options.seed, self.device)  # for the positions that are compared
+    draws = True  # the positions that are compared
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: equation 5, for each direction."""
@@ -77,20 +73,14 @@ class Cut(UnpairedEngine):
     def _contrastive_loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return the cross-entropy (equation 2) of matching each position among those of its image.
 
-        It is in full precision, for the division by the temperature would amplify rounding errors.
-
-        Args:
-            queries: (N, P, C) vectors of length 1, of the output.
-            keys: (N, P, C) vectors of length 1, of the source.
+        Queries, of the output, and keys, of the source, are (N, P, C) vectors of length 1. It is in full precision, for
+        the division by the temperature would amplify rounding errors.
         """
         with self.full_precision():
             dtype = torch.promote_types(queries.dtype, torch.float32)
             similarity = queries.to(dtype) @ keys.to(dtype).transpose(1, 2) / self.options.temperature  # (N, P, P)
             labels = torch.arange(similarity.shape[1], device=similarity.device).expand(len(similarity), -1)
             return functional.cross_entropy(similarity.flatten(0, 1), labels.flatten())
-
-    def extra_state(self) -> dict[str, Stateful]:
-        return {**super().extra_state(), "random": self.random}
 
 
 def _vectors_at(features: Tensor, positions: Tensor) -> Tensor:

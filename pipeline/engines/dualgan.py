@@ -9,7 +9,7 @@ from networks.cpu_kernels import twice_differentiable
 from networks.neighbours import middle_slice
 from pipeline.engines.base import Losses
 from pipeline.engines.losses import mean_absolute, wasserstein
-from pipeline.engines.state import RandomState, Stateful, StepCounter
+from pipeline.engines.state import Stateful, StepCounter
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions, batched_forward
 
 
@@ -32,13 +32,13 @@ class DualGan(UnpairedEngine):
     """
 
     options: DualGanOptions
+    draws = True  # the gradient penalty's positions between images
 
     def set_up(self) -> None:
-        """See `Engine.set_up`: the steps counted, and random numbers."""
+        """See `Engine.set_up`: the steps counted."""
         super().set_up()
         # If critics move more often, Python reads the count to know whose turn it is: then it stays on the CPU.
         self.steps = StepCounter(self.device if self.critic_steps == 1 else torch.device("cpu"))
-        self.random = RandomState(self.options.seed, self.device)  # for the gradient penalty's positions between images
 
     @property
     def critic_steps(self) -> int:
@@ -91,7 +91,7 @@ class DualGan(UnpairedEngine):
                 weight.clamp_(-self.options.clip, self.options.clip)
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {**super().extra_state(), "steps": self.steps, "random": self.random}
+        return {**super().extra_state(), "steps": self.steps}
 
 
 ENGINE, OPTIONS = DualGan, DualGanOptions

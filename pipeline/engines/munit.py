@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from networks.munit import AutoEncoder, StyleTranslator
 from pipeline.engines.base import Losses, Networks
 from pipeline.engines.losses import mean_absolute
-from pipeline.engines.state import RandomState, Stateful, Styles
+from pipeline.engines.state import Stateful, Styles
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
@@ -36,11 +36,11 @@ class Munit(UnpairedEngine):
     """
 
     options: MunitOptions
+    draws = True
 
     def set_up(self) -> None:
         """See `Engine.set_up`: the styles of both contrasts."""
         super().set_up()
-        self.random = RandomState(self.options.seed, self.device)
         self.styles = {
             name: Styles(self.random.normal(autoencoder.style_dim), self.device)
             for name, autoencoder in zip("AB", _autoencoders(self.generators), strict=True)
@@ -96,7 +96,7 @@ class Munit(UnpairedEngine):
             self.styles[name].update(self.world.reduce_mean(style), is_finite)
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {**super().extra_state(), "random": self.random, **self._named_styles()}
+        return {**super().extra_state(), **self._named_styles()}
 
     def transferable_components(self) -> dict[str, Stateful]:
         """See `Engine`: the mean styles, which a translation needs, are among them."""

@@ -127,14 +127,9 @@ def _central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StructureTerm:
-    """A weighted structure loss, whose weight may grow linearly over the first steps, but for those that were skipped.
+    """A weighted structure loss, whose weight may grow linearly over the first steps.
 
-    Args:
-        options: Which loss, and its weight.
-        device: Device of the images.
-
-    Attributes:
-        steps: Number of steps that were not skipped, of the discriminators' warm-up too.
+    `steps` are those that were not skipped, of the discriminators' warm-up too.
     """
 
     def __init__(self, options: StructureOptions, device: torch.device):

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from networks.unit import LatentAutoEncoder, LatentTranslator
 from pipeline.engines.base import Losses, Networks
 from pipeline.engines.losses import divergence_from_normal, mean_absolute
-from pipeline.engines.state import RandomState, Stateful
 from pipeline.engines.unpaired import UnpairedEngine, UnpairedOptions
 
 
@@ -37,10 +36,7 @@ class Unit(UnpairedEngine):
     """
 
     options: UnitOptions
-
-    def set_up(self) -> None:
-        super().set_up()
-        self.random = RandomState(self.options.seed, self.device)
+    draws = True
 
     def generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         """See `UnpairedEngine`: section 3, "learning"."""
@@ -70,9 +66,6 @@ class Unit(UnpairedEngine):
     def _sample_latent(self, mean: Tensor) -> Tensor:
         """Return latents drawn from N(mean, 1)."""
         return mean + self.sample_for_rank(self.random.normal, *mean.shape).to(mean)
-
-    def extra_state(self) -> dict[str, Stateful]:
-        return {**super().extra_state(), "random": self.random}
 
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +48,10 @@ class R1Penalty:
         return torch.where(self.random.uniform(*shape) < 0.5, -1.0, 1.0)
 
     def __call__(self, discriminator: nn.Module, real: Tensor, signs: Callable[..., Tensor]) -> Tensor:
-        """Return E‖∇D(real)‖², a tensor () that can be differentiated.
+        """Return E‖∇D(real)‖², a tensor () that can be differentiated, at real images (N, 1, H, W).
 
-        Args:
-            discriminator: Maps images to logits (N, 1, h, w), or to a list of them.
-            real: (N, 1, H, W).
-            signs: Returns signs (N, 1, h, w) for the logits' shape (1, h, w) without the batch.
+        The discriminator maps images to logits (N, 1, h, w), or to a list of them; `signs` returns signs of that shape
+        for the logits' shape (1, h, w) without the batch.
         """
         real = real.detach().requires_grad_()
         logits = discriminator(real)
@@ -83,9 +81,10 @@ class UnpairedEngine(Engine):
     """
 
     options: UnpairedOptions
+    draws: ClassVar[bool] = False  # whether the method itself draws random numbers, besides pools and penalty
 
     def set_up(self) -> None:
-        """See `Engine.set_up`: the pools, by name, and the penalty."""
+        """See `Engine.set_up`: the pools, by name, the penalty, and random numbers."""
         slices, seed = self.options.discriminator_slices, self.options.seed
         size = self.pool_size if slices is None else max(self.pool_size or POOL_SIZE, slices)
         kinds = ("pool",) if slices is None else ("pool", "real_pool")
@@ -96,6 +95,7 @@ class UnpairedEngine(Engine):
             if size is not None
         }
         self.r1 = R1Penalty(self.options.r1_every, seed, self.device) if self.options.r1_weight else None
+        self.random = RandomState(seed, self.device)
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `Engine.losses`: those of `generator_losses`, if there are any, and of both discriminators."""
@@ -168,7 +168,8 @@ class UnpairedEngine(Engine):
             self.r1.count_step()
 
     def extra_state(self) -> dict[str, Stateful]:
-        return {**self.pools, **({} if self.r1 is None else {"r1": self.r1})}
+        penalty: dict[str, Stateful] = {} if self.r1 is None else {"r1": self.r1}
+        return {**self.pools, **penalty, **({"random": self.random} if self.draws else {})}
 
 
 def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:

@@ -146,12 +146,10 @@ def spatial_shift(scans: Sequence[Translated]) -> dict[str, float]:
 
     It misses shifts through the slices' plane. Of rotations, scalings and local warps it measures only the common shift
     of the slices. It cannot tell an error from a shift that belongs to the target, such as the chemical shift of fat.
-    It is NaN for slices that disagree or have nothing in common.
 
-    Returns:
-        "spatial_shift_mm", the length; "shift_x_px" and "shift_x_mm" along a slice's first axis, "shift_y_px" and
-        "shift_y_mm" along its second one (axial: to the right and forwards), positive where the translation lies
-        further along. NaN where it cannot be measured.
+    "spatial_shift_mm" is the length; "shift_x_px" and "shift_x_mm" lie along a slice's first axis, "shift_y_px" and
+    "shift_y_mm" along its second one (axial: to the right and forwards), positive where the translation lies further
+    along. NaN for slices that disagree or have nothing in common.
     """
     # Measure the shift in evenly spread slices.
     shifts, pixels_mm = [], []
@@ -201,14 +199,12 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
 
 
 def gain(scans: Sequence[Translated], target: np.ndarray) -> dict[str, float]:
-    """Return SD and mean of the translated heads against the target's training cohort.
+    """Return "gain", the ratio of the SDs of the translated heads and the target's training cohort, and
+    "brightness_offset", the difference of their means, of intensities in [-1, 1].
 
     It compares distributions, so it needs no pair, and misses every error that keeps mean and SD. Subjects differ too:
-    the mean of a head has an SD of 0.03 (phantom) to 0.13 (adults with tumours) over subjects.
-
-    Returns:
-        "gain", the ratio of the SDs, and "brightness_offset", the difference of the means, of intensities in [-1, 1].
-        NaN without a pixel, and the ratio for a target without contrast.
+    the mean of a head has an SD of 0.03 (phantom) to 0.13 (adults with tumours) over subjects. NaN without a pixel, and
+    the ratio for a target without contrast.
     """
     values = np.concatenate([scan.translation[scan.head] for scan in scans]).astype(np.float64)
     if len(values) == 0:

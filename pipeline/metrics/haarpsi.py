@@ -14,13 +14,9 @@ _CONSTANT, _STEEPNESS = 30.0, 4.2  # the paper's C, for intensities in [0, 255],
 
 
 def mean_haarpsi(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> float:
-    """Return the mean HaarPSI of the slices that show foreground, whole slices, without those that have none.
+    """Return the mean HaarPSI of the slices (N, H, W) that show foreground, whole slices, without those that have none.
 
     NaN where slices are below 16 pixels, or none has a value.
-
-    Args:
-        prediction, real: (N, H, W) in [-1, 1].
-        foreground: (N, H, W) bool.
     """
     shown = foreground.any(axis=(1, 2))
     if min(real.shape[1:]) < _SMALLEST:
@@ -31,17 +27,11 @@ def mean_haarpsi(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarra
 
 
 def haarpsi(prediction: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Return the HaarPSI of each slice, from 0 to 1 for slices that are alike.
+    """Return the HaarPSI of each slice, (N,) float32, from 0 to 1 for slices that are alike; NaN where both are all -1.
 
     Reisenhofer, Bosse, Kutyniok and Wiegand (2018), "A Haar wavelet-based perceptual similarity index for image quality
     assessment", equations 10 to 13, for grey images, which are halved first, as the authors do. Edges count, of both
-    images, so uniform air does not, and a halo in it does.
-
-    Args:
-        prediction, real: (N, H, W) in [-1, 1], H and W at least 16.
-
-    Returns:
-        (N,) float32; NaN where both slices are -1 throughout.
+    images, so uniform air does not, and a halo in it does. Slices are (N, H, W) in [-1, 1], H and W at least 16.
     """
     edges, real_edges = (_edges(slices) for slices in (prediction, real))
     weights = torch.maximum(edges[:, 2], real_edges[:, 2])  # (N, 2, H, W): of horizontal and of vertical edges

@@ -21,11 +21,9 @@ def measure_regions(
     """Measure MAE, PSNR and mean SSIM within each label of each region, and in the head outside of them.
 
     Stacks are (N, H, W) in [-1, 1] with the real target's foreground, within which alone labels count; `regions` has
-    label maps of that shape by name, and stacks that are too thin have no SSIM map.
-
-    Returns:
-        "volume/name/label/metric" -> (1,) value; the label 0 is called "outside". Labels of fewer than 50 voxels are
-        left out, as are those beyond a map's first 64.
+    label maps of that shape by name, and stacks that are too thin have no SSIM map. Returns "volume/name/label/metric"
+    -> (1,) value; the label 0 is called "outside". Labels of fewer than 50 voxels are left out, as are those beyond a
+    map's first 64.
     """
     if not regions:
         return {}

@@ -5,9 +5,6 @@ from torch import nn
 
 from networks.blocks import (
     ResidualBlock,
-    as_group_norms,
-    initialise_kaiming,
-    initialise_normal,
     instance_norm,
     intermediate_features,
     normalise_spectrally,
@@ -23,41 +20,10 @@ def test_instance_norm_is_pytorchs():
     torch.testing.assert_close(instance_norm(6)(features), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_norms_of_a_batch_become_norms_of_an_image():
-    layers = [nn.BatchNorm2d(3), nn.SyncBatchNorm(3), nn.InstanceNorm2d(3, affine=True), nn.ReLU()]
-    kinds = [type(layer) for layer in as_group_norms(nn.Sequential(*layers))]
-    assert kinds == [nn.GroupNorm, nn.GroupNorm, nn.GroupNorm, nn.ReLU]
-
-
 def test_instance_norm_of_one_pixel_is_its_offset():
     norm = instance_norm(4)
     nn.init.constant_(norm.bias, 0.5)
     torch.testing.assert_close(norm(torch.rand(2, 4, 1, 1)), torch.full((2, 4, 1, 1), 0.5), rtol=0, atol=1e-4)
-
-
-def test_initialising_reaches_both_spellings_of_the_norm():
-    network = nn.Sequential(
-        nn.Conv2d(1, 64, 4), nn.InstanceNorm2d(64, affine=True), nn.GroupNorm(64, 64), nn.LeakyReLU()
-    )
-    nn.init.constant_(network[0].bias, 3.0)
-    assert initialise_normal(network, deviation=0.1) is network
-    assert network[0].weight.std().item() == pytest.approx(0.1, rel=0.15)
-    assert not network[0].bias.any()
-    for norm in network[1:3]:
-        assert norm.weight.std().item() == pytest.approx(0.1, rel=0.35)
-        assert norm.weight.mean().item() == pytest.approx(1, abs=0.06)
-    initialise_normal(nn.InstanceNorm2d(4))  # without scale and offset there is nothing to draw
-
-
-def test_kaiming_weights_have_the_deviation_of_their_fan_in():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(8, 64, 5), nn.GroupNorm(1, 64), nn.Linear(300, 40))
-    assert initialise_kaiming(network) is network
-    assert network[0].weight.std().item() == pytest.approx((2 / (8 * 25)) ** 0.5, rel=0.05)
-    assert network[2].weight.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.05)
-    assert not network[0].bias.any()
-    assert not network[2].bias.any()
-    assert network[1].weight.eq(1).all()
 
 
 def test_a_reflected_border_continues_the_image():

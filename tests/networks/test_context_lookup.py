@@ -22,7 +22,6 @@ from transforms.context_lookup import (
     ContextTable,
     blurred,
     blurred_across,
-    intensity_knots,
 )
 from transforms.neighbours import Neighbours, neighbour_ends
 
@@ -97,13 +96,6 @@ def test_weights_of_releases_that_blurred_within_slices_still_do():
     old.load_state_dict(saved)
     torch.testing.assert_close(old(stack), lookup(stack[:, 2:3]), rtol=0, atol=0)
     assert (lookup(stack) - old(stack)).abs().max() > 0.01
-
-
-def test_a_table_of_its_own_intensities_changes_nothing():
-    lookup = ContextLookup()
-    lookup.set_table(torch.from_numpy(intensity_knots()).float()[:, None, None].expand(LEVELS), BLUR)
-    image = smooth_image(1, 1, 32, 32)
-    torch.testing.assert_close(lookup(image), image, rtol=0, atol=1e-6)
 
 
 def test_gradients_reach_the_image():

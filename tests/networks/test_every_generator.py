@@ -116,6 +116,9 @@ def test_weights_are_drawn_as_the_papers_do(build):
             deviation = (2 / layer.weight[0].numel()) ** 0.5 if is_kaiming else 0.02
             assert layer.weight.std().item() == pytest.approx(deviation, rel=0.15), name
             assert layer.bias is None or not layer.bias.any(), name
+        elif isinstance(layer, nn.GroupNorm):
+            assert abs(layer.weight - 1).max() < (0.001 if is_kaiming else 0.1) and not layer.bias.any(), name
+            assert is_kaiming or layer.weight.std().item() == pytest.approx(0.02, rel=0.5), name
 
 
 @every_generator

@@ -15,37 +15,6 @@ def pair():
     return small(1), small(2)
 
 
-def test_it_joins_the_sources_content_and_the_style_it_was_given(pair):
-    source, target = pair
-    translator = StyleTranslator(source.content_encoder, target)
-    image, style = random_image(2, 1, 16, 24), torch.tensor([1.0, -2.0, 0.5])
-    translator.set_style(style)
-    expected = target.decode(source.encode(image)[0], style.expand(2, -1))
-    torch.testing.assert_close(translator(image), expected)
-    assert translator.stride == 2
-
-
-def test_the_style_is_the_mean_over_slices_as_the_target_encodes_them(pair):
-    source, target = pair
-    slices = random_image(37, 1, 16, 12)
-    style = StyleTranslator(source.content_encoder, target).encode_style(slices)
-    assert style.shape == (3,)
-    assert not style.requires_grad
-    expected = torch.stack([target.encode(image[None])[1][0] for image in slices]).mean(dim=0)
-    torch.testing.assert_close(style, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_weights_are_shared_with_the_auto_encoders_and_the_style_is_not(pair):
-    source, target = pair
-    translator = StyleTranslator(source.content_encoder, target)
-    shared = {id(weight) for network in pair for weight in network.parameters()}
-    assert {id(weight) for weight in translator.parameters()} < shared
-    assert [name for name, _ in translator.named_buffers()] == ["style"]
-    other = StyleTranslator(source.content_encoder, target)
-    translator.set_style(torch.ones(3))
-    assert not other.style.any()
-
-
 @pytest.mark.parametrize(
     ("style", "message"),
     [

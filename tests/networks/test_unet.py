@@ -31,13 +31,6 @@ def test_the_parameters_are_those_counted_by_hand():
     assert parameters(full_size(UNet)) == 54_408_833 - 2 * 512  # the tutorial's count has a norm on the 1×1 bottleneck
 
 
-def test_the_first_and_the_innermost_layer_have_no_norm():
-    network = full_size(UNet)
-    norms = [any(isinstance(module, nn.GroupNorm) for module in layer.modules()) for layer in network.down]
-    assert norms == [False, True, True, True, True, True, True, False]
-    assert all(any(isinstance(module, nn.GroupNorm) for module in layer.modules()) for layer in network.up)
-
-
 @pytest.mark.parametrize(
     ("depth", "dropped"),
     [

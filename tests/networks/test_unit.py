@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 from network_probes import parameters, random_image, sees_a_square_of
@@ -20,9 +18,6 @@ def pair(count, blocks=2):
     return first, second
 
 
-# ── one contrast's auto-encoder ─────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
 def test_it_is_cyclegans_generator_with_the_latent_amid_its_blocks(upsampling):
     torch.manual_seed(0)
@@ -40,9 +35,6 @@ def test_a_latent_depends_on_exactly_its_receptive_field():
     assert sees_a_square_of(29, LatentEncoder(width=2, blocks=1), 128)
 
 
-# ── blocks in common ────────────────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_the_blocks_next_to_the_latent_are_shared_and_no_others(count):
     first, second = pair(count, blocks=3)
@@ -52,19 +44,6 @@ def test_the_blocks_next_to_the_latent_are_shared_and_no_others(count):
     assert same == [True] * count + [False] * (3 - count + 2)
     block = parameters(first.decoder[0])
     assert parameters(nn.ModuleList([first, second])) == 2 * parameters(first) - 2 * count * block
-
-
-def test_a_copy_of_both_shares_within_itself_alone():
-    originals = nn.ModuleDict(dict(zip("AB", pair(1), strict=True)))
-    copied = copy.deepcopy(originals)
-    assert copied["A"].encoder[-1] is copied["B"].encoder[-1] is not originals["A"].encoder[-1]
-    with torch.no_grad():
-        copied["A"].decoder[0].layers[0].weight.zero_()
-    assert not copied["B"].decoder[0].layers[0].weight.any()
-    assert originals["B"].decoder[0].layers[0].weight.any()
-
-
-# ── translation ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_translator_encodes_one_contrast_and_decodes_the_other():

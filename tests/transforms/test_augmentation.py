@@ -73,25 +73,6 @@ def test_options_come_as_often_and_as_large_as_they_say():
     np.testing.assert_allclose(crops.mean(axis=0), 0.5, atol=0.03)
 
 
-def test_slices_flipped_beforehand_become_the_same_where_nothing_is_cropped():
-    slices, augmentation = torch.rand(40, 1, 8, 8) * 2 - 1, replace(EVERYTHING, jitter=1.0)
-    changes = draws(augmentation, 40)
-    flipped = [image[:, ::rows, ::columns].copy() for image, (rows, columns) in
-               zip(slices.numpy(), (change.flips for change in changes), strict=True)]  # fmt: skip
-    actual = augmentation.apply_to_flipped(torch.from_numpy(np.stack(flipped)), changes)
-    assert torch.equal(actual, augmentation.apply(slices, changes))
-    with pytest.raises(ValueError, match=r"enlarged by 1\.2 before they are flipped"):
-        EVERYTHING.apply_to_flipped(slices, changes)
-
-
-@pytest.mark.parametrize("jitter", [1.0, 1.2])
-def test_a_batch_changed_at_once_is_the_same_to_the_bit(jitter):
-    slices, plain = torch.rand(300, 1, 8, 8) * 2 - 1, replace(EVERYTHING, jitter=jitter, brightness=0.0, contrast=0.0)
-    changes = draws(plain, 300)
-    assert len({(c.flips, c.quarter_turns) for c in changes}) == 16
-    assert torch.equal(plain.apply_batched(slices, changes), plain.apply(slices, changes))
-
-
 def test_a_batch_recoloured_at_once_is_the_same_but_for_rounding():
     slices, changes = torch.rand(64, 1, 8, 8) * 2 - 1, draws(EVERYTHING, 64)
     actual, expected = EVERYTHING.apply_batched(slices, changes), EVERYTHING.apply(slices, changes)

@@ -99,8 +99,6 @@ def test_it_comes_after_the_other_changes_and_is_drawn_with_them():
     assert torch.equal(both.apply(slices(3), changes), expected)
     flipped = torch.stack([image[:, :: c.flips[0], :: c.flips[1]] for image, c in zip(slices(3), changes, strict=True)])
     assert torch.equal(both.apply_to_flipped(flipped, changes), expected)
-    with pytest.raises(ValueError, match="one by one"):
-        both.apply_batched(slices(3), changes)
 
 
 def test_the_documentation_names_every_transform():

@@ -17,19 +17,15 @@ def is_raster(source: object) -> bool:
 
 
 def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
-    """Read a picture as a gray slice.
+    """Read a picture as a gray slice; return it and the largest value of the file's type.
 
-    Colour becomes luminance (ITU-R 601), transparency is dropped, EXIF rotation is applied; 16-bit and
-    floating-point pictures keep their depth.
+    Colour becomes luminance (ITU-R 601), transparency is dropped, EXIF rotation is applied; 16-bit and floating-point
+    pictures keep their depth. The slice is (width, height, 1) float32 in the file's own units, axis 0 from left to
+    right and axis 1 from bottom to top of the picture. The largest value is 255 (also for 1 bit) or 65535, and None for
+    signed, 32-bit and floating-point pictures, whose type says nothing about their range.
 
-    Returns:
-        The (width, height, 1) float32 slice in the file's own units, axis 0 from left to right and axis 1 from bottom
-        to top of the picture; and the largest value of the file's type, 255 (also for 1 bit) or 65535, None for signed,
-        32-bit and floating-point pictures, whose type says nothing about their range.
-
-    Raises:
-        ValueError: the file is missing, damaged, no such picture, has several pages, holds NaN, or has more pixels
-            than Pillow's decompression-bomb limit; the message names the file, the reason and the remedy.
+    ValueError, naming the file, the reason and the remedy: it is missing, damaged, no such picture, has several pages,
+    holds NaN, or has more pixels than Pillow's decompression-bomb limit.
     """
     path = Path(path)
     if problem := not_fetched(path):

@@ -90,10 +90,8 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
     """Return an image's (X, Y, Z) voxels, scaling applied, as finite float32, and warnings.
 
     NaN and -inf become the lowest finite value (0 would be tissue in CT), +inf the highest; values beyond
-    `MAX_MAGNITUDE` count as infinite.
-
-    Raises:
-        VolumeError: no voxel is finite, all have the same value, or float32 cannot tell their values apart.
+    `MAX_MAGNITUDE` count as infinite. VolumeError: no voxel is finite, all have the same value, or float32 cannot tell
+    their values apart.
     """
     warnings = []
     with np.errstate(all="ignore"):
@@ -155,11 +153,8 @@ def repaired_header(
     """Return the header of one 3D volume, its impossible fields repaired, and a warning for each of them.
 
     nibabel repairs some fields. It reads an unknown form code as 0 and qfac as 1, but by the NIfTI standard a form is
-    used if its code is above 0, and qfac counts by its sign. Scaling that is not finite is left out.
-
-    Raises:
-        VolumeError: the header is not of one real-valued volume (`volume_shape`).
-        HeaderDataError: from nibabel, for an unknown data type.
+    used if its code is above 0, and qfac counts by its sign. Scaling that is not finite is left out. VolumeError: the
+    header is not of one real-valued volume (`volume_shape`). HeaderDataError, nibabel's: an unknown data type.
     """
     header = header_class(block, check=False)
     before = _field_texts(header)
@@ -197,10 +192,8 @@ def _field_texts(header: nib.Nifti1Header) -> dict[str, str]:
 def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
     """Return the (4, 4) float64 affine, voxel to RAS millimetres, and warnings about the grid.
 
-    The sform precedes the qform, and both precede the voxel sizes (NIfTI's methods 3, 2, 1).
-
-    Raises:
-        VolumeError: the affine is not finite, is singular, or has impossible voxel sizes.
+    The sform precedes the qform, and both precede the voxel sizes (NIfTI's methods 3, 2, 1). VolumeError: the affine is
+    not finite, is singular, or has impossible voxel sizes.
     """
     stored = np.array(image.affine if image.affine is not None else image.header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(stored).all():

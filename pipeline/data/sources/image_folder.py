@@ -16,9 +16,8 @@ def images_cases(folder: Path, train: Mapping[str, str], test: Mapping[str, str]
     `paired` each image is its own subject ("T1-Image #10"); with it the subject is the file's name ("Image #10"), which
     two contrasts' folders share. Names from `test` begin with "test-", as files there are often numbered anew.
 
-    Raises:
-        UserError: a folder is missing, empty or named twice; a test contrast has no training folder; two images have
-            the same name but for the suffix; or `paired` and no name occurs in two contrasts.
+    UserError: a folder is missing, empty or named twice; a test contrast has no training folder; two images have the
+    same name but for the suffix; or `paired` and no name occurs in two contrasts.
     """
     unknown = [contrast for contrast in test if contrast not in train]
     if unknown:

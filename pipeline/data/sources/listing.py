@@ -51,12 +51,9 @@ def require_folder(folder: Path, key: str) -> None:
 
 
 def require_fetched(cases: Sequence[Case]) -> None:
-    """Warn in one line how many images are not fetched, with the command that fetches the first of them.
+    """Warn in one line how many images are not fetched, with the command that fetches the first; UserError: none is.
 
     A run can go on with the others; each missing image is reported again where it is read.
-
-    Raises:
-        UserError: no image is fetched.
     """
     missing = [text for case in cases if (text := not_fetched(case.path))]
     if missing and len(missing) == len(cases):

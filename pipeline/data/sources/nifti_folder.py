@@ -49,10 +49,8 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
     entity is added, or else the words that differ between the wildcards' matches, alike for all contrasts. A contrast
     with a single file in that session gets the first of those labels that does not contradict its name.
 
-    Raises:
-        UserError: a pattern has no {subject} or no match, one file is matched twice, a volume is stored twice (as .nii
-            and .nii.gz), or two files are the same subject, session and contrast. The message names the pattern, the
-            folder or the files.
+    UserError, naming pattern, folder or files: a pattern has no {subject} or no match, one file is matched twice, a
+    volume is stored twice (as .nii and .nii.gz), or two files are the same subject, session and contrast.
     """
     require_folder(folder, "data.folder")
     files = volumes_below(folder)
@@ -86,12 +84,9 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
 def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
     """List IXI's volumes of the given contrasts, sorted.
 
-    `IXI-T1/IXI002-Guys-0828-T1.nii.gz`, or the same file directly in `folder`, is contrast "T1" (the name after
-    the last dash) of subject "IXI002-Guys-0828".
-
-    Raises:
-        UserError: a contrast has no volume (the message gives the command that downloads them), or two files are the
-            same subject and contrast.
+    `IXI-T1/IXI002-Guys-0828-T1.nii.gz`, or the same file directly in `folder`, is contrast "T1" (the name after the
+    last dash) of subject "IXI002-Guys-0828". UserError: a contrast has no volume (the message gives the command that
+    downloads them), or two files are the same subject and contrast.
     """
     cases = []
     for contrast in contrasts:

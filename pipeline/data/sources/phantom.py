@@ -84,16 +84,12 @@ def phantom_cases(
     """Make a cohort of synthetic heads as NIfTI volumes, one per subject and contrast; complete volumes are kept.
 
     The folder is `<folder>/recipe<R>-<spacing>mm-seed<S>/`, or `<folder>/randomised<R>-…`. A subject depends on the
-    seed and its number alone, so a cohort can be extended. Missing and damaged files are made anew.
-
-    Raises:
-        UserError: the phantom cannot make a contrast, or the folder cannot be written.
+    seed and its number alone, so a cohort can be extended. Missing and damaged files are made anew. UserError: the
+    phantom cannot make a contrast, or the folder cannot be written.
     """
     cases_by_number = planned_phantom(
         folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed, variety=variety
     )
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise UserError(f"{folder}: is not a folder; give the phantom another one")
     all_cases = [case for group in cases_by_number.values() for case in group]
 
     # Find the volumes that are complete already, and make the others, subject by subject.
@@ -159,10 +155,8 @@ def planned_phantom(
     seed: int,
     variety: str = STANDARD,
 ) -> dict[int, list[Case]]:
-    """Return the cases of a cohort by the subject's number, without making or reading files.
-
-    Raises:
-        UserError: the phantom cannot make a contrast.
+    """Return the cases of a cohort by the subject's number, without making or reading files; raises as
+    `phantom_cases`.
     """
     known = SEQUENCES if variety == STANDARD else VARIED_CONTRASTS
     if unknown := [contrast for contrast in contrasts if contrast not in known]:

@@ -18,10 +18,8 @@ def region_files(folder: Path, patterns: Mapping[str, str], cases: Sequence[Case
 
     Patterns are those of `pipeline.data.sources.nifti_folder.nifti_cases`. A file belongs to the scans of its subject
     whose session and run its name does not contradict; of several files, to that one whose name has most of the words
-    of the scan's session. A scan without a file has no entry.
-
-    Raises:
-        UserError: a pattern has no {subject} or no match, or two files fit one scan alike. The message names them.
+    of the scan's session. A scan without a file has no entry. UserError, naming them: a pattern has no {subject} or no
+    match, or two files fit one scan alike.
     """
     files = volumes_below(folder) if patterns else []
     files_by_scan: RegionFiles = {}

@@ -1,11 +1,7 @@
 import numpy as np
-import pytest
-from small_slices import store_volumes
 
 from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices, shared_length, typical_lengths
-from pipeline.data.loader import SliceBank
-from pipeline.data.statistics import CaseStatistics
-from pipeline.data.stored_slices import BINS, StoredCase, pack_histograms, unpack_histograms
+from pipeline.data.stored_slices import BINS, pack_histograms, unpack_histograms
 
 
 def chosen(coverage, head, slice_mm, count=20):
@@ -53,45 +49,3 @@ def test_contrasts_share_the_shorter_of_their_medians_unless_they_agree_anyway()
 def test_histograms_survive_their_text():
     counts = np.random.default_rng(0).integers(0, 2**32, (7, BINS))
     assert np.array_equal(unpack_histograms(pack_histograms(counts)), counts)
-
-
-@pytest.fixture
-def entry(tmp_path):
-    """A volume of which slices 2, 3, 5, 6, 8 and 9 of twelve are stored; slice i of all is the level 100 · i."""
-    [slices] = store_volumes(tmp_path, [6], constant=True)
-    histograms = np.arange(12)[:, None] * np.ones((1, BINS), int)
-    statistics = CaseStatistics(
-        0, 1, True, [2.0] * 3, [], pack_histograms(histograms), head_slices=(1, 9), slice_mm=2.0
-    )
-    return StoredCase(slices.case, slices.path, [2, 3, 5, 6, 8, 9], statistics=statistics)
-
-
-def levels(bank):
-    return np.rint((bank.gather(range(len(bank)))[:, 0, 0, 0].numpy() + 1) * 65535 / 200).astype(int).tolist()
-
-
-def test_a_stored_case_within_a_range_reads_those_slices_from_the_same_file(entry):
-    cut = entry.within(Coverage("axial", 10.0))  # from slice 5 on
-    assert (cut.first, cut.count, cut.stored, cut.path) == (2, 4, 6, entry.path)
-    assert cut.positions == [5, 6, 8, 9]
-    bank = SliceBank([cut, entry])
-    assert levels(bank) == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
-    assert (bank.volume(0)[:, 0, 0] // 100).tolist() == [0, 1, 2, 3, 4, 5]  # all of the file
-
-
-def test_its_histogram_is_that_of_all_of_the_volumes_slices_in_the_range(entry):
-    assert entry.within(Coverage("axial", 10.0)).statistics.histogram == [5 + 6 + 7 + 8 + 9 + 10 + 11] * BINS
-    assert entry.within(Coverage("sagittal", 6.0)).statistics.histogram == [4 + 5 + 6] * BINS
-
-
-def test_a_middle_range_ends_before_the_file_does(entry):
-    cut = entry.within(Coverage("sagittal", 6.0))
-    assert (cut.first, cut.count) == (2, 2) and levels(SliceBank([cut])) == [2, 3]
-    second_cut = cut.within(Coverage("axial", 8.0))  # positions 6 and above, of 5 and 6
-    assert (second_cut.first, second_cut.count, second_cut.stored) == (3, 1, 6)
-    assert levels(SliceBank([second_cut])) == [3]
-
-
-def test_another_scans_head_counts_where_slices_lie_on_its_grid(entry):
-    cut = entry.cut(Coverage("axial", 4.0), (0, 6), 2.0)
-    assert cut.positions == [5, 6, 8, 9]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.loader import DeviceSliceBank, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
+from pipeline.data.loader import DeviceSliceBank, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
 from transforms.neighbours import Neighbours
@@ -42,12 +42,6 @@ def test_batches_are_those_of_the_store(banks, augmentation):
     on_device = UnpairedSlices(*on_device_slices(banks, CPU), augmentation, 3)
     for batch, device_batch in zip(batches(usual, 1), batches(on_device, 1), strict=True):
         assert all(torch.equal(*pair) for pair in zip(batch, device_batch, strict=True))
-
-
-def test_pairs_stay_pairs(banks):
-    on_device = PairedSlices(*on_device_slices([banks[0], banks[0]], CPU), PLAIN, 3)
-    for first, second in batches(on_device):
-        assert torch.equal(first, second)
 
 
 def test_slices_that_do_not_fit_are_refused_before_any_is_read(banks, monkeypatch):

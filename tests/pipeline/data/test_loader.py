@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.loader import AIR, PAIRS_STREAM, PairedSlices, SliceBank, UnpairedSlices
+from pipeline.data.loader import AIR, PAIRS_STREAM, PairedSlices, ShuffledSampler, SliceBank, UnpairedSlices
 from pipeline.data.stored_slices import decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
@@ -22,42 +22,9 @@ def slices(tmp_path):
     )
 
 
-@pytest.fixture
-def numbered(tmp_path):
-    """Return a dataset with 11 and 4 slices, each of which holds its own number; nothing is changed at random."""
-    first, second = (store_volumes(tmp_path / f"{counts}", counts, constant=True) for counts in ([4, 7], [4]))
-    return UnpairedSlices(SliceBank(first), SliceBank(second), Augmentation(), seed=0)
-
-
-def numbers(batch_of_side):
-    return [round(float(value)) for value in (batch_of_side[:, 0, 0, 0] + 1) * 65535 / 200]
-
-
-def sides(dataset, **options):
-    """Return the slices' numbers of each side over an epoch."""
-    result = batches(dataset, **options)
-    return [[number for batch in result for number in numbers(batch[side])] for side in (0, 1)]
-
-
 def equal(first, second):
     first, second = ([side for batch in result for side in batch] for result in (first, second))
     return len(first) == len(second) and all(map(torch.equal, first, second))
-
-
-# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_an_epoch_shows_every_slice_of_the_larger_contrast_once(numbered):
-    assert len(numbered) == 11
-    first, _ = sides(numbered, count=11, batch_size=1)
-    assert sorted(first) == list(range(11)) and first != list(range(11))
-
-
-def test_the_smaller_contrast_is_shuffled_anew_each_time_it_is_through(numbered):
-    _, second = sides(numbered, count=40, batch_size=1)
-    laps = [second[start : start + 4] for start in range(0, 40, 4)]
-    assert all(sorted(lap) == [0, 1, 2, 3] for lap in laps)
-    assert len({tuple(lap) for lap in laps}) > 3
 
 
 def test_an_epoch_is_the_same_from_any_batch_on(slices):
@@ -65,16 +32,6 @@ def test_an_epoch_is_the_same_from_any_batch_on(slices):
     for first_batch in (0, 1, 5, 6):
         remaining = batches(slices(), epoch=3, first_batch=first_batch)
         assert equal(remaining, full_epoch[first_batch:])
-
-
-def test_the_seed_changes_order_and_augmentation(slices, numbered):
-    assert not equal(batches(slices(seed=0)), batches(slices(seed=1)))
-    assert equal(batches(slices(seed=1)), batches(slices(seed=1)))
-    reseeded = UnpairedSlices(*numbered.banks, Augmentation(), seed=1)
-    assert sides(numbered, count=11, batch_size=1) != sides(reseeded, count=11, batch_size=1)
-
-
-# ── pairs beside ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_pairs_beside_leave_the_contrasts_as_they_are_and_have_an_order_of_their_own(tmp_path, slices):
@@ -185,8 +142,8 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, other, message):
         bank.gather([0, 3])
 
 
-def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them(numbered):
-    draws = numbered.samplers[1]  # of four slices
+def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them():
+    draws = ShuffledSampler(4, Augmentation(), seed=0, stream=1)
     result = draws.indices([(0, position) for position in range(4000)])
     assert all(sorted(result[lap : lap + 4]) == [0, 1, 2, 3] for lap in range(0, 4000, 4))
     assert len(draws._orders) == 2
@@ -237,10 +194,3 @@ def test_a_slice_comes_with_its_neighbours_and_all_are_changed_alike(tmp_path):
         for channel, neighbours in enumerate(bank.slice_numbers(indices).T.tolist()):
             expected = single.augmented(augmentation, neighbours, changes)[:, 0]
             torch.testing.assert_close(augmented[:, channel], expected, rtol=0, atol=1e-6)
-
-
-def test_each_contrast_of_a_batch_has_its_neighbours(tmp_path):
-    banks = [SliceBank(store_volumes(tmp_path / name, [3, 4]), Neighbours(2)) for name in ("a", "b")]
-    slices = UnpairedSlices(*banks, Augmentation(horizontal_flip=0.5, brightness=0.1, contrast=0.1), seed=0)
-    for side in slices.batch([(0, 0), (0, 1)]):
-        assert side.shape == (2, 5, 8, 8) and side.abs().max() <= 1

@@ -1,12 +1,11 @@
 import json
 import os
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_store import CHAIN, SETTINGS, build, make_cases
+from small_store import CHAIN, SETTINGS, build, contents, make_cases
 from small_volumes import write_volume
 
 from pipeline.data import slice_cache
@@ -18,22 +17,11 @@ from transforms.slice_chain import slice_chain
 from transforms.slices import occupied_slices
 
 
-def contents(folder):
-    """Return the content of each file; that of a record without the time of its last check."""
-    content = {path.name: path.read_bytes() for path in folder.glob("*.npy")}
-    return content | {path.name: json.loads(path.read_text()) | {"verified": 0} for path in folder.glob("*.json")}
-
-
 @pytest.fixture
 def extractions(monkeypatch):
     """Return a list that grows by the path of each image that is read."""
     read = []
-
-    def recorded_extract(path, *arguments):
-        read.append(path)
-        extract(path, *arguments)
-
-    monkeypatch.setattr(slice_cache, "extract", recorded_extract)
+    monkeypatch.setattr(slice_cache, "extract", lambda path, *others: read.append(path) or extract(path, *others))
     return read
 
 
@@ -183,18 +171,6 @@ def test_two_processes_store_the_same_as_one(tmp_path):
     together, _ = build(cases, tmp_path / "two", processes=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert [replace(entry, path=None) for entry in single_process] == [replace(entry, path=None) for entry in together]
-
-
-# ── the fast way against the plain one ────────────────────────────────────────────────────────────────────────
-
-
-def test_the_file_of_slices_is_the_one_numpy_saves(tmp_path):
-    slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(np.float32)
-    written = slice_cache.write_slices(tmp_path / "ours.npy", slices)
-    np.save(tmp_path / "numpy.npy", encode(slices))
-    content = (tmp_path / "numpy.npy").read_bytes()
-    assert (tmp_path / "ours.npy").read_bytes() == content
-    assert written == {"bytes": len(content), "crc32": zlib.crc32(content)}
 
 
 def test_the_histogram_is_numpys():

@@ -37,17 +37,6 @@ def test_a_bad_volume_is_named_once_and_left_out(processes, tmp_path, capsys):
     assert line.startswith(f"warning: {bad.path}: truncated") and line.endswith("; left out")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_bad_volume_stops_the_run_where_that_is_asked_for(processes, tmp_path, capsys):
-    cases, bad = spoiled_cohort(tmp_path)
-    with pytest.raises(UserError) as caught:
-        build(cases, tmp_path / "store", processes=processes, on_bad_volume="stop")
-    message = str(caught.value)
-    assert message.startswith(f"{bad.path}: truncated") and "\n" not in message
-    assert message.endswith("(preprocess.on_bad_volume: skip would go on without it)")
-    assert "left out" not in capsys.readouterr().err
-
-
 def test_a_dangling_link_is_a_bad_volume(tmp_path, capsys):
     cases = make_cases(tmp_path, 1)
     cases[0].path.unlink()

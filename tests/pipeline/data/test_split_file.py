@@ -139,8 +139,6 @@ def test_a_missing_file_is_named(tmp_path):
         split_from_file(tmp_path / "gone.json", cohort(), CONTRASTS, pairing="unpaired")
 
 
-# ── pairs beside unpaired training ──────────────────────────────────────────────────────────────────────────
-
 BESIDE = {"train": {"T1": ["s1", "s5"], "T2": ["s2", "s5"]}, "validation": ["s3"], "test": ["s4"], "pairs": ["s5"]}
 
 

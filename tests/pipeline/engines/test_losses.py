@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -14,15 +12,6 @@ from pipeline.engines.losses import (
     structural_dissimilarity,
     wasserstein,
 )
-
-
-def test_cross_entropy_by_hand():
-    logits = torch.tensor([math.log(3), -math.log(3)], dtype=torch.float64)  # p = 3/4 and 1/4
-    expected = -(math.log(3 / 4) + math.log(1 / 4)) / 2
-    assert binary_cross_entropy(logits, True).item() == pytest.approx(expected)
-    logit = torch.tensor([math.log(3)], dtype=torch.float64)
-    assert binary_cross_entropy(logit, True).item() == pytest.approx(-math.log(3 / 4))
-    assert binary_cross_entropy(logit, False).item() == pytest.approx(-math.log(1 / 4))
 
 
 @pytest.mark.parametrize("real", [True, False])

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from small_engine import batch, config_of, differences, engine_of, saved
+from small_engine import batch, differences, engine_of
 
-from networks.neighbours import NeighbourGenerator, middle_slice
-from pipeline.engines.builders import build_translators
+from networks.neighbours import middle_slice
 
 METHODS = {
     "cyclegan": {"type": "cyclegan", "pool_size": 3, "ema_decay": 0.9},
@@ -73,31 +72,3 @@ def test_the_neighbours_matter(method):
         each.step(image, real_b)
         each.step(image, real_b)
     assert differences(ours.state_dict()["G"], others.state_dict()["G"])
-
-
-def test_a_checkpoints_translators_see_them_too():
-    ours = engine("cyclegan")
-    fresh = build_translators(config_of(**METHODS["cyclegan"], preprocess={"neighbours": 1}))
-    image = stacks(0)[0]
-    for side, contrast in (("a", "T1"), ("b", "T2")):
-        network = ours.translators()[side]
-        assert isinstance(fresh[contrast], NeighbourGenerator) and fresh[contrast].neighbours == 1
-        fresh[contrast].load_state_dict(network.state_dict())
-        with torch.no_grad():
-            assert torch.equal(fresh[contrast](image), network.eval()(image))
-
-
-@every_method
-def test_a_resumed_run_ends_in_the_same_bits(method):
-    ours = engine(method)
-    for index in range(2):
-        ours.step(*stacks(index))
-    middle = saved(ours)
-    for index in range(2, 4):
-        ours.step(*stacks(index))
-    fresh = engine(method, weights_seed=77)
-    fresh.load_state_dict(middle)
-    for index in range(2, 4):
-        fresh.step(*stacks(index))
-    assert differences(middle, saved(ours))
-    assert differences(saved(ours), saved(fresh)) == set()

@@ -1,24 +1,10 @@
 import pytest
 import torch
-from small_engine import saved
 
 from pipeline.engines.state import RandomState, Styles
 
 CPU = torch.device("cpu")
 SOUND, SKIPPED = torch.tensor(True), torch.tensor(False)
-
-
-def test_draws_go_on_where_they_were():
-    random, other = RandomState(3, CPU), RandomState(4, CPU)
-    random.normal(5)
-    other.load_state_dict(saved(random))
-    for draw in (
-        lambda instance: instance.uniform(2, 3),
-        lambda instance: instance.normal(4),
-        lambda instance: instance.choice(9, 5),
-    ):
-        assert torch.equal(draw(other), draw(random))
-    assert not torch.equal(RandomState(3, CPU).normal(5), RandomState(4, CPU).normal(5))
 
 
 def test_draws_are_made_on_the_cpu_but_for_cuda():
@@ -27,16 +13,7 @@ def test_draws_are_made_on_the_cpu_but_for_cuda():
         draws = [random.uniform(2), random.normal(2), random.choice(9, 2)]
     assert {draw.device.type for draw in draws} == {"cpu"}
     assert torch.equal(draws[0], RandomState(3, CPU).uniform(2))
-
-
-def test_draws_are_of_the_kinds_they_say():
-    random = RandomState(0, CPU)
-    uniform, normal = random.uniform(4000), random.normal(4000)
-    assert uniform.min() >= 0 and uniform.max() < 1 and uniform.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert normal.mean().item() == pytest.approx(0, abs=0.05) and normal.std().item() == pytest.approx(1, abs=0.05)
-    assert sorted(random.choice(6, 6).tolist()) == list(range(6))
-    assert len(set(random.choice(50, 20).tolist())) == 20
-    assert sorted(random.choice(3, 256).tolist()) == [0, 1, 2]  # never more than there are
+    assert sorted(RandomState(3, CPU).choice(3, 256).tolist()) == [0, 1, 2]  # never more than there are
 
 
 def test_the_mean_style_is_by_hand():

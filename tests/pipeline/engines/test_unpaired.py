@@ -63,6 +63,15 @@ def test_without_the_options_nothing_is_kept_or_drawn(options):
     assert engine.r1 is None and not engine.requires_host_sync
 
 
+def test_the_two_pools_draw_independently_and_otherwise_with_each_seed():
+    draws = [
+        tuple(pool.random.uniform(4).tolist())
+        for seed in range(3)
+        for pool in engine_of(pool_size=3, seed=seed).pools.values()
+    ]
+    assert len(set(draws)) == 6
+
+
 def test_a_number_that_processes_cannot_share_evenly_is_seen_by_each():
     engine, whole = engine_of(), torch.arange(6)
     engine.world = World(rank=1, size=2)

@@ -66,32 +66,6 @@ def test_calibrated_psnr_of_a_constant_prediction_is_that_of_the_real_mean():
     assert calibrated_psnr(1 - 0.5 * real, real, 2) > 100  # a line that falls
 
 
-def slow_ssim_at(prediction, real, row, column, data_range):
-    """The formula of Wang et al. 2004 at one pixel, with an 11 x 11 Gaussian window of sigma 1.5."""
-    offsets = np.arange(-5, 6)
-    weights = np.exp(-(offsets**2) / (2 * 1.5**2))
-    weights = np.outer(weights, weights) / weights.sum() ** 2
-    x = prediction[row - 5 : row + 6, column - 5 : column + 6]
-    y = real[row - 5 : row + 6, column - 5 : column + 6]
-    mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
-    variance_x, variance_y = (weights * (x - mean_x) ** 2).sum(), (weights * (y - mean_y) ** 2).sum()
-    covariance = (weights * (x - mean_x) * (y - mean_y)).sum()
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    return ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    )
-
-
-def test_ssim_is_the_formula_of_its_paper(two_slices):
-    prediction, real = two_slices
-    expected = [[slow_ssim_at(prediction, real, row, column, 2) for column in range(5, 15)] for row in range(5, 19)]
-    np.testing.assert_allclose(ssim_map(prediction, real, 2)[5:-5, 5:-5], expected, atol=1e-10)
-    assert ssim(prediction, real, 2) == pytest.approx(np.mean(expected))
-    mask = np.zeros(real.shape, bool)
-    mask[8, 9] = mask[12, 7] = True
-    assert ssim(prediction, real, 2, mask) == pytest.approx((expected[3][4] + expected[7][2]) / 2)
-
-
 @pytest.mark.parametrize("shape", [(11, 30), (40, 33), (12, 11, 13), (18, 20, 16)])
 def test_ssim_is_scikit_images(shape):
     random = np.random.default_rng(0)
@@ -106,6 +80,8 @@ def test_ssim_is_scikit_images(shape):
         assert values.dtype == kind
         np.testing.assert_allclose(values, plainly, atol=tolerance, rtol=0)
         assert ssim(a, b, 2) == pytest.approx(mean, abs=1e-6)
+        mask = random.random(shape) < 0.1
+        assert ssim(a, b, 2, mask) == pytest.approx(plainly[mask].mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -114,26 +90,12 @@ def test_ssim_is_scikit_images(shape):
         (mae, [(16, 16), (16, 1)], r"\(16, 16\) and the real image \(16, 1\)"),
         (lambda *images: ssim(*images, 2), [(16, 16), (16, 1)], r"\(16, 16\) and the real image \(16, 1\)"),
         (mae, [(16, 16)] * 3, "the mask is empty"),
-        (mae, [(16, 16), (16, 16), (16,)], r"the mask has shape \(16,\)"),
         (lambda *images: ssim(*images, 2), [(10, 32, 32)] * 2, r"at least 11 voxels along each axis .* 10x32x32"),
     ],
 )
 def test_images_that_cannot_be_compared_are_a_clear_error(measure, shapes, message):
     with pytest.raises(ValueError, match=message):
         measure(*(np.zeros(shape, bool if number == 2 else float) for number, shape in enumerate(shapes)))
-
-
-def test_nmi_is_the_entropies_over_the_joint_entropy():
-    real = np.repeat([0.0, 1.0], 8)
-    prediction = np.tile(np.repeat([0.0, 1.0], 4), 2)
-    prediction[:2] = 1  # joint shares: 2, 6, 4 and 4 sixteenths
-    joint = np.array([2, 6, 4, 4]) / 16
-
-    def entropy(shares):
-        return -np.sum(shares * np.log(shares))
-
-    entropies = entropy(np.array([0.5, 0.5])) + entropy(np.array([6, 10]) / 16)
-    assert nmi(prediction, real) == pytest.approx(entropies / entropy(joint))
 
 
 def test_nmi_is_two_for_a_recolouring_within_the_mask_and_one_for_what_says_nothing(two_slices):
@@ -195,5 +157,3 @@ def test_the_intensity_distance_is_how_far_the_histogram_moves():
     values = np.linspace(-1, 0, 50)
     assert intensity_distance(values, values[::-1].reshape(5, 10) + 0.3) == pytest.approx(0.3)
     assert intensity_distance(np.array([0.0, 1.0]), np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx(0)
-    with pytest.raises(ValueError, match="at least one voxel"):
-        intensity_distance(values, np.array([]))

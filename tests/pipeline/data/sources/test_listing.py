@@ -28,12 +28,6 @@ def test_volumes_are_known_by_their_suffix_and_hidden_files_are_not(name, stem):
     assert nifti_stem(name) == stem
 
 
-def test_twins_are_named_with_their_session():
-    cases = [Case("s1", "ses-2", "T1", Path(name)) for name in ("a.nii", "b.nii")]
-    with pytest.raises(UserError, match=r"a\.nii and b\.nii would both be .*subject s1, session ses-2"):
-        check_unique_names(cases)
-
-
 def test_cases_that_would_share_a_name_are_refused_within_a_contrast():
     first, second = Case("p1_b", "", "T1", Path("a.nii")), Case("p1", "b", "T1", Path("b.nii"))
     assert first.name == second.name

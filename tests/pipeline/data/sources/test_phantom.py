@@ -128,12 +128,6 @@ def test_contrasts_that_the_phantom_cannot_make_are_one_clear_line_and_no_file(t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path):
-    (tmp_path / "cohort").write_text("")
-    with pytest.raises(UserError, match=r"cohort.* is not a folder"):
-        cohort(tmp_path / "cohort")
-
-
 def test_tissues_have_the_order_that_each_contrast_is_known_for():
     fractions = anatomy(0, 1, 4.0)
     volumes = make_subject(0, 1, 4.0)
