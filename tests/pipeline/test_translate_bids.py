@@ -180,14 +180,11 @@ def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_pa
 # ── what is kept, redone or left out ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, monkeypatch):
+def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model):
     root = data_set(tmp_path / "heads", *SCANS[:3])
     (root / SCANS[0]).write_text("hello")
     assert run("-i", root, "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
-    monkeypatch.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: 1 / 0)
-    assert run("-i", root, "-o", tmp_path / "none") == 2
-    assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
 
 
 def test_what_cannot_be_made_again_stays_as_it_was(tmp_path, model, monkeypatch, capsys):
@@ -240,11 +237,3 @@ def test_sigterm_while_the_model_is_loaded_is_a_line_and_143(tmp_path, monkeypat
     assert run("-i", root, "-o", tmp_path / "out") == 143
     assert capsys.readouterr().err == "stopped: SIGTERM; the same command does what is left\n"
     assert not (tmp_path / "out").exists()
-
-
-def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
-    root = data_set(tmp_path / "heads", *SCANS)
-    assert run("-i", root, "-o", tmp_path / "out") == 0
-    (tmp_path / "out" / f"{MADE[0]}.nii.gz").unlink()
-    assert run("-i", root, "-o", tmp_path / "out") == 0
-    assert "1 translated, 2 skipped" in capsys.readouterr().out

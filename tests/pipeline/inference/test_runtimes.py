@@ -64,5 +64,5 @@ def test_where_its_memory_runs_out_batches_are_halved(caplog):
 
 
 def test_a_package_that_is_missing_is_named_with_its_remedy():
-    with pytest.raises(UserError, match=r'OpenVINO: the package not_there is missing .*pip install ".*\[openvino\]"'):
+    with pytest.raises(UserError, match=r"OpenVINO: No module named 'not_there'; .*: pip install .*\[openvino\]"):
         required_package("not_there", "openvino")
