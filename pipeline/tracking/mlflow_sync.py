@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -123,15 +124,13 @@ class MlflowSync:
         folder = self.folder.resolve()
         stem = "compare" if folder.name == SWEEP_RECORD else folder.name.removesuffix("_record")
         of_comparison = [f"{stem}{ending}" for ending in BESIDE_RECORD] if stem not in ("", folder.name) else []
-        try:
+        with suppress(OSError, ValueError, RuntimeError):  # an impossible file name, or a link to itself
             path = self.folder / entry["path"] if entry["kind"] == "artifact" else picture(self.folder, entry)
             target = path.resolve()
             is_inside = all(file.resolve().is_relative_to(folder) for file in (target, *target.rglob("*")))
             if is_inside or (target.parent == folder.parent and target.name in of_comparison):
                 return "" if target.exists() else "it is not there any more"
-        except (OSError, ValueError, RuntimeError):  # an impossible file name, or a link to itself
-            return "it cannot be read"
-        return "it lies outside the run's folder"
+        return "it lies outside the run's folder, or cannot be read"
 
 
 def _milliseconds(entry: Entry) -> int | None:

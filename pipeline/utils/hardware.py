@@ -19,17 +19,12 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: The device is not available, or there are fewer devices than processes.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return _own_device(next(kind for kind, is_present in available.items() if is_present))
-    if not available[name]:
-        devices = ", ".join(kind for kind, is_present in available.items() if is_present)
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, is_present in present.items() if is_present]
+    kind = available[0] if name == "auto" else name
+    if kind not in available:
+        devices = ", ".join(available)
         raise UserError(f"device {name}: not available on this machine; use one of: auto, {devices}")
-    return _own_device(name)
-
-
-def _own_device(kind: str) -> torch.device:
-    """Return this process's device of a kind."""
     world = world_from_env()
     if world.size == 1 or kind == "cpu":
         return torch.device(kind)

@@ -11,17 +11,6 @@ from pipeline.inference.translator import translate
 from pipeline.translate import main
 
 
-def test_a_file_becomes_the_file_named(tmp_path, model, capsys):
-    source = volume_at(tmp_path / "in.nii.gz")
-    assert run("-i", source, "-o", tmp_path / "new" / "out.nii") == 0
-    before, after = nib.load(source), nib.load(tmp_path / "new" / "out.nii")
-    assert np.array_equal(before.affine, after.affine) and before.shape == after.shape
-    middle = tuple(length // 2 for length in before.shape)
-    assert before.dataobj[middle] > 400 > after.dataobj[middle]
-    printed = capsys.readouterr().out
-    assert "in.nii.gz  translated" in printed and "1 translated" in printed
-
-
 def test_where_all_is_done_by_the_same_checkpoint_no_model_is_loaded(tmp_path, model, monkeypatch):
     source, checkpoint = volume_at(tmp_path / "a.nii"), tmp_path / "best.pt"
     checkpoint.write_bytes(b"weights")

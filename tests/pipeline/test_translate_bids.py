@@ -26,16 +26,6 @@ def model(monkeypatch):
     return calibrated
 
 
-def test_a_map_has_a_name_and_a_sidecar_of_its_own(tmp_path, model):
-    root = data_set(tmp_path / "heads", SCANS[0])
-    assert run("-i", root, "-o", tmp_path / "out", "--uncertainty") == 0
-    name = "sub-01/anat/sub-01_desc-synthuncertainty_T2w"
-    assert {f"{name}.nii.gz", f"{name}.json"} < set(files_in(tmp_path / "out"))
-    content = sidecar(tmp_path / "out", name)
-    assert content["Description"].startswith("Absolute error to expect of the synthetic T2, in its intensities")
-    assert content["Sources"] == [f"bids:source:{SCANS[0]}"]
-
-
 def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path, model):
     root = data_set(tmp_path / "heads", *SCANS)
     out = root / "derivatives" / "synth"
@@ -202,7 +192,7 @@ def test_what_cannot_be_made_again_stays_as_it_was(tmp_path, model, monkeypatch,
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, 3])
 def test_an_error_while_files_are_moved_into_place_leaves_the_earlier_volume(tmp_path, model, monkeypatch, number):
     root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
     volume = out / f"{MADE[0]}.nii.gz"
@@ -222,9 +212,14 @@ def test_an_error_while_files_are_moved_into_place_leaves_the_earlier_volume(tmp
     assert len(moved) == number + 1 and volume.read_bytes() == before
 
 
-def test_an_earlier_map_and_its_sidecar_go_with_the_volume_that_they_describe(tmp_path, model):
+def test_a_map_has_a_name_and_a_sidecar_of_its_own_which_go_with_the_volume_that_they_describe(tmp_path, model):
     root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
     assert run("-i", root, "-o", out, "--uncertainty") == 0
+    name = "sub-01/anat/sub-01_desc-synthuncertainty_T2w"
+    assert {f"{name}.nii.gz", f"{name}.json"} < set(files_in(out))
+    content = sidecar(out, name)
+    assert content["Description"].startswith("Absolute error to expect of the synthetic T2, in its intensities")
+    assert content["Sources"] == [f"bids:source:{SCANS[0]}"]
     assert run("-i", root, "-o", out) == 0
     assert len(contents(out)) == 4  # skipped
     assert run("-i", root, "-o", out, "--overwrite") == 0

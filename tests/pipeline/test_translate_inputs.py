@@ -16,7 +16,7 @@ def test_a_list_of_inputs_may_stand_alone_or_beside_others(tmp_path, model, monk
     for name in ("a.nii", "naïve name $(x).nii", "c.nii"):
         volume_at(tmp_path / "in" / name)
     monkeypatch.chdir(tmp_path)
-    Path("list.txt").write_text("\ufeffin/a.nii\r\n\n# a comment\nin/naïve name $(x).nii", encoding="utf-8")
+    Path("list.txt").write_text("\ufeff  in/a.nii\t\r\n \n# a comment\nin/naïve name $(x).nii", encoding="utf-8")
     assert run("--input-list", "list.txt", "-o", "alone") == 0
     assert files_in(tmp_path / "alone") == ["a.nii", "naïve name $(x).nii"]
     assert run("--input-list", "list.txt", "-i", "in/c.nii", "-o", "both") == 0

@@ -117,6 +117,7 @@ def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_pat
 def test_mlflow_addresses_go_to_mlflow(tmp_path, monkeypatch, uri):
     network, calls = UNet(depth=4, width=2), []
     published = load_model(checkpoint(tmp_path / "x.pt"), "cpu").metadata("T2")
+    assert "jane" not in json.dumps(published)
     metadata = json.loads(json.dumps(published | {"uncertainty": {"knots": []}}))
     fake = types.SimpleNamespace(load_translator=lambda *arguments: calls.append(arguments) or (network, metadata))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
@@ -159,11 +160,17 @@ def test_a_published_model_that_cannot_be_one_is_refused_before_any_volume(monke
 
 
 @pytest.mark.parametrize(
-    "changes", [{"facts": {"T2": FACTS["T2"]}}, {"facts": FACTS | {"T1": {"low": 1.0}}}, {"chain_version": 9}]
+    "changes",
+    [
+        *({"facts": {"T2": FACTS["T2"]}}, {"facts": FACTS | {"T1": {"low": 1.0}}}, {"chain_version": 9}),
+        *({"translators": {}}, {"config": {}}, {"translators": {"T1": {}, "T2": {}}}),
+    ],
 )
-def test_a_checkpoint_that_cannot_translate_is_refused_before_any_volume(tmp_path, changes):
-    with pytest.raises(UserError, match=r"x\.pt: the checkpoint is damaged or of another version \(.*; train again"):
+def test_a_checkpoint_that_cannot_translate_is_refused_in_one_line_before_any_volume(tmp_path, changes):
+    message = r"x\.pt: the checkpoint is damaged or of another version \(.*; train again"
+    with pytest.raises(UserError, match=message) as caught:
         load_model(checkpoint(tmp_path / "x.pt", **changes), "cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_published_model_knows_the_neighbours_that_its_network_sees(tmp_path, monkeypatch):
@@ -199,11 +206,6 @@ def test_a_published_model_keeps_what_both_cohorts_are_like():
     assert read["T2"] == replace(STATISTICS["T2"], fingerprint=fingerprints[1])
 
 
-def test_what_goes_with_a_published_model_names_nobody(tmp_path):
-    metadata = load_model(checkpoint(tmp_path / "x.pt"), "cpu").metadata("T2")
-    assert "jane" not in json.dumps(metadata)
-
-
 def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
     model, repeated = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
     assert model.info("T2") == repeated.info("T2")
@@ -233,13 +235,6 @@ def test_large_is_what_the_operations_of_a_slice_say(monkeypatch):
     network = torch.nn.Conv2d(1, 4, 3, padding=1)  # 2·9·4 operations a pixel
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 2 * 9 * 4 * 24 * 24)
     assert is_large(network, 20, 8) and not is_large(network, 16, 8)  # 20 pixels are padded to 24
-
-
-@pytest.mark.parametrize("changes", [{"translators": {}}, {"config": {}}, {"translators": {"T1": {}, "T2": {}}}])
-def test_a_checkpoint_with_parts_missing_is_one_line(tmp_path, changes):
-    with pytest.raises(UserError, match=r"x\.pt: the checkpoint is damaged or of another version") as caught:
-        load_model(checkpoint(tmp_path / "x.pt", **changes), "cpu")
-    assert "\n" not in str(caught.value)
 
 
 def test_weights_that_an_earlier_release_called_otherwise_keep_their_identity(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from volume_cases import PIXDIM, patched
 
 from pipeline.inference.batch.existing import is_whole
-from pipeline.inference.batch.outputs import all_inputs, plan_jobs
+from pipeline.inference.batch.outputs import plan_jobs
 from pipeline.utils.arguments import path_argument
 from pipeline.utils.errors import UserError
 
@@ -89,13 +89,6 @@ def test_a_volume_of_another_kind_as_out_is_refused_and_no_folder_of_that_name(t
         plan_jobs([source], tmp_path / name)
     (tmp_path / name).mkdir()
     assert [job.target for job in plan_jobs([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
-
-
-def test_blanks_around_a_listed_path_are_left_out(tmp_path):
-    plain = touched(tmp_path / "a.nii")
-    listed = tmp_path / "list.txt"
-    listed.write_text(f"  {plain}\t\n{tmp_path / 'gone.nii'} \n \n")
-    assert all_inputs([], str(listed)) == [plain, tmp_path / "gone.nii"]
 
 
 @pytest.mark.parametrize("text", ["", " "])
