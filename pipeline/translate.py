@@ -191,23 +191,22 @@ def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDeriv
     else:
         jobs = plan_jobs(inputs, arguments.output)
     plan_uncertainty_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
-    if arguments.summary is not None:
-        summary.require_summary_path(arguments.summary)
     return derivative, jobs
 
 
 def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
     """Return the path of the summary; without `--summary`, None for a single file."""
-    if arguments.summary is not None:
-        if not arguments.overwrite:
-            summary.require_no_foreign_summary(arguments.summary)
-        return arguments.summary
-    is_single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
-    if is_single or (len(jobs) == 1 and jobs[0].target == arguments.output):
-        return None
+    path: Path | None = arguments.summary
+    if path is not None:
+        summary.require_summary_path(path)
+    else:
+        is_single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
+        if is_single or (len(jobs) == 1 and jobs[0].target == arguments.output):
+            return None
+        path = arguments.output / summary.SUMMARY
     if not arguments.overwrite:
-        summary.require_no_foreign_summary(arguments.output / summary.SUMMARY)
-    return arguments.output / summary.SUMMARY
+        summary.require_no_foreign_summary(path)
+    return path
 
 
 def _require_writable(jobs: list[Job], *, overwrite: bool) -> None:

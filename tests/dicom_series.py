@@ -15,11 +15,7 @@ PATIENT = "Doe^Jane"
 def write_dicom(
     folder: Path, image: nib.Nifti1Image, series: str = "1.2.3", suffix: str = ".dcm", **tags
 ) -> list[Path]:
-    """Write a volume as a DICOM series, its slices in an order that is not that of their names.
-
-    GDCM sets the process's locale to "C" when it writes; it is set back, or other tests would read ASCII.
-    """
-    before = locale.setlocale(locale.LC_ALL)
+    """Write a volume as a DICOM series, its slices in an order that is not that of their names."""
     folder.mkdir(parents=True, exist_ok=True)
     lps = RAS_FROM_LPS @ image.affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -44,14 +40,23 @@ def write_dicom(
         for tag, text in (texts | tags).items():
             piece.SetMetaData(tag, text)
         path = folder / f"IM{(number * 7) % 1009:04d}{suffix}"
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetImageIO("GDCMImageIO")
-        writer.SetFileName(str(path.with_suffix(".dcm")))
-        writer.Execute(piece)
+        write_slice(piece, path.with_suffix(".dcm"))
         paths.append(path.with_suffix(".dcm").rename(path))
-    locale.setlocale(locale.LC_ALL, before)
     return paths
+
+
+def write_slice(image: sitk.Image, path: Path) -> None:
+    """Write an image as a DICOM file with the tags that it has.
+
+    GDCM sets the process's locale to "C" when it writes; it is set back, or other tests would read ASCII.
+    """
+    before = locale.setlocale(locale.LC_ALL)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def head(**changes) -> nib.Nifti1Image:

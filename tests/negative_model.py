@@ -73,6 +73,11 @@ def run(*arguments: object) -> int:
     return main([*map(str, arguments), "--model", MODEL, "--to", "T2"])
 
 
+def batch(folder: Path, *options: object) -> int:
+    """Translate the volumes in a folder's "in" into its "out"."""
+    return run("-i", folder / "in", "-o", folder / "out", *options)
+
+
 def summary_of(out: Path) -> dict:
     """What a command's summary.json in `out` says."""
     return json.loads((out / "summary.json").read_text())

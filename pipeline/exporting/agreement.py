@@ -1,13 +1,13 @@
 """The test that every exported network passes before its file is kept: it gives what the network gives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from pipeline.exporting.record import least_side, style_of
+from pipeline.exporting.record import style_of
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.runtimes import IMAGE, STYLE, Inputs
+from pipeline.inference.runtimes import IMAGE, STYLE, Run
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.utils.errors import UserError
 
@@ -15,17 +15,17 @@ BOUND = 1e-4  # of [-1, 1]: rounding in float32 by other kernels stays below a t
 LEAST_SIDE = 32  # pixels
 
 
-def require_agreement(model: TranslationModel, target: str, run: Callable[[Inputs], np.ndarray], name: str) -> None:
+def require_agreement(model: TranslationModel, target: str, run: Run, name: str) -> None:
     """Raise UserError where an exported network differs from its original by more than `BOUND`, for several sizes.
 
-    `run` is the exported network, inputs by name -> (N, 1, H, W), which messages call by `name`.
+    `run` is the exported network, which messages call by `name`.
     """
     network, largest = model.translators[target], 0.0
     for inputs in _examples(model, target):
         arguments = (torch.from_numpy(value).to(model.device) for value in inputs.values())
         with torch.no_grad():
             expected = network(*arguments).float().cpu().numpy()
-        difference = float(np.abs(run(inputs) - expected).max())
+        difference = float(np.abs(run(inputs, "float32") - expected).max())
         largest = max(largest, difference if np.isfinite(difference) else np.inf)
     if largest > BOUND:
         raise UserError(
@@ -38,7 +38,7 @@ def _examples(model: TranslationModel, target: str) -> Iterator[dict[str, np.nda
     """Yield images of several sizes, and a style where the network takes one."""
     random, stride = np.random.default_rng(0), model.stride
     network = model.translators[target]
-    side = max(least_side(model) if stride < LEAST_SIDE else stride, -(-LEAST_SIDE // stride) * stride)
+    side = -(-LEAST_SIDE // stride) * stride
     channels, style = neighbours_of(network).channels, style_of(network)
     for count, height, width in ((1, side, side + stride), (3, side, side)):
         inputs = {IMAGE: random.uniform(-1, 1, (count, channels, height, width)).astype(np.float32)}

@@ -1,7 +1,7 @@
 """A loaded model whose network another runtime computes, exported in memory, and which of them is the quickest."""
 
 import logging
-import time
+import timeit
 from dataclasses import replace
 
 import torch
@@ -37,9 +37,9 @@ def in_backend(model: TranslationModel, to: str, backend: str) -> TranslationMod
         problem = f"{model.origin} comes from a file for {RUNTIMES[current_backend].name}"
         raise UserError(f"--backend {backend}: {problem}; leave --backend out, or give the run's folder")
     runtimes.required_package(backend, backend)
-    exported = runtimes.OPENERS[backend](onnx_model(model, to))
-    require_agreement(model, to, lambda inputs: exported.run(inputs, "float32"), RUNTIMES[backend].name)
-    return replace(model, translators={to: RuntimeNetwork(backend, exported.run, model_record(model, to))})
+    run = runtimes.open_model(onnx_model(model, to), backend).run
+    require_agreement(model, to, run, RUNTIMES[backend].name)
+    return replace(model, translators={to: RuntimeNetwork(backend, run, model_record(model, to))})
 
 
 def automatic(model: TranslationModel, to: str, volumes: int) -> TranslationModel:
@@ -79,10 +79,6 @@ def may_gain(model: TranslationModel, to: str, volumes: int) -> bool:
 def _seconds(model: TranslationModel, to: str, channels: int) -> float:
     """Return the shortest time that a model took for a batch of noise, after a first one."""
     side = -(-model.settings.size // model.stride) * model.stride
-    batch, network, seconds = torch.rand(TIMED_SLICES, channels, side, side) * 2 - 1, model.translators[to], []
+    batch, network = torch.rand(TIMED_SLICES, channels, side, side) * 2 - 1, model.translators[to]
     with torch.inference_mode():
-        for _ in range(1 + ROUNDS):
-            started = time.perf_counter()
-            network(batch)
-            seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+        return min(timeit.repeat(lambda: network(batch), number=1, repeat=1 + ROUNDS)[1:])

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.exporting.bundle_texts import inference, metadata, usage
 from pipeline.exporting.card import is_outdated, model_card
+from pipeline.exporting.program import EXAMPLE_SIDE
 from pipeline.exporting.record import DIRECTION_LOST, UNCERTAINTY_LOST
 from pipeline.exporting.scripted_volume import VolumeTranslator
 from pipeline.inference.model import TranslationModel
@@ -24,7 +25,6 @@ from pipeline.utils.files import temporary_folder, writing_to
 from transforms.slice_chain import CHAIN_VERSION
 from transforms.slices import AXES
 
-EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
 MAX_DIFFERENCE = 1e-4  # of a traced network from its network, in [-1, 1], for slices of another size
 LICENSE = """The weights in this folder (models/) have the licence that whoever trained them gives, which the licence of
 the training data may restrict: replace this file by it. The computation around them comes from contrast-translation,

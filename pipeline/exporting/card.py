@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +12,6 @@ from pipeline import __version__
 from pipeline.exporting.record import preprocessing_steps
 from pipeline.inference.model import TranslationModel
 from pipeline.metrics.names import mean_and_sd, system_title
-from pipeline.runs.folder import RunFolder
 
 USE = (
     "Research on synthetic MRI. Not for clinical use: a translation shows what a scan of the other contrast might look "
@@ -142,10 +140,9 @@ def _read(model: TranslationModel, name: str) -> dict[str, Any]:
     """Return a file of the run's folder; empty where it is missing or cannot be read."""
     if model.folder is None:
         return {}
-    path: Path = RunFolder(model.folder).path / name
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        text = (model.folder / name).read_text(encoding="utf-8")
+        content = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

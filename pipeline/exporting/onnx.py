@@ -10,7 +10,7 @@ from pipeline.exporting.agreement import require_agreement
 from pipeline.exporting.program import exported_program, silence
 from pipeline.exporting.record import NOTICE, file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.runtimes import IMAGE, SECTION, STYLE, TRANSLATION, open_onnx, open_openvino, required_package
+from pipeline.inference.runtimes import IMAGE, SECTION, STYLE, TRANSLATION, open_model, required_package
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, require_writable, write_together
 
@@ -25,8 +25,7 @@ def export_onnx(model: TranslationModel, target: str, output: Path) -> list[str]
         UserError: a package is missing, ONNX Runtime computes something else, or the file cannot be written.
     """
     content = onnx_model(model, target)
-    session = open_onnx(content)
-    require_agreement(model, target, lambda inputs: session.run(inputs, "float32"), "ONNX Runtime's translation")
+    require_agreement(model, target, open_model(content, "onnxruntime").run, "ONNX Runtime's translation")
     atomic_write(output, lambda stream: stream.write(content))
     return losses(model, target, returns=True)
 
@@ -48,8 +47,7 @@ def export_openvino(model: TranslationModel, target: str, output: Path) -> list[
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(graph, str(path), compress_to_fp16=False)
-        exported = open_openvino(path)
-        require_agreement(model, target, lambda inputs: exported.run(inputs, "float32"), "OpenVINO's translation")
+        require_agreement(model, target, open_model(path, "openvino").run, "OpenVINO's translation")
         graph_bytes, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
     write_together({bin_path: lambda stream: stream.write(weights), output: lambda stream: stream.write(graph_bytes)})
     return losses(model, target, returns=True)

@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -17,11 +19,11 @@ from torch.fx import config
 from pipeline.exporting.agreement import require_agreement
 from pipeline.exporting.record import file_metadata, losses, style_of
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.runtimes import RECORD
+from pipeline.inference.runtimes import RECORD, Inputs
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.utils.files import atomic_path
 
-EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
+EXAMPLE_SIDE = 64  # pixels of an example's slice, at least: one stride can be too small for reflection padding
 PATHS = ("stack_trace", "torch_fn", "from_node")  # of a graph's nodes: where the code lay on this machine
 
 
@@ -34,7 +36,7 @@ def export_program(model: TranslationModel, target: str, output: Path) -> list[s
         UserError: the program computes something else than the network, or the file cannot be written.
     """
     program = exported_program(model, target)
-    require_agreement(model, target, lambda inputs: _outputs(program.module(), inputs), "the torch program")
+    require_agreement(model, target, partial(_outputs, program.module()), "the torch program")
     metadata = file_metadata(model, target)
     content: dict[str, Any] = metadata | {RECORD: json.loads(metadata[RECORD])}
     with atomic_path(output) as temporary:
@@ -83,7 +85,7 @@ def silence() -> Iterator[None]:
         config.do_not_emit_stack_traces = without_lines
 
 
-def _outputs(module: nn.Module, inputs: Any) -> Any:
+def _outputs(module: nn.Module, inputs: Inputs, _: str) -> np.ndarray:
     with torch.no_grad():
         return module(*(torch.from_numpy(value) for value in inputs.values())).numpy()
 

@@ -14,14 +14,11 @@ from transforms.neighbours import Neighbours
 NOTICE = "Not for clinical use: a translation can lose or invent structures."
 UNCERTAINTY_LOST = "uncertainty maps (--uncertainty): they need the networks of the run, and its calibration"
 DIRECTION_LOST = "the other direction: one file holds the network of one"
-CHECKS_LOST = (
-    "preprocessing and the checks of a volume against the training cohort: pipeline.translate does both for this file, "
-    "other programs have to themselves"
-)
-PROGRAM_LOST = (
-    "preprocessing and the checks of a volume against the training cohort: other programs have to do both themselves, "
-    "and pipeline.translate does not take this format"
-)
+CHECKS_LOST = "preprocessing and the checks of a volume against the training cohort: "
+BY_OTHERS = {  # whether `pipeline.translate` takes the file back
+    True: "pipeline.translate does both for this file, other programs have to themselves",
+    False: "other programs have to do both themselves, and pipeline.translate does not take this format",
+}
 STYLE_LOST = "the style encoder: a style is an input of the graph, but none is taken from a volume (--style)"
 
 
@@ -47,7 +44,7 @@ def file_metadata(model: TranslationModel, to: str) -> dict[str, str]:
         "translates": f"{source} to {to}",
         "model": f"{model.origin}, weights {model.identity(to)}",
         "input": f"image (batch, {channels}, height, width) float32 in [-1, 1], {_channels_text(neighbours)}; height "
-        f"and width are multiples of {model.stride}, at least {least_side(model)}",
+        f"and width are multiples of {model.stride}, at least {2 * model.stride}",  # below, reflection needs two pixels
         "output": f"translation (batch, 1, height, width) float32 in [-1, 1], of {target.low:g} to {target.high:g} in "
         f"{to}'s files",
         "stride": str(model.stride),
@@ -71,7 +68,7 @@ def losses(model: TranslationModel, to: str, *, returns: bool) -> list[str]:
     """Return what a file with one network lacks; `returns` is whether `pipeline.translate` takes the file back."""
     return [
         UNCERTAINTY_LOST,
-        CHECKS_LOST if returns else PROGRAM_LOST,
+        CHECKS_LOST + BY_OTHERS[returns],
         *([DIRECTION_LOST] if len(model.translators) > 1 else []),
         *([STYLE_LOST] if hasattr(model.translators[to], "encode_style") else []),
     ]
@@ -83,11 +80,6 @@ def style_of(network: nn.Module) -> Tensor | None:
     MLflow's graph of such a network has its style within, and takes none.
     """
     return cast(Tensor, network.style).detach().clone() if hasattr(network, "set_style") else None
-
-
-def least_side(model: TranslationModel) -> int:
-    """Return the least height and width that every network of the stride takes: reflection needs two pixels below."""
-    return 2 * model.stride
 
 
 def preprocessing_steps(model: TranslationModel) -> list[str]:

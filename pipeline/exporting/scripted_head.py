@@ -37,27 +37,22 @@ def find_head(volume: Tensor) -> tuple[list[int], Tensor, list[int], Tensor | No
 def without_empty_planes(volume: Tensor) -> list[int]:
     """Return the box of a volume without planes of a single value at its border, which are removed one by one."""
     box = [0, volume.size(0), 0, volume.size(1), 0, volume.size(2)]
-    value, has_value, has_shrunk = 0.0, False, True
+    value: float | None = None
+    has_shrunk = True
     while has_shrunk:
         has_shrunk = False
         for axis in range(3):
             for end in range(2):
-                removing = True
-                while removing and box[2 * axis + 1] - box[2 * axis] > 1:
-                    index = box[2 * axis] if end == 0 else box[2 * axis + 1] - 1
-                    plane = cropped(volume.select(axis, index).unsqueeze(axis), _flat_box(box, axis))
-                    expected = value if has_value else float(plane[0, 0, 0])
-                    removing = plane.numel() > 1 and bool((plane == expected).all())
-                    if removing:
-                        value, has_value, has_shrunk = expected, True, True
-                        box[2 * axis + end] += 1 if end == 0 else -1
+                while box[2 * axis + 1] - box[2 * axis] > 1:
+                    plane_box = box[:]
+                    plane_box[2 * axis + 1 - end] = box[2 * axis] + 1 if end == 0 else box[2 * axis + 1] - 1
+                    plane = cropped(volume, plane_box)
+                    expected = float(plane[0, 0, 0]) if value is None else value
+                    if plane.numel() == 1 or not bool((plane == expected).all()):
+                        break
+                    value, has_shrunk = expected, True
+                    box[2 * axis + end] += 1 if end == 0 else -1
     return box
-
-
-def _flat_box(box: list[int], axis: int) -> list[int]:
-    flat = box[:]
-    flat[2 * axis], flat[2 * axis + 1] = 0, 1
-    return flat
 
 
 def cropped(volume: Tensor, box: list[int]) -> Tensor:
@@ -177,21 +172,20 @@ def _head_threshold(volume: Tensor, measured_mask: Tensor, known_air: float | No
 
     # Estimate them again within the head's box, until it no longer changes.
     boxes: list[list[int]] = []
-    searching = True
-    while searching and len(boxes) < 8:
+    for _ in range(8):
         mask = filled_mask((volume > air + 0.15 * (tissue - air)) & measured_mask)
-        searching = bool(mask.any())
-        if searching:
-            box = bounding_box(mask)
-            for earlier in boxes:
-                searching = searching and earlier != box
-            boxes.append(box)
-            values_in_box, mask_in_box, head = cropped(volume, box), cropped(measured_mask, box), cropped(mask, box)
-            inside, outside = values_in_box[mask_in_box], values_in_box[mask_in_box & ~head]
-            searching = searching and outside.numel() >= 0.01 * head.numel()
-            if searching:
-                air = percentile(outside, 50.0) if known_air is None else known_air
-                tissue = percentile(inside[inside > inside.mean(dtype=torch.float64)], 50.0)
+        if not bool(mask.any()):
+            break
+        box = bounding_box(mask)
+        if any([earlier == box for earlier in boxes]):  # noqa: C419  (TorchScript has no generators)
+            break
+        boxes.append(box)
+        values_in_box, mask_in_box, head = cropped(volume, box), cropped(measured_mask, box), cropped(mask, box)
+        inside, outside = values_in_box[mask_in_box], values_in_box[mask_in_box & ~head]
+        if outside.numel() < 0.01 * head.numel():
+            break
+        air = percentile(outside, 50.0) if known_air is None else known_air
+        tissue = percentile(inside[inside > inside.mean(dtype=torch.float64)], 50.0)
     return air + 0.15 * (tissue - air)
 
 

@@ -16,6 +16,7 @@ from pipeline.data.statistics import CohortFingerprint, ContrastStatistics, Fing
 from pipeline.inference.model import TranslationModel
 from pipeline.utils.errors import UserError
 from transforms.head_mask import find_head, without_empty_planes
+from transforms.io.nifti_checks import sizes_text
 from transforms.slices import AXES
 
 OTHER_CONTRAST_RATIO = 0.7  # below this share of the distance to its own cohort, a volume looks like the other contrast
@@ -41,31 +42,24 @@ def shape_warnings(volume: np.ndarray, data: Mapping[str, Any], model: Translati
     volumes to the head (version 1), empty planes around measured noise. `volume` is (X, Y, Z), `data` what the chain
     makes of it.
     """
-    warnings = _margin_warnings(volume) if model.settings.version == 1 else []
-    height, width = _scanned_shape(data, model.settings.axis)
     if min(volume.shape) == 1:
-        problem = f"is one voxel thick ({'×'.join(str(length) for length in volume.shape)})"
-    elif min(height, width) < model.stride:
+        return [f"is one voxel thick ({sizes_text(volume.shape)}), so look at the result with care"]
+    warnings = []
+    if model.settings.version == 1:
+        field = without_empty_planes(volume)
+        empty = sum(volume.shape) - sum(volume[field].shape)
+        if empty and not find_head(volume[field]).masked:  # masked air is as empty as the planes
+            warnings = [
+                f"has {empty} empty planes around what was scanned, and this model's result depends on how many"
+            ]
+    height, width = data["image_before_fit"]
+    if "image_inside" in data:  # within the field of view
+        extents = (extent for axis, extent in enumerate(data["image_inside"]) if axis != AXES[model.settings.axis])
+        height, width = (extent.stop - extent.start for extent in extents)
+    if min(height, width) < model.stride:
         problem = f"has slices of {height}×{width} pixels, smaller than the network's stride of {model.stride}"
-    else:
-        return warnings
-    return [*warnings, f"{problem}, so look at the result with care"]
-
-
-def _margin_warnings(volume: np.ndarray) -> list[str]:
-    field = without_empty_planes(volume)
-    empty = sum(length - (extent.stop - extent.start) for extent, length in zip(field, volume.shape, strict=True))
-    if empty == 0 or min(volume.shape) == 1 or find_head(volume[field]).masked:  # masked air is as empty as the planes
-        return []
-    return [f"has {empty} empty planes around what was scanned, and this model's result depends on how many"]
-
-
-def _scanned_shape(data: Mapping[str, Any], axis: str) -> tuple[int, int]:
-    """Return height and width of the slices within the field of view."""
-    if "image_inside" not in data:
-        return data["image_before_fit"]
-    rows, columns = (extent for number, extent in enumerate(data["image_inside"]) if number != AXES[axis])
-    return rows.stop - rows.start, columns.stop - columns.start
+        warnings.append(f"{problem}, so look at the result with care")
+    return warnings
 
 
 def shift_warnings(

@@ -1,6 +1,7 @@
 """A trained model as translation needs it: networks, preprocessing and the contrasts' intensities, from any address."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,14 +13,13 @@ from torch import nn
 from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model_address import BOX_FILE, MLFLOW_SCHEMES, checkpoint_at, run_that_evaluates
-from pipeline.inference.model_checks import require_usable
-from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported
+from pipeline.inference.runtimes import RuntimeNetwork, device_for, is_exported, open_exported, short_reason
 from pipeline.inference.slice_translator import Forward, forward_eagerly, neighbours_of
 from pipeline.model_builder import build_saved_model, saved_names
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.hardware import choose_device, set_tf32
-from transforms.slice_chain import PreprocessSettings
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
 
@@ -106,9 +106,8 @@ class TranslationModel:
         if isinstance(network, RuntimeNetwork):
             return network.weights_identity
         digest, names = hashlib.sha256(), self.saved_names.get(to, {})
-        state = network.state_dict()
-        weights = {saved: tensor for name, tensor in state.items() if (saved := names.get(name, name)) is not None}
-        for name, tensor in sorted(weights.items()):
+        weights = {names.get(name, name): tensor for name, tensor in network.state_dict().items()}
+        for name, tensor in sorted((name, tensor) for name, tensor in weights.items() if name is not None):
             values = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy())
@@ -166,20 +165,17 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     if str(address).startswith(MLFLOW_SCHEMES):
         return _from_mlflow(str(address), torch_device)
     path = checkpoint_at(path)
-    content = load_checkpoint(path)
     try:
-        model = _from_checkpoint(content, torch_device)
+        model = _from_checkpoint(load_checkpoint(path), torch_device)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
+        problem = f"the checkpoint is damaged or of another version ({' '.join(str(error).split())[:200]})"
+        raise UserError(f"{path}: {problem}; train again") from error
     try:
         for translator in model.translators.values():
             translator.to(torch_device)
     except RuntimeError as error:  # out of memory, or a driver that fails
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{torch_device}: cannot hold the model ({reason}); use --device cpu, or free the device"
-        ) from error
+        problem = f"cannot hold the model ({short_reason(error)})"
+        raise UserError(f"{torch_device}: {problem}; use --device cpu, or free the device") from error
     return replace(model, folder=run_that_evaluates(path))
 
 
@@ -204,10 +200,10 @@ def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> Transl
         if device.type == "cpu" and is_large(network, saved.settings.size, stride_of(network)):
             cast(Any, network).to(memory_format=torch.channels_last)  # see `benchmarks.inference`
     return _usable(
+        content["facts"],
         contrasts=saved.contrasts,
         translators=saved.translators,
         settings=saved.settings,
-        statistics=_statistics(content["facts"]),
         stride=max(map(stride_of, saved.translators.values())),
         device=device,
         precision=precision_on(device, saved.precision),
@@ -234,10 +230,10 @@ def _from_metadata(
     try:
         first, second = content["contrasts"]
         return _usable(
+            content["facts"],
             contrasts=(first, second),
             translators={content["to"]: network},
             settings=PreprocessSettings.from_json(content["settings"]),
-            statistics=_statistics(content["facts"]),
             stride=content["stride"],
             device=device,
             origin=content["origin"],
@@ -249,15 +245,26 @@ def _from_metadata(
         raise UserError(f"{address}: {reason}; make it again from the run, or use the release that made it") from error
 
 
-def _usable(**values: Any) -> TranslationModel:
-    """Return the model of these attributes, once `require_usable` has passed them."""
-    model = TranslationModel(**values)
-    require_usable(model.contrasts, model.translators, model.statistics, model.stride, model.settings)
+def _usable(facts: Mapping[str, Mapping[str, Any]], **values: Any) -> TranslationModel:
+    """Return the model of saved statistics, by contrast, and other attributes.
+
+    Raises ValueError, TypeError or AttributeError where it could not translate whatever the volume.
+    """
+    statistics = {contrast: ContrastStatistics.from_json(entry) for contrast, entry in facts.items()}
+    model = TranslationModel(statistics=statistics, **values)
+    for to in model.translators:
+        if model.contrasts[0] == model.contrasts[1] or to not in model.contrasts:
+            raise ValueError(f"it makes {to} of the contrasts {' and '.join(map(str, model.contrasts))}")
+        if to not in statistics:
+            raise ValueError(f"the intensities of {to} are missing")
+        low, high = statistics[to].low, statistics[to].high
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"the intensities of {to} go from {low} to {high}")
+    if type(model.stride) is not int or model.stride < 1:
+        raise ValueError(f"its stride is {model.stride!r}")
+    if (version := model.settings.version) not in range(1, CHAIN_VERSION + 1):
+        raise ValueError(f"its preprocessing is of version {version}, and 1 to {CHAIN_VERSION} are known here")
     return model
-
-
-def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:
-    return {contrast: ContrastStatistics.from_json(entry) for contrast, entry in content.items()}
 
 
 def stride_of(network: nn.Module) -> int:
@@ -288,7 +295,6 @@ def precision_on(device: torch.device, trained: str) -> str:
     """Return the precision in which a run's networks are validated, evaluated and applied on a device.
 
     On a GPU it is the training precision, so that translation computes as the validation that chose the checkpoint. On
-    the CPU it is float32, for few CPUs are faster in bf16. The last layer is float32 in any case (`networks.output`). A
-    network that was logged to MLflow computes in float32 and differs by bf16's rounding.
+    the CPU it is float32, for few CPUs are faster in bf16. The last layer is float32 in any case (`networks.output`).
     """
     return trained if device.type == "cuda" else "float32"

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from pipeline.inference.compile import CompiledForms, worth_compiling
 from pipeline.inference.model import ModelInfo, TranslationModel
 from pipeline.inference.output_volume import MAP_DESCRIPTION, image_like
 from pipeline.inference.runtimes import computed_by
-from pipeline.inference.translator import OpenedVolume, image_of_voxels, on_source_grid, open_volume
+from pipeline.inference.translator import OpenedVolume, image_of_voxels, on_source_grid, open_volume, warning_text
 from pipeline.inference.uncertainty import fused_error, uncertainty_features
 from pipeline.inference.uncertainty_calibration import UncertaintyModel, load_uncertainty
 from pipeline.utils.errors import UserError
@@ -27,12 +28,6 @@ class ViewTranslation(NamedTuple):
 
     volume: nib.Nifti1Image
     uncertainty: nib.Nifti1Image | None = None
-
-
-def warning_text(views: Sequence[OpenedVolume]) -> str:
-    """Return the warnings of a volume opened for several views in one line that names it; "" without any."""
-    warnings = tuple(text for opened in views for text in opened.warnings)
-    return replace(views[0], warnings=warnings).warning_text
 
 
 @dataclass(frozen=True)
@@ -93,11 +88,14 @@ class MultiViewTranslator:
         # Translate each view, and estimate its error.
         voxels, errors = [], []
         for index, (model, opened) in enumerate(zip(self.models, views, strict=True)):
-            translated = opened.run_network(model.translators[self.to], opened.slices, model, batch_size)
+            send = partial(opened.run_network, model=model, batch_size=batch_size)
+            translated = send(model.translators[self.to], opened.slices)
             low, high = model.statistics[self.to].low, model.statistics[self.to].high
             voxels.append(on_source_grid(translated, opened.inverse_state, model, low, high))
             if self.uncertainty_models:
-                expected = _expected(opened, translated, model, self.uncertainty_models[index], batch_size)
+                uncertainty = self.uncertainty_models[index]
+                features = uncertainty_features(opened.slices, translated, uncertainty.sources, send)
+                expected = np.where(opened.foreground, uncertainty.calibration.expected(features), np.float32(0))
                 # an error is a difference: -1 to 0, 1 to half the range that -1 to 1 spans
                 errors.append(on_source_grid(expected - 1, opened.inverse_state, model, 0.0, high - low))
 
@@ -115,23 +113,6 @@ class MultiViewTranslator:
             description=f"{MAP_DESCRIPTION} {self.to}, {' + '.join(model.origin for model in self.models)}",
         )
         return ViewTranslation(image, error_map)
-
-
-def _expected(
-    opened: OpenedVolume,
-    translated: np.ndarray,
-    model: TranslationModel,
-    uncertainty: UncertaintyModel,
-    batch_size: int,
-) -> np.ndarray:
-    """Return the absolute error to expect in [-1, 1]'s unit, (N, H, W) in [0, 2]; 0 outside the source's head."""
-    features = uncertainty_features(
-        opened.slices,
-        translated,
-        uncertainty.sources,
-        lambda network, slices: opened.run_network(network, slices, model, batch_size),
-    )
-    return np.where(opened.foreground, uncertainty.calibration.expected(features), np.float32(0))
 
 
 def open_multi_view(

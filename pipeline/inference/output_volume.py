@@ -52,7 +52,10 @@ def image_like(
     voxels = _voxels(data, integer)
     new_header = image_class.header_class.from_header(header)
     if keep_text:
-        description = f"{description.partition(',')[0]}; {_text(header, 'descrip')}"
+        text = b""
+        if isinstance(header, WrapStruct) and "descrip" in header.keys():  # noqa: SIM118  (it is no mapping)
+            text = header["descrip"].item()
+        description = f"{description.partition(',')[0]}; {text.decode(errors='replace')}"
     else:
         new_header.extensions = type(new_header.extensions)()
     new_header.set_data_dtype(voxels.dtype)
@@ -79,12 +82,6 @@ def _in_unit_of(header: nib.Nifti1Header, affine_mm: np.ndarray) -> np.ndarray:
     header_affine = header.get_best_affine()
     matches = (np.allclose(np.diag([scale] * 3 + [1.0]) @ affine_mm, header_affine) for scale in (1000.0, 0.001))
     return header_affine if any(matches) else affine_mm
-
-
-def _text(header: FileBasedHeader, field: str) -> str:
-    if not (isinstance(header, WrapStruct) and field in header.keys()):  # noqa: SIM118  (it is no mapping)
-        return ""
-    return header[field].item().decode(errors="replace")
 
 
 def write_volume(image: nib.Nifti1Image, path: Path) -> None:

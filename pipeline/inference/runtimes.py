@@ -4,8 +4,7 @@ What an exported file knows of its model besides the network is a record in JSON
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.utils.console import one_line
-from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.errors import UserError, first_cause, missing_package
 from pipeline.utils.files import is_file
 
 TORCH = "torch"  # the backend of models that no other runtime computes
@@ -146,7 +145,7 @@ def open_exported(path: Path) -> tuple[RuntimeNetwork, dict[str, Any]]:
     if path.suffix.lower() == PROGRAM_SUFFIX:
         raise UserError(f"{path}: a torch program is for other programs; give the run's folder, an .onnx or an .xml")
     backend = next(name for name, runtime in RUNTIMES.items() if runtime.suffix == path.suffix.lower())
-    opened = OPENERS[backend](path)
+    opened = open_model(path, backend)
     try:
         record = json.loads(opened.record or "")
         known = record["format"] == RECORD_FORMAT
@@ -160,26 +159,31 @@ def open_exported(path: Path) -> tuple[RuntimeNetwork, dict[str, Any]]:
         raise UserError(f"{path}: its record is incomplete ({error}); export the model again") from error
 
 
-def open_onnx(source: Path | bytes) -> Exported:
-    """Open an ONNX model, from a file or its bytes, in ONNX Runtime; raises UserError as `open_exported`."""
-    onnxruntime = required_package("onnxruntime", "onnxruntime")
-    with _reading(source, "onnxruntime"):
-        content = source if isinstance(source, bytes) else source.read_bytes()  # no path: no other file is read
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+def open_model(source: Path | bytes, backend: str) -> Exported:
+    """Open the file of a backend, or the bytes of an ONNX model of ours; raises UserError as `open_exported`."""
+    package = required_package(backend, backend)
+    try:
+        return (_open_onnx if backend == "onnxruntime" else _open_openvino)(package, source)
+    except Exception as error:  # each runtime has classes of its own
+        if isinstance(source, bytes):
+            raise
+        reason = f"{RUNTIMES[backend].name} cannot read it ({short_reason(error)})"
+        raise UserError(f"{source}: {reason}; export the model again") from error
+
+
+def _open_onnx(onnxruntime: Any, source: Path | bytes) -> Exported:
+    content = source if isinstance(source, bytes) else source.read_bytes()  # no path: no other file is read
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     record = session.get_modelmeta().custom_metadata_map.get(RECORD)
     return Exported(lambda inputs, precision: session.run(None, dict(inputs))[0], record)
 
 
-def open_openvino(source: Path | bytes) -> Exported:
-    """Open a model in OpenVINO: its own file, or the bytes of an ONNX model; raises UserError as `open_exported`."""
-    openvino = required_package("openvino", "openvino")
-    with _reading(source, "openvino"):
-        core = openvino.Core()
-        model = core.read_model(source)
-        key = [SECTION, RECORD]
-        record = model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None
+def _open_openvino(openvino: Any, source: Path | bytes) -> Exported:
+    core, key = openvino.Core(), [SECTION, RECORD]
+    model = core.read_model(source)
+    record = model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None
     return Exported(_FixedSizes(core, model), record)
 
 
@@ -214,33 +218,12 @@ class _FixedSizes:
         return self.core.compile_model(model, "CPU", hints)
 
 
-OPENERS: dict[str, Callable[[Path | bytes], Exported]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
-
-
-@contextmanager
-def _reading(source: Path | bytes, backend: str) -> Iterator[None]:
-    """Turn what a runtime raises for a file into a UserError; for bytes of ours it is a fault of ours, and stays."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(source, bytes):
-            raise
-        runtime = RUNTIMES[backend].name
-        raise UserError(
-            f"{source}: {runtime} cannot read it ({short_reason(error)}); export the model again"
-        ) from error
-
-
 def required_package(name: str, backend: str) -> Any:
     """Return an optional package; raises UserError with the remedy where it is not installed."""
-    runtime = RUNTIMES[backend]
     try:
         return import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"{runtime.name}: the package {name} is missing ({short_reason(error)}); install it: "
-            f'pip install "contrast-translation[{runtime.extra}]"'
-        ) from error
+        raise missing_package(RUNTIMES[backend].name, RUNTIMES[backend].extra, error) from error
 
 
 def short_reason(error: BaseException) -> str:

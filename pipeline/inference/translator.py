@@ -72,7 +72,8 @@ def translate(
     """
     if output is not None:  # refused now, not after the network has run
         require_volume_name(Path(output))
-        if (path := _path_of(source)) is not None and os.path.realpath(path) == os.path.realpath(output):
+        path = source.get_filename() if isinstance(source, SpatialImage) else source
+        if path is not None and os.path.realpath(path) == os.path.realpath(output):
             raise UserError(f"{output}: would overwrite the source; choose another output")
         require_writable(Path(output))
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
@@ -81,18 +82,13 @@ def translate(
     if style is not None:
         use_style_of(Path(style), loaded, target)
     opened = open_volume(source, loaded, target, strict=strict)
-    if opened.warnings:
-        logger.warning(opened.warning_text)
+    if text := warning_text([opened]):
+        logger.warning(text)
     translated = opened.run_network(loaded.translators[target], opened.slices, loaded, batch_size)
     image = image_of_slices(translated, opened.inverse_state, loaded, target, keep_text=keep_header_text)
     if output is not None:
         write_volume(image, Path(output))
     return image
-
-
-def _path_of(source: str | Path | SpatialImage) -> str | Path | None:
-    """Return the file of a volume; None for an image that was made in memory."""
-    return source if isinstance(source, str | Path) else source.get_filename()
 
 
 @dataclass(frozen=True)
@@ -105,11 +101,6 @@ class OpenedVolume:
     inverse_state: Mapping[str, Any]  # what the chain's inverse needs besides slices; see `transforms.monai_transforms`
     slice_mm: float  # distance between slices
     warnings: tuple[str, ...] = ()  # the reader's, and those of `pipeline.inference.domain_shift`
-
-    @property
-    def warning_text(self) -> str:
-        """All warnings in one line that names the volume; "" without any."""
-        return f"{self.name}: {'; '.join(dict.fromkeys(self.warnings))}" if self.warnings else ""
 
     def run_network(
         self, network: nn.Module, slices: np.ndarray, model: TranslationModel, batch_size: int
@@ -126,6 +117,12 @@ class OpenedVolume:
             name=self.name,
             run=model.run,
         )
+
+
+def warning_text(views: Sequence[OpenedVolume]) -> str:
+    """Return the warnings of a volume opened for one view or several in one line that names it; "" without any."""
+    warnings = dict.fromkeys(text for opened in views for text in opened.warnings)
+    return f"{views[0].name}: {'; '.join(warnings)}" if warnings else ""
 
 
 def open_volume(
@@ -172,8 +169,8 @@ def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
             f"{model.origin}: it has no styles to set; --style is for method munit, from a run's folder or a checkpoint"
         )
     opened = open_volume(reference, model, to, compare=False)
-    if opened.warnings:
-        logger.warning(opened.warning_text)
+    if text := warning_text([opened]):
+        logger.warning(text)
     head = opened.foreground.mean(axis=(1, 2))
     slices = np.ascontiguousarray(opened.slices[head >= MIN_HEAD_SHARE * head.max()], dtype=np.float32)
     try:

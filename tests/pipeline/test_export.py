@@ -146,7 +146,11 @@ def test_what_an_exported_model_cannot_do_is_one_line(exported, checkpoint, tmp_
         (onnx_file, "--device", "cuda"): "--device cuda: ONNX Runtime computes on the CPU alone here; choose cpu",
         (xml, "--backend", "onnxruntime"): "comes from a file for OpenVINO; leave --backend out",
         (xml, "--to", "T1"): "the model does not make 'T1' but T2",
-        (xml, "--style", source): "it has no styles to set",
+        (
+            xml,
+            "--style",
+            source,
+        ): "it has no styles to set; --style is for method munit, from a run's folder",
     }.items():
         assert message in refusal(capsys, translate, *common, *options)
     assert not (tmp_path / "out.nii").exists()

@@ -5,6 +5,7 @@ import os
 import pytest
 from small_run import CONFIGS
 
+import pipeline.train  # noqa: F401  (imported while readers are replaced, it would keep their stand-ins)
 from pipeline import compare, download, explore, run, sweep, translate
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import require_writable

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from negative_model import MODEL, files_in, run, statuses, summary_of, volume_at
+from negative_model import MODEL, batch, files_in, run, statuses, summary_of, volume_at
 from small_run import in_child
 
 from pipeline import __version__
@@ -40,7 +40,7 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     (tmp_path / "in" / "c.nii").write_text("hello")
     volume_at(tmp_path / "out" / "d.nii")
     volume_at(tmp_path / "in" / "d.nii")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", 3) == 3
+    assert batch(tmp_path, "--batch-size", 3) == 3
     summary = summary_of(tmp_path / "out")
     assert summary["version"] == __version__ and summary["exit_code"] == 3 and summary["seconds"] > 0
     none = {"skipped": 0, "other model": 0, "stale": 0, "header text": 0, "not done": 0}
@@ -58,12 +58,12 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
 
 def test_a_repeated_batch_says_of_each_volume_what_computed_it(tmp_path, model, monkeypatch):
     volume_at(tmp_path / "in" / "a.nii")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert batch(tmp_path) == 0
     volume_at(tmp_path / "in" / "b.nii")
     (tmp_path / "in" / "c.nii").write_text("hello")
     monkeypatch.setattr("pipeline.inference.multi_view.computed_by", lambda network: "OpenVINO 2026.4")
     for _ in range(2):  # the second time it computes nothing
-        assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+        assert batch(tmp_path) == 3
         summary, version = summary_of(tmp_path / "out"), f"torch {torch.__version__}"
         assert [volume["computed_by"] for volume in summary["volumes"]] == [version, "OpenVINO 2026.4", ""]
         assert summary["computed_by"] == f"{version}, OpenVINO 2026.4"
@@ -83,14 +83,14 @@ def test_a_signal_keeps_what_is_done_and_the_summary(tmp_path, model, capsys, nu
         volume_at(tmp_path / "in" / name)
     model.translators["T2"].accidents = {2: lambda: os.kill(os.getpid(), number)}
     before = signal.getsignal(signal.SIGTERM)
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000") == code
+    assert batch(tmp_path, "--batch-size", "1000") == code
     assert signal.getsignal(signal.SIGTERM) is before
     assert files_in(tmp_path / "out") == ["a.nii"]
     assert statuses(tmp_path / "out") == {"a.nii": "translated", "b.nii": "not done", "c.nii": "not done"}
     assert summary_of(tmp_path / "out")["exit_code"] == code
     assert "run the same command again for the rest" in capsys.readouterr().err
     model.translators["T2"].accidents = {4: lambda: os.kill(os.getpid(), number)}
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000", "--overwrite") == code
+    assert batch(tmp_path, "--batch-size", "1000", "--overwrite") == code
     reason = {signal.SIGINT: "stopped: interrupted", signal.SIGTERM: "stopped by SIGTERM"}[number]
     assert f"{reason}; run the same command again, which begins anew" in capsys.readouterr().err
 
@@ -117,7 +117,7 @@ def test_leftovers_of_killed_commands_go_and_others_stay(tmp_path, model):
     kept = {".tmp-00112233aabbccee.nii": "its writer may live", ".tmp-mine": "not of our making"}
     for name in kept:
         (out / name).write_bytes(b"half")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert batch(tmp_path) == 0
     assert {path.name for path in out.iterdir()} == {"a.nii", *kept}
 
 
@@ -129,7 +129,7 @@ def test_a_full_disk_is_named_leaves_nothing_partial_and_ends_the_batch(tmp_path
         volume_at(tmp_path / "in" / name)
     disk_full = OSError(errno.ENOSPC, "No space left on device")
     model.translators["T2"].accidents = {2: lambda: fail_writing(monkeypatch, disk_full)}  # as b is translated
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", 1000) == 3
+    assert batch(tmp_path, "--batch-size", 1000) == 3
     printed = capsys.readouterr()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii"]
     assert f"{tmp_path / 'out' / 'b.nii'}: disk full, " in printed.out and "free some space" in printed.out
@@ -144,7 +144,7 @@ def test_a_summary_alone_that_cannot_be_written_is_3(tmp_path, model, monkeypatc
 
     volume_at(tmp_path / "in" / "a.nii")
     monkeypatch.setattr("pipeline.inference.batch.summary.atomic_text", full)
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    assert batch(tmp_path) == 3
     assert "summary.json: disk full" in capsys.readouterr().err
 
 
@@ -154,26 +154,16 @@ def test_a_terminal_that_takes_nothing_changes_neither_volumes_nor_summary_nor_c
 
     def mute() -> int:
         sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) for _ in range(2))
-        return run("-i", tmp_path / "in", "-o", tmp_path / "out")
+        return batch(tmp_path)
 
     assert in_child(mute) == 3
     assert statuses(tmp_path / "out") == {"a.nii": "translated", "b.nii": "failed"}
 
 
-def test_a_volume_beyond_the_memory_fails_alone(tmp_path, model, capsys):
-    for name in ("a.nii", "b.nii"):
-        volume_at(tmp_path / "in" / name)
-    model.translators["T2"].accidents = {call: MemoryError() for call in range(1, 5)}  # 8, 4, 2 and 1 slices
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
-    assert statuses(tmp_path / "out") == {"a.nii": "failed", "b.nii": "translated"}
-    assert "a.nii" in capsys.readouterr().out
-    assert "too little memory for a single slice at a time" in summary_of(tmp_path / "out")["volumes"][0]["error"]
-
-
 def test_memory_that_ends_anywhere_else_is_named_too(tmp_path, model, monkeypatch):
     volume_at(tmp_path / "in" / "a.nii")
     monkeypatch.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
+    assert batch(tmp_path) == 2
     message = f"{tmp_path / 'in' / 'a.nii'}: does not fit into memory; crop it or use a larger machine"
     assert summary_of(tmp_path / "out")["volumes"][0]["error"] == message
 
@@ -184,13 +174,13 @@ def test_memory_that_ends_anywhere_else_is_named_too(tmp_path, model, monkeypatc
 def test_verbose_names_the_model_and_each_volume_as_it_ends(tmp_path, model, capfd):
     volume_at(tmp_path / "in" / "a.nii")
     (tmp_path / "in" / "b.nii").write_text("hello")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose") == 3
+    assert batch(tmp_path, "--verbose") == 3
     printed = capfd.readouterr()
     assert f"model: contrast translation, weights {model.identity('T2')}, makes T2\ncomputed by torch 2" in printed.out
     assert f"a.nii -> {tmp_path / 'out' / 'a.nii'}: translated in " in printed.out
     assert "b.nii: failed in " in printed.out
     assert printed.err == ""  # no bar
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose", "--quiet") == 2
+    assert batch(tmp_path, "--verbose", "--quiet") == 2
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -1,7 +1,5 @@
 """However a head is stored, its translation is the same; whatever its file is called, the command finds it."""
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -93,10 +91,3 @@ def test_an_empty_folder_is_refused_and_does_not_stop_the_others(tmp_path, use, 
     assert "empty: no volumes (.nii.gz, .nii, .hdr, " in capfd.readouterr().err
     assert translate("-i", tmp_path / "empty", saved(tmp_path, image()), "-o", tmp_path / "out") == 3
     assert "empty: no volumes (.nii.gz, .nii, .hdr, " in capfd.readouterr().err
-
-
-def test_names_with_a_leading_dash(tmp_path, use, monkeypatch):
-    saved(tmp_path, image(), "-x.nii")
-    monkeypatch.chdir(tmp_path)
-    assert translate("-i=-x.nii", "-o", "out") == 0
-    assert Path("out", "-x.nii").is_file()

@@ -12,9 +12,9 @@ from pipeline.inference.batch.bids import BidsDerivative, sidecar_of
 from pipeline.inference.batch.dicom_folders import read_series
 from pipeline.inference.batch.jobs import FAILED, TRANSLATED, Job
 from pipeline.inference.batch.provenance import Provenance, is_translation, is_uncertainty_map, write_record
-from pipeline.inference.multi_view import MultiViewTranslator, warning_text
+from pipeline.inference.multi_view import MultiViewTranslator
 from pipeline.inference.output_volume import volume_writer
-from pipeline.inference.translator import OpenedVolume
+from pipeline.inference.translator import OpenedVolume, warning_text
 from pipeline.utils.console import one_line, progress
 from pipeline.utils.errors import DiskFull, UserError, first_line
 from pipeline.utils.files import is_folder, text_writer, write_together

@@ -2,6 +2,8 @@
 
 import json
 import threading
+from collections import Counter
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,14 +47,15 @@ class Job:
         self.status, self.error = status, f"{self.source}: {reason}"
 
 
-def status_counts(jobs: list[Job]) -> dict[str, int]:
+def status_counts(jobs: list[Job]) -> Counter[str]:
     """Return how many jobs have each status, in order of first appearance."""
-    return {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
+    return Counter(job.status for job in jobs)
 
 
 def exit_code(jobs: list[Job]) -> int:
     """Return 0 where every volume was translated or skipped, 2 where none was, 3 where some were."""
-    available = sum(job.status in (TRANSLATED, SKIPPED) for job in jobs)
+    counts = status_counts(jobs)
+    available = counts[TRANSLATED] + counts[SKIPPED]
     if available == len(jobs):
         return EXIT_DONE
     return EXIT_PARTLY_DONE if available else EXIT_BAD_INPUT
@@ -82,21 +85,16 @@ def gather_jobs(shard_jobs: list[Job], world: World) -> list[Job]:
     """
     if world.size == 1:
         return shard_jobs
-    results: list[list[Job] | BaseException] = []
+    gathered: Future[list[Job]] = Future()
 
     def exchange() -> None:
         try:
-            results.append(_all_gather_jobs(shard_jobs))
-        except BaseException as error:  # raised again in the main thread
-            results.append(error)
+            gathered.set_result(_all_gather_jobs(shard_jobs))
+        except BaseException as error:
+            gathered.set_exception(error)
 
-    thread = threading.Thread(target=exchange, daemon=True)
-    thread.start()
-    thread.join()  # torch's own wait for the others would keep Python from answering signals
-    (result,) = results
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    threading.Thread(target=exchange, daemon=True).start()
+    return gathered.result()  # torch's own wait for the others would keep Python from answering signals
 
 
 def _all_gather_jobs(shard_jobs: list[Job]) -> list[Job]:

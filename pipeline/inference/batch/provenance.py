@@ -5,11 +5,10 @@ holds no name and no path. It moves with the file, so it holds for copies, in ot
 write into one folder at the same time.
 """
 
+import gzip
 import hashlib
-import io
 import json
 import stat
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
-FIRST_BYTES = 1 << 16  # in which nearly every header ends
-MAX_HEADER_BYTES = 1 << 26  # with other programs' extensions before our record, which may describe each slice
 PAIR_SUFFIXES = (".hdr", ".img")
 
 
@@ -153,22 +150,15 @@ def read_header(path: Path) -> "nib.Nifti1Header | None":
     from transforms.io.nifti_checks import nibabel_silent
 
     try:
-        start = _first_bytes(path, FIRST_BYTES)
-        header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
-        with nibabel_silent():
-            length = int(header_class(start[: header_class.sizeof_hdr])["vox_offset"])
-            if FIRST_BYTES < length <= MAX_HEADER_BYTES:
-                start = _first_bytes(path, length)
-            return header_class.from_fileobj(io.BytesIO(start))
+        with path.open("rb") as file, nibabel_silent():
+            is_compressed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            stream = gzip.GzipFile(fileobj=file) if is_compressed else file
+            header_class = nib.Nifti2Header if stream.read(7)[4:] == b"n+2" else nib.Nifti1Header
+            stream.seek(0)
+            return header_class.from_fileobj(stream)
     except Exception:  # whatever a damaged file, or another format, makes nibabel raise
         return None
-
-
-def _first_bytes(path: Path, count: int) -> bytes:
-    """Return the first bytes of a file's content, unpacked where it is compressed; fewer where it is shorter."""
-    with path.open("rb") as stream:
-        start = stream.read(count + count // 1000 + 1024)  # gzip's own bytes besides, should nothing be gained
-    return zlib.decompressobj(wbits=31).decompress(start, count) if start[:2] == b"\x1f\x8b" else start[:count]
 
 
 def _parsed(extension: Any) -> Provenance | None:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +134,10 @@ def write_summary(
         "model": model,
         "computed_by": ", ".join(dict.fromkeys(job.computed_by for job in jobs if job.computed_by)),
         "exit_code": code,
-        "totals": {"volumes": len(jobs)} | {status: totals.get(status, 0) for status in STATUSES},
+        "totals": {"volumes": len(jobs)} | {status: totals[status] for status in STATUSES},
         "volumes": [
-            {
-                "source": str(job.source),
-                "target": str(job.target),
-                **({} if job.uncertainty is None else {"uncertainty": str(job.uncertainty)}),
-                "status": job.status,
-                "seconds": round(job.seconds, 3),
-                "computed_by": job.computed_by,
-                "warnings": job.warnings,
-                "error": job.error,
-            }
+            {name: value for name, value in asdict(job).items() if value is not None and name != "outdated"}
+            | {"seconds": round(job.seconds, 3)}
             for job in jobs
         ],
     }

@@ -10,7 +10,7 @@ from network_probes import random_image
 from pipeline.exporting import backends as backends_module
 from pipeline.exporting.backends import LEAST_VOLUMES, _seconds, automatic, in_backend, may_gain
 from pipeline.inference import model as model_module
-from pipeline.inference.runtimes import RUNTIMES, backend_of, computed_by, open_openvino
+from pipeline.inference.runtimes import RUNTIMES, backend_of, computed_by, open_model
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def exported_once(monkeypatch):
     """Have the small models, which are told apart by their weights, exported once."""
-    kinds = {small_model(kind).identity("T2"): kind for kind in ("unet", "lookup, in the volume", "munit")}
+    kinds = {small_model(kind).identity("T2"): kind for kind in ("unet", "munit")}
     monkeypatch.setattr(backends_module, "onnx_model", lambda model, to: exported(kinds[model.identity(to)]))
 
 
 def test_on_one_thread_openvino_is_given_fixed_sizes_alone(one_thread):
     """Compiled for any batch, it gave wrong images of a network with small feature maps (2026.4)."""
     model = small_model("unet")
-    network, opened = model.translators["T2"], open_openvino(exported("unet"))
+    network, opened = model.translators["T2"], open_model(exported("unet"), "openvino")
     for count, side in [(3, 8), (1, 8), (4, 8), (2, 24), (3, 8)]:
         image = random_image(count, 1, side, side)
         translated = opened.run({"image": image.numpy()}, "float32")
@@ -61,7 +61,7 @@ def test_openvino_may_gain_for_many_volumes_by_a_large_unet_in_float32_alone(one
 @pytest.mark.parametrize("quicker", ["torch", "openvino"])
 def test_the_quicker_of_two_translates(one_thread, monkeypatch, quicker):
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 1e4)
-    model = small_model("lookup, in the volume")
+    model = small_model("unet")
 
     def seconds(timed, *more):
         assert _seconds(timed, *more) > 0

@@ -13,7 +13,7 @@ from network_probes import random_image
 from pipeline.exporting import onnx as onnx_module
 from pipeline.exporting.onnx import OPSET, export_onnx, onnx_model
 from pipeline.exporting.record import model_record
-from pipeline.inference.runtimes import open_openvino
+from pipeline.inference.runtimes import open_model
 from pipeline.inference.slice_translator import neighbours_of
 from pipeline.tracking.mlflow_models import _load, export_translator
 from pipeline.utils.errors import UserError
@@ -24,12 +24,12 @@ def outputs(content, *inputs):
     return session.run(None, {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)})[0]
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", sorted({*NETWORKS} - {"lookup, in the volume"}))  # which "box" has as a part
 def test_every_network_is_the_same_in_both_runtimes_for_any_batch_height_and_width(kind):
     model = small_model(kind)
     network, stride = model.translators["T2"], model.stride
     content = exported(kind)
-    openvino = open_openvino(content)
+    openvino = open_model(content, "openvino")
     style = torch.tensor([[1.5, -0.5, 0.25]]) if kind == "munit" else None
     for count, height, width in [(1, 2 * stride, 2 * stride), (3, 2 * stride, 5 * stride), (2, 32, 16)]:
         image = random_image(count, neighbours_of(network).channels, height, width)
@@ -93,5 +93,5 @@ def test_a_graph_that_computes_something_else_is_refused_and_no_file_is_written(
 
 def test_a_missing_package_is_one_line_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r'onnxscript is missing .*pip install "contrast-translation\[onnx\]"'):
+    with pytest.raises(UserError, match=r'^ONNX Runtime: .*onnxscript.*pip install "contrast-translation\[onnx\]"'):
         export_onnx(small_model("unet"), "T2", tmp_path / "model.onnx")

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.inference.runtimes import RuntimeNetwork, required_package
+from pipeline.inference.runtimes import RuntimeNetwork
 from pipeline.inference.slice_translator import translate_slices
-from pipeline.utils.errors import UserError
 
 RECORD = {"stride": 2, "identity": "abc", "neighbours": 0}
 SLICES = np.linspace(-1, 1, 5 * 4 * 6, dtype=np.float32).reshape(5, 4, 6)
@@ -61,8 +60,3 @@ def test_where_its_memory_runs_out_batches_are_halved(caplog):
 
     with pytest.raises(RuntimeError, match="OpenVINO: Got invalid dimensions"):
         translated(fail)
-
-
-def test_a_package_that_is_missing_is_named_with_its_remedy():
-    with pytest.raises(UserError, match=r'OpenVINO: the package not_there is missing .*pip install ".*\[openvino\]"'):
-        required_package("not_there", "openvino")

@@ -80,16 +80,6 @@ def only_line(capsys):
     return line
 
 
-def test_a_model_without_styles_is_refused_in_one_line(volumes, tmp_path, capsys):
-    model = untrained_model(tmp_path / "latest.pt", {"generator": {"width": 2, "depth": 2}})
-    assert run(model, volumes[0], tmp_path / "out.nii.gz", "--style", volumes[1]) == 2
-    assert only_line(capsys) == (
-        "error: cyclegan trial: it has no styles to set; --style is for method munit, "
-        "from a run's folder or a checkpoint"
-    )
-    assert not (tmp_path / "out.nii.gz").exists()
-
-
 def test_a_reference_that_cannot_be_used_is_refused_in_one_line(munit, volumes, tmp_path, capsys):
     reference = tmp_path / "reference.nii"
     for content, reason in ((None, "no such file"), ("hello", "not a NIfTI volume but")):

@@ -105,13 +105,6 @@ def test_the_batch_size_does_not_matter():
     np.testing.assert_allclose(all_at_once, single_slices, atol=1e-5)
 
 
-def test_a_single_slice_is_a_volume():
-    source = ixi_like.ixi_t2(scale=8).slicer[:, :, 8:9]
-    out = translate(source, model_of(nn.Identity(), *own_range(source)), "T2")
-    assert out.shape == (32, 32, 1)
-    np.testing.assert_allclose(out.get_fdata().max(), source.get_fdata().max(), atol=1e-2)
-
-
 def test_a_bad_volume_is_one_line_with_its_name(tmp_path):
     with pytest.raises(UserError, match=r"none\.nii: no such file"):
         translate(tmp_path / "none.nii", model_of(nn.Identity()), "T2")

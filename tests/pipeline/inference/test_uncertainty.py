@@ -46,12 +46,6 @@ class Ramp(nn.Module):
         return image + torch.arange(image.shape[self.axis]).float().reshape(shape)
 
 
-def test_a_network_that_treats_every_pixel_alike_has_no_spread_and_a_perfect_way_back_no_cycle_error():
-    slices = noise(3, 16, 16)
-    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), Negative()), send)
-    assert features.cycle.max() < 1e-6 and features.spread.max() < 1e-6
-
-
 class Half(nn.Module):
     def forward(self, image):
         return image / 2

@@ -1,6 +1,5 @@
 """DICOM series, written slice by slice with SimpleITK, through the reader and the command."""
 
-import locale
 import warnings
 from pathlib import Path
 
@@ -9,21 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicom_series import RAS_FROM_LPS, head, write_dicom
-from negative_model import files_in, run, volume_at
+from dicom_series import RAS_FROM_LPS, head, write_dicom, write_slice
+from negative_model import batch, files_in, run, volume_at
 
 from pipeline.inference.batch.dicom_folders import _require_scan_type, files_of_series, holds_dicom, read_series
 from pipeline.inference.batch.provenance import source_files
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_locale():
-    """GDCM sets the process's locale to "C" when it writes (and not when it reads): other tests would read ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    yield
-    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.mark.parametrize("columns", ["oblique", "left-handed", "sheared"])
@@ -71,17 +62,13 @@ def test_a_series_becomes_a_volume_named_after_its_folder_without_the_patient(tm
     write_dicom(tmp_path / "in" / "1.2.840.77", image, suffix="")
     write_dicom(tmp_path / "in" / "site" / "scan", image, series="1.2.4")
     volume_at(tmp_path / "in" / "site" / "b.nii.gz")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert batch(tmp_path) == 0
     assert files_in(tmp_path / "out") == ["1.2.840.77.nii.gz", "site/b.nii.gz", "site/scan.nii.gz"]
     translation = nib.load(tmp_path / "out" / "1.2.840.77.nii.gz")
-    assert translation.shape == image.shape and np.allclose(
-        translation.affine, read_series(tmp_path / "in" / "1.2.840.77").affine
-    )
-    middle = tuple(length // 2 for length in image.shape)
-    assert (
-        translation.dataobj[middle] < 400 < image.dataobj[middle]
-        or translation.dataobj[middle] > 400 > image.dataobj[middle]
-    )
+    series = read_series(tmp_path / "in" / "1.2.840.77")
+    assert translation.shape == series.shape and np.allclose(translation.affine, series.affine)
+    head_voxels = series.get_fdata() > 100
+    assert np.corrcoef(translation.get_fdata()[head_voxels], series.get_fdata()[head_voxels])[0, 1] < -0.9
     assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "one.nii", "--keep-header-text") == 0
     assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "two") == 0
     assert files_in(tmp_path / "two") == ["scan.nii.gz"]
@@ -99,11 +86,7 @@ def one_aside(paths):
     row_direction = [float(text) for text in image.GetMetaData("0020|0037").split("\\")][:3]  # along the rows
     position = "\\".join(f"{value + 5 * index:.9g}" for value, index in zip((x, y, z), row_direction, strict=True))
     image.SetMetaData("0020|0032", position)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    writer.SetImageIO("GDCMImageIO")
-    writer.SetFileName(str(paths[3]))
-    writer.Execute(image)
+    write_slice(image, paths[3])
 
 
 def cut_in_half(paths):
@@ -162,12 +145,10 @@ def test_several_series_in_a_folder_are_named_and_refused(tmp_path):
         read_series(tmp_path / "series")
 
 
-def test_slices_that_lie_unevenly_at_one_place_or_at_angles_are_refused(tmp_path):
+def test_slices_at_one_place_or_at_angles_are_refused(tmp_path):
     image = head()
     turned = image.affine[:, [1, 0, 2, 3]]
-    shifted = image.affine.copy()
-    shifted[:3, 3] += 0.4 * shifted[:3, 2]
-    cases = {"at one position": image.affine, "several orientations": turned, "lie unevenly": shifted}
+    cases = {"at one position": image.affine, "several orientations": turned}
     for number, (message, affine) in enumerate(cases.items()):
         folder = tmp_path / str(number)
         write_dicom(folder, image)
@@ -188,7 +169,7 @@ def test_gaps_in_the_numbering_warn(tmp_path):
 def test_a_multi_frame_file_is_refused(tmp_path):
     stack = sitk.GetImageFromArray(np.asarray(head().dataobj).transpose(2, 1, 0).astype(np.uint16))  # (Z, Y, X)
     (tmp_path / "series").mkdir()
-    sitk.WriteImage(stack, str(tmp_path / "series" / "all.dcm"), imageIO="GDCMImageIO")
+    write_slice(stack, tmp_path / "series" / "all.dcm")
     with pytest.raises(UserError, match=r"all\.dcm: holds several frames .*; convert it with dcm2niix"):
         read_series(tmp_path / "series")
 
@@ -236,28 +217,17 @@ def test_a_series_with_another_slice_is_stale(tmp_path, model):
     assert run("-i", tmp_path / "series", "-o", tmp_path / "a.nii") == 2
 
 
-KINDS = {
-    "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC": "a Siemens mosaic",
-    "ORIGINAL\\PRIMARY\\LOCALIZER": "a localizer, not a scan",
-    "DERIVED\\SECONDARY\\SCREEN SAVE": "a picture of a screen",
-}
+KINDS = [
+    ("ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC", "MONOCHROME2", "a Siemens mosaic"),
+    ("ORIGINAL\\PRIMARY\\LOCALIZER", "MONOCHROME2", "a localizer, not a scan"),
+    ("DERIVED\\SECONDARY\\SCREEN SAVE", "MONOCHROME2", "a picture of a screen"),
+    *(("DERIVED\\PRIMARY", colours, "a colour picture") for colours in ("RGB", "PALETTE COLOR", "YBR_FULL")),
+]
 
 
-@pytest.mark.parametrize("image_type", KINDS)
-def test_what_is_no_slice_of_a_scan_is_refused_by_its_own_words(tmp_path, image_type):
-    with pytest.raises(UserError) as caught:
-        _require_scan_type(tmp_path / "IM1", image_type, "MONOCHROME2")
-    assert KINDS[image_type] in str(caught.value) and f"(ImageType {image_type})" in str(caught.value)
-
-
-@pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR", "YBR_FULL"])
-def test_colours_are_refused_by_their_name(tmp_path, photometric):
-    with pytest.raises(UserError, match="IM1: a colour picture, not a scan"):
-        _require_scan_type(tmp_path / "IM1", "DERIVED\\PRIMARY", photometric)
-
-
-@pytest.mark.parametrize("words", ["DERIVED\\PRIMARY\\M\\NORM\\DIS3D", "DERIVED\\SECONDARY\\MPR"])
-def test_ordinary_reconstructions_are_taken(tmp_path, words):
-    image = head()
-    write_dicom(tmp_path / "series", image, **{"0008|0008": words})
-    assert read_series(tmp_path / "series").shape == image.shape
+@pytest.mark.parametrize(("image_type", "photometric", "reason"), KINDS)
+def test_what_is_no_slice_of_a_scan_is_refused_by_its_own_words(image_type, photometric, reason):
+    with pytest.raises(UserError, match=f"^IM1: {reason}") as caught:
+        _require_scan_type(Path("IM1"), image_type, photometric)
+    assert photometric != "MONOCHROME2" or f"(ImageType {image_type})" in str(caught.value)
+    _require_scan_type(Path("IM1"), "DERIVED\\SECONDARY\\MPR", "MONOCHROME2")  # an ordinary reconstruction

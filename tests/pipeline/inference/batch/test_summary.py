@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from negative_model import files_in, loads, run, volume_at
+from negative_model import batch, files_in, loads, run, volume_at
 
 from pipeline.inference.batch.jobs import FAILED, SKIPPED, TRANSLATED, Job
 from pipeline.inference.batch.summary import MAX_ROWS, outcome_table
@@ -28,27 +28,18 @@ def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path
     assert files_in(tmp_path) == ["a.nii", "text"]
 
 
-@pytest.mark.parametrize("content", ["mine", '{"format": 1}'])
-def test_a_summary_of_others_stays_unless_told_to_overwrite(tmp_path, model, capsys, content):
+@pytest.mark.parametrize(
+    ("name", "content"), [("out/summary.json", "mine"), ("out/summary.json", '{"format": 1}'), ("mine.json", "[]")]
+)
+def test_a_file_of_others_in_the_summarys_place_stays_unless_told_to_overwrite(tmp_path, model, capsys, name, content):
     volume_at(tmp_path / "in" / "a.nii")
-    place = tmp_path / "out" / "summary.json"
-    place.parent.mkdir()
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
     place.write_text(content)
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
-    assert f"{place}: is there and is no summary of this command; move it away" in capsys.readouterr().err
-    assert [path.name for path in place.parent.iterdir()] == ["summary.json"] and place.read_text() == content
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--overwrite") == 0
-    assert json.loads(place.read_text())["totals"]["translated"] == 1
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0  # our own
-
-
-def test_a_file_of_others_named_for_the_summary_stays_unless_told_to_overwrite(tmp_path, model, capsys):
-    source, place = volume_at(tmp_path / "a.nii"), tmp_path / "mine.json"
-    place.write_text("[]")
-    command = ("-i", source, "-o", tmp_path / "out", "--summary", place)
+    command = ("-i", tmp_path / "in", "-o", tmp_path / "out", *(["--summary", place] if name == "mine.json" else []))
     assert run(*command) == 2
     assert f"{place}: is there and is no summary of this command; move it away" in capsys.readouterr().err
-    assert place.read_text() == "[]" and not (tmp_path / "out").exists()
+    assert files_in(tmp_path / "out") == [] and place.read_text() == content
     assert run(*command, "--overwrite") == 0
     assert json.loads(place.read_text())["totals"]["translated"] == 1
     assert run(*command) == 0  # our own
@@ -62,7 +53,7 @@ def test_it_ends_with_where_translations_are(tmp_path, model, capsys):
     assert "written" not in capsys.readouterr().out
     for name in ("b", "c/d"):
         volume_at(tmp_path / "in" / f"{name}.nii")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert batch(tmp_path) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"written below {tmp_path / 'out'}"
 
 
