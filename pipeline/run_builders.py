@@ -33,8 +33,8 @@ from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
 from pipeline.engines.losses import CHANCE
-from pipeline.evaluation.finish import EvaluationOptions
-from pipeline.inference.model import load_model, precision_on
+from pipeline.evaluation.finish import Evaluation, evaluate_run
+from pipeline.inference.model import TranslationModel, load_model, precision_on
 from pipeline.inference.model_address import BOX_FILE
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.run_config import save_config
@@ -232,22 +232,20 @@ def build_validation(
     )
 
 
-def evaluation_options(config: Config, quiet: bool) -> EvaluationOptions:
-    """Return what is evaluated; uncertainty maps are for volumes."""
-    evaluation, reason = config.evaluation, ""
+def evaluate_model(
+    config: Config, model: TranslationModel, folder: RunFolder, prepared: PreparedData, reader: PairReader, quiet: bool
+) -> Evaluation:
+    """Evaluate a run's model as configured; uncertainty maps are for volumes."""
+    evaluation, preprocess, reason = config.evaluation, config.preprocess, ""
     if not evaluation.uncertainty:
         reason = "evaluation.uncertainty is false"
     elif config.data.source == "images":
         reason = "the run's data are pictures, and maps are for volumes"
-    return EvaluationOptions(
-        protocols=evaluation.protocols,
-        batch_size=evaluation.batch_size,
-        translate=evaluation.translate,
-        no_uncertainty=reason,
-        processes=config.preprocess.processes,
-        on_bad_volume=config.preprocess.on_bad_volume,
-        quiet=quiet,
-    )
+    return evaluate_run(
+        model, folder, prepared, reader,
+        protocols=evaluation.protocols, batch_size=evaluation.batch_size, translate=evaluation.translate,
+        no_uncertainty=reason, processes=preprocess.processes, on_bad_volume=preprocess.on_bad_volume, quiet=quiet,
+    )  # fmt: skip
 
 
 def require_able_device(config: Config, folder: RunFolder, device: torch.device) -> None:

@@ -6,7 +6,7 @@ subjects' order, so they are the same for any number of workers. Few subjects ar
 
 import logging
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -151,11 +151,8 @@ class _Evaluation:
     on_translation: Callable[[Translation], object] | None
     products: Mapping[str, Callable[[Translation], object]]
     on_bad_volume: str
-    outputs: Products = field(init=False)  # what the products made
+    outputs: Products = field(default_factory=lambda: defaultdict(dict))  # what the products made
     waiting: deque[Callable[[], Any]] = field(default_factory=deque)  # for the results of workers
-
-    def __post_init__(self) -> None:
-        self.outputs = {name: {} for name in self.products}
 
     def translate_pairs(
         self,

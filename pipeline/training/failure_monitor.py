@@ -91,11 +91,6 @@ class TrainingWarning:
 Warnings = dict[tuple[str, str], TrainingWarning]  # by check and direction, in order of appearance
 
 
-def key_at_limit(result: CheckResult) -> tuple[str, str, float]:
-    """Return what tells results of the same check, direction and limit from others."""
-    return result.name, result.direction, result.threshold
-
-
 class FailureMonitor:
     """Checks the metrics of every validation: warns when a check is first triggered, and reports when it first clears.
 
@@ -175,7 +170,7 @@ class FailureMonitor:
         self._scores[epoch] = scores_by_direction(metrics)
         if epoch == 0 and self.held_near_start:
             results = [result for result in check_failures(metrics) if result.triggered]
-            self._start = {key_at_limit(result) for result in results if result.check.advice == GAIN_ADVICE}
+            self._start = {result.limit for result in results if result.check.advice == GAIN_ADVICE}
         if epoch < self.from_epoch:
             return changed
         self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
@@ -186,8 +181,7 @@ class FailureMonitor:
             previous = self.warnings.get(key)
             was_active = previous is not None and previous.cleared_epoch is None
             if previous is None and result.triggered:
-                from_start = key_at_limit(result) in self._start
-                self.warnings[key] = TrainingWarning(result, epoch, result, from_start=from_start)
+                self.warnings[key] = TrainingWarning(result, epoch, result, from_start=result.limit in self._start)
             elif previous is not None:
                 cleared = None if result.triggered else previous.cleared_epoch or epoch
                 self.warnings[key] = replace(previous, last=result, cleared_epoch=cleared)
