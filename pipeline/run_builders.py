@@ -160,9 +160,7 @@ def _translated(stack: SliceStack, box: BoxTranslation) -> SliceStack:
     return replace(stack, read=lambda: translation.astype(np.float32), first=0, in_volume=False)
 
 
-def build_failure_monitor(
-    config: Config, folder: RunFolder, prepared: PreparedData, schedule: Schedule, tracker: Tracker
-) -> FailureMonitor:
+def build_failure_monitor(config: Config, folder: RunFolder, schedule: Schedule, tracker: Tracker) -> FailureMonitor:
     """Return the monitor of the validations, which knows the earlier warnings of the run."""
     return FailureMonitor(
         folder.metrics,
@@ -174,11 +172,11 @@ def build_failure_monitor(
     )
 
 
-def _discriminator_record(config: Config) -> DiscriminatorRecord | None:
-    """Return a record of the discriminators' losses for an unpaired method; None for critics, which do not judge."""
+def _discriminator_record(config: Config) -> DiscriminatorRecord:
+    """Return a record of the discriminators' losses of an unpaired method; of none for critics, which do not judge."""
     method = config.method
     if not isinstance(method, UnpairedMethod) or method.adversarial not in CHANCE:
-        return None
+        return DiscriminatorRecord(1.0, {})
     scales = getattr(config.discriminator, "scales", 1)
     chance_loss = method.discriminator_scale * scales * 2 * CHANCE[method.adversarial]  # of real and translated slices
     directions = {

@@ -154,7 +154,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
             return position, initial_step, ""
         log_inputs(tracker, folder, prepared, str(config.data.folder))
         tracker.set_tags({name.replace(" ", "_"): text for name, text in history_texts(start.history).items()})
-        monitor = build_failure_monitor(config, folder, prepared, schedule, tracker)
+        monitor = build_failure_monitor(config, folder, schedule, tracker)
         if slices is not None:
             warn_of_lost_rate(schedule)
             mark_unfinished(folder.record, trains=True)

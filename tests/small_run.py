@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +165,20 @@ def in_child(action: Callable[[], int]) -> int:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+@contextmanager
+def copied_after(step: int, target: Path) -> Iterator[None]:
+    """Have a run within the block leave a copy of its folder, as a kill after the checkpoint of a step would."""
+    save = CheckpointFolder.save
+
+    def save_and_copy(checkpoints: CheckpointFolder, state: dict, **options) -> None:
+        save(checkpoints, state, **options)
+        if state["position"]["step"] == step:
+            shutil.copytree(checkpoints.folder.parent, target)
+
+    with patch.object(CheckpointFolder, "save", save_and_copy):
+        yield
 
 
 def signal_at(monkeypatch, number: int, step: int) -> None:

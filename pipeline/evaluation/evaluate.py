@@ -22,7 +22,7 @@ from pipeline.evaluation.fitted_baselines import paired_lookups, unpaired_baseli
 from pipeline.evaluation.scores import Scores, SubjectScore, Translation, score_pair, score_unpaired
 from pipeline.metrics.baselines import Baselines, histogram_quantiles
 from pipeline.metrics.names import LOOKUP
-from pipeline.utils.console import bar
+from pipeline.utils.console import bar, shortlist
 from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 from transforms.context_lookup import ContextTable
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
 PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
-MAX_NAMES = 5  # in a note
 
 Pair = tuple[Case, Case]
 Score = Callable[[Translation], list[SubjectScore]]
@@ -248,7 +247,7 @@ def _without_partner(unpaired: Sequence[Case]) -> list[str]:
     if not unpaired:
         return []
     noun, verb = ("scan has", "was") if len(unpaired) == 1 else ("scans have", "were")
-    listed = ", ".join([case.name for case in unpaired[:MAX_NAMES]] + ["…"] * (len(unpaired) > MAX_NAMES))
+    listed = shortlist([case.name for case in unpaired])
     return [f"{len(unpaired)} test {noun} no partner in the other contrast and {verb} not scored: {listed}"]
 
 
@@ -258,6 +257,6 @@ def _without_region(test_pairs: Sequence[Pair], regions: Mapping[str, Mapping[st
     for name in dict.fromkeys(name for files in regions.values() for name in files):
         missing = [scan for scan in scans if name not in regions.get(scan, {})]
         if missing:
-            listed = ", ".join(missing[:MAX_NAMES] + ["…"] * (len(missing) > MAX_NAMES))
-            notes.append(f"no file of the region {name} for {len(missing)} of {len(scans)} test scans: {listed}")
+            counts = f"{len(missing)} of {len(scans)} test scans"
+            notes.append(f"no file of the region {name} for {counts}: {shortlist(missing)}")
     return notes

@@ -44,10 +44,10 @@ class Validation:
         slices: Number of slices to score in each direction, spread evenly over subjects.
         neighbours: Which slices on either side of a slice the networks see, too.
         histograms: Histogram of the training cohort's foreground over [-1, 1], by contrast.
-        cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
+        cohorts: Statistics of the training cohort for the detectors, by contrast.
         coverage: Range of the head that is trained on; slices beyond it are not scored.
         precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_on`.
-        cache: The slice cache, and how new scans are read and registered; None keeps no slices.
+        cache: The slice cache, and how new scans are read and registered.
 
     Raises:
         UserError: there are no cases, none could be read, slices are too small for SSIM, or one could not be read and
@@ -64,11 +64,11 @@ class Validation:
         slices: int,
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
-        cohorts: Mapping[str, Cohort] | None = None,
+        cohorts: Mapping[str, Cohort],
+        cache: CacheOptions,
         neighbours: Neighbours = NO_NEIGHBOURS,
         coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
-        cache: CacheOptions | None = None,
     ):
         self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
@@ -80,13 +80,12 @@ class Validation:
         # Of pictures there may be more than `slices`.
         groups = [scan_pairs] if scan_pairs else sides
         scans = [group[index] for group in groups for index in evenly_spread(len(group), slices)]
-        settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
-        settings |= {} if cache is None else reader.identity()
+        settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm], **reader.identity()}
         settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
         prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
         for scan, images in prepared_slices(scans, prepare, settings, cache):
             if isinstance(images, str):
-                if cache is not None and cache.on_bad_volume == "stop":
+                if cache.on_bad_volume == "stop":
                     raise UserError(f"{images} (preprocess.on_bad_volume: skip would validate without it)")
                 logger.warning(f"{images}; left out of the validation")
                 continue
@@ -112,9 +111,8 @@ class Validation:
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".
 
-        That is the mean of both directions' `direction_score`.
-
-        With `cohorts` the metrics include the detectors' values, "detectors/<direction>/<name>", which need no pairs.
+        That is the mean of both directions' `direction_score`. The metrics include the detectors' values,
+        "detectors/<direction>/<name>", which need no pairs.
         """
         metrics: dict[str, list[float]] = {}
         detector_values: dict[str, float] = {}
@@ -139,13 +137,12 @@ class Validation:
                 for name, value in scan_scores.items():
                     metrics.setdefault(f"{prefix}/{name}", []).append(value)
             # Measure what the failure checks need of a direction.
-            if self.cohorts is not None:
-                pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
-                detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
-                values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
-                inverse = partial(self._translate, network=translators[self._other(target)])
-                values |= hidden_information(cycled_with_noise(pairs_of_slices, inverse))
-                detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
+            pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
+            detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
+            values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
+            inverse = partial(self._translate, network=translators[self._other(target)])
+            values |= hidden_information(cycled_with_noise(pairs_of_slices, inverse))
+            detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
 
         # Average over subjects, and make one score of both directions.
         means = {name: float(np.mean(values)) for name, values in metrics.items()}

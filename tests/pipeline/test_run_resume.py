@@ -100,10 +100,9 @@ def test_a_run_stopped_while_it_reports_does_only_the_rest(uninterrupted, monkey
     assert "stopped: SIGTERM after training; all of it is saved" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_stopped_while_it_prepares_says_so(number, code, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(pipeline.train, "prepare_run", lambda *_, **__: signal.raise_signal(number))
-    assert phantom_run(tmp_path / "run", *QUICK) == code
+def test_a_run_stopped_while_it_prepares_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pipeline.train, "prepare_run", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert phantom_run(tmp_path / "run", *QUICK) == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stopped: ")
 

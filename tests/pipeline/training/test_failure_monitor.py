@@ -8,6 +8,7 @@ from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank
 from pipeline.data.stored_slices import StoredSlices, encode
 from pipeline.metrics.failure_detectors import LAYERS
+from pipeline.training.discriminator_record import DiscriminatorRecord
 from pipeline.training.failure_checks import check_failures
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 
@@ -16,8 +17,10 @@ KEY = ("mode_collapse", "a_to_b")
 
 
 def watch(tmp_path, tags=None, epochs=20, validate_every=1, **options):
-    options |= {"epochs": epochs, "validate_every": validate_every}
-    return FailureMonitor(tmp_path / "metrics.jsonl", tag={}.update if tags is None else tags.append, **options)
+    tag, discriminators = {}.update if tags is None else tags.append, DiscriminatorRecord(1.0, {})
+    options = {"held_near_start": False, "discriminators": discriminators, **options}
+    path = tmp_path / "metrics.jsonl"
+    return FailureMonitor(path, tag=tag, epochs=epochs, validate_every=validate_every, **options)
 
 
 # ── one check ───────────────────────────────────────────────────────────────────────────────────────────────
