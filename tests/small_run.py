@@ -203,6 +203,18 @@ def latest(output: Path) -> dict:
     return load_checkpoint(CheckpointFolder(output / "checkpoints").latest)
 
 
+def unlike(first: Path, second: Path) -> set[str]:
+    """Where the newest checkpoints of two runs differ in what decides on the weights, and in what goes with them."""
+    from small_engine import differences
+
+    parts = ("engine", "translators", "random", "facts", "split", "data")
+    states = [
+        {name: state[name] for name in parts} | {"position": {**state["position"], "seconds": 0}}
+        for state in map(latest, (first, second))
+    ]
+    return differences(*states)
+
+
 def logged(output: Path) -> list[dict]:
     """The records of a run's metrics, without their times."""
     records = read_metrics(output / "metrics.jsonl")[0]

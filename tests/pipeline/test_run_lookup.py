@@ -4,8 +4,17 @@ import json
 
 import pytest
 import torch
-from small_engine import differences
-from small_run import CONFIGS, QUICK, command, copied_after, latest, phantom_run, train_phantom, without_pictures
+from small_run import (
+    CONFIGS,
+    QUICK,
+    command,
+    copied_after,
+    latest,
+    phantom_run,
+    train_phantom,
+    unlike,
+    without_pictures,
+)
 
 from networks.lookup_start import start_alone
 from pipeline.inference.model import load_model
@@ -50,7 +59,7 @@ def test_a_run_that_was_killed_goes_on_bitwise_with_its_tables(trained, monkeypa
     monkeypatch.setattr("pipeline.run_builders.stored_stacks", None)  # not fitted again
     monkeypatch.setattr("pipeline.run_builders.load_model", None)
     assert train_phantom(left, *BOX) == 0
-    assert differences(latest(whole)["engine"], latest(left)["engine"]) == set()
+    assert unlike(whole, left) == set()
 
 
 def test_the_box_stays_as_it_is_and_has_a_lookup_of_its_own(trained):

@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from small_engine import differences
-from small_run import QUICK, in_child, latest, signal_at, train_phantom
+from small_run import QUICK, in_child, latest, signal_at, train_phantom, unlike
 
 from pipeline.engines.base import Engine
 from pipeline.engines.cyclegan import ENGINE
@@ -69,13 +68,12 @@ def test_a_run_with_a_pair_beside_is_shown_it_and_ends_bitwise_the_same_if_it_is
         signal_at(patch, signal.SIGKILL, 7)
         assert in_child(lambda: train_phantom(tmp_path / "killed", *BESIDE)) == -signal.SIGKILL
     assert train_phantom(tmp_path / "killed", *BESIDE) == 0
-    whole, resumed = latest(tmp_path / "whole"), latest(tmp_path / "killed")
-    kept = ("engine", "translators", "random", "facts", "split", "data", "history")
-    assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
+    assert unlike(tmp_path / "whole", tmp_path / "killed") == set()
 
     # The subject is named in the split, the data, the history and the configuration's heading.
+    whole, resumed = latest(tmp_path / "whole"), latest(tmp_path / "killed")
     (subject,) = whole["split"]["pairs"]
     assert all(subject in whole["split"]["train"][contrast] for contrast in ("T1", "T2"))
-    assert whole["history"] == {"pairs": [subject]}
+    assert whole["history"] == resumed["history"] == {"pairs": [subject]}
     assert len([name for name in whole["data"] if " and " in name]) == 1
     assert f"in both contrasts, as pairs: {subject}" in (tmp_path / "killed" / "config.yaml").read_text()

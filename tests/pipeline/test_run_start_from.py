@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from small_engine import differences
-from small_run import CONFIGS, QUICK, in_child, latest, phantom_run, signal_at, train_phantom
+from small_run import CONFIGS, QUICK, in_child, latest, phantom_run, signal_at, train_phantom, unlike
 
 import pipeline.run
 import pipeline.sweep
@@ -88,9 +88,9 @@ def test_a_run_goes_on_when_the_other_is_gone_and_ends_as_if_nothing_had_been(so
         assert in_child(lambda: begin(tmp_path / "run", gone, frequent_checkpoints)) == -signal.SIGKILL
     shutil.rmtree(gone)
     assert begin(tmp_path / "run", gone, frequent_checkpoints) == 0
-    ours, whole = latest(tmp_path / "run"), latest(tmp_path / "whole")
-    assert differences(ours["engine"], whole["engine"]) == set()
-    assert ours["history"]["started_from"]["sha256"] == whole["history"]["started_from"]["sha256"]
+    assert unlike(tmp_path / "run", tmp_path / "whole") == set()
+    first, second = (latest(tmp_path / name)["history"]["started_from"]["sha256"] for name in ("run", "whole"))
+    assert first == second
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────────────────
