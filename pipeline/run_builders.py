@@ -90,9 +90,8 @@ def set_starts(
     if not config.starts_from_lookup:
         return
     translators = engine.translators_of(dict(engine.generators.items()))
-    starts = {
-        to: cast(LookupStart, start_of(translators[side])) for to, side in zip(config.contrasts, "ab", strict=True)
-    }
+    sides = zip(config.contrasts, "ab", strict=True)
+    starts = {to: cast(LookupStart, start_of(translators[side])) for to, side in sides}
     boxes = {to: start.box for to, start in starts.items() if start.box is not None}
 
     # Take the box's weights, and fit what the training slices tell.

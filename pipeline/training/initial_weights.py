@@ -162,7 +162,7 @@ def _require_networks(
     if problems := [*_misfits(weights, engine)]:
         differences = [
             f"{key}: {other_value!r} there, {value!r} here"
-            for key, other_value, value in differing_keys(*map(_network_settings, (source, settings)))
+            for key, other_value, value in differing_keys(_network_settings(source), _network_settings(settings))
         ]
         lines = [
             f"training.start_from: the networks of {path} are not those of this configuration; give it the same "
