@@ -42,7 +42,7 @@ def write(cases, model, folder):
     reader, volumes = PairReader(model.settings, 4, register=False, registrations=folder.path / "cache"), []
     for case in cases:
         scan = reader.scan(case.path)
-        slices = writer.translate_scan(scan, other_contrast(CONTRASTS, case.contrast), model, 8, case.name)
+        slices = writer.translate_scan(scan, other_contrast(CONTRASTS, case.contrast), model, 8)
         translation = Translation(case, other_contrast(CONTRASTS, case.contrast), scan, slices)
         volumes.append(writer.write_translation(folder, writer.without_networks(model), translation))
     return volumes
