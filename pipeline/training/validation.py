@@ -2,16 +2,16 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from networks.lookup_start import DEFAULT_BOX_SHARE, LookupStart, start_alone, start_of
+from networks.lookup_start import LookupStart, start_alone, start_of
 from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.pairs import PairReader
@@ -160,16 +160,10 @@ class Validation:
         """
         chosen = {}
         for target, start, scans in self._starts(translators):
-            if start.box is None:
-                continue
-            start.box_share.fill_(0.0)
-            looked_up = [self._translate(fixed.input, start, start_alone) for fixed in scans]
-            start.box_share.fill_(1.0)
-            boxed = [self._translate(fixed.input, start, start_alone) for fixed in scans]
-            best = self._best_share(target, scans, looked_up, boxed, BOX_SHARES)
-            start.box_share.fill_(DEFAULT_BOX_SHARE if best is None else best)
-            if best is not None:
-                chosen[f"{self._other(target)} → {target}"] = best
+            if start.box is not None:
+                translate = partial(self._translate, network=start, run=start_alone)
+                best = self._choose_share(target, scans, start.box_share, BOX_SHARES, translate, translate)
+                chosen |= {} if best is None else {f"{self._other(target)} → {target}": best}
         return chosen
 
     def choose_correction_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -182,12 +176,9 @@ class Validation:
         """
         metrics = {}
         for target, start, scans in self._starts(translators):
-            started = [self._translate(fixed.input, start, start_alone) for fixed in scans]
-            present_share = float(start.correction_share)
-            start.correction_share.fill_(1.0)
-            corrected = [self._translate(fixed.input, translators[target]) for fixed in scans]
-            best = self._best_share(target, scans, started, corrected, CORRECTION_SHARES)
-            start.correction_share.fill_(present_share if best is None else best)
+            begin = partial(self._translate, network=start, run=start_alone)
+            correct = partial(self._translate, network=translators[target])
+            best = self._choose_share(target, scans, start.correction_share, CORRECTION_SHARES, begin, correct)
             if best is not None:
                 metrics[f"validation/{self._other(target)}_to_{target}/correction_share"] = best
         return metrics
@@ -199,23 +190,30 @@ class Validation:
             if start is not None and scans:
                 yield target, start, scans
 
-    def _best_share(
+    def _choose_share(
         self,
         target: str,
         scans: Sequence[FixedSlices],
-        first: Sequence[np.ndarray],
-        second: Sequence[np.ndarray],
+        share: Tensor,
         shares: Sequence[float],
+        translate_at_0: Callable[[np.ndarray], np.ndarray],
+        translate_at_1: Callable[[np.ndarray], np.ndarray],
     ) -> float | None:
-        """Return the share of the second translations whose mean with the first scores best; None without a score."""
+        """Set a share, one of `shares`, to the one whose translations score best; None without a score: it stays."""
+        present_share = float(share)
+        share.fill_(0.0)
+        first = [translate_at_0(fixed.input) for fixed in scans]
+        share.fill_(1.0)
+        second = [translate_at_1(fixed.input) for fixed in scans]
         scores = []
-        for share in shares:
-            means = [(1 - share) * low + share * high for low, high in zip(first, second, strict=True)]
+        for candidate in shares:
+            means = [(1 - candidate) * low + candidate * high for low, high in zip(first, second, strict=True)]
             scores.append(np.mean([scan_score(*each) for each in zip(scans, means, strict=True)]))
-        if np.isnan(scores).all():
+        best = None if np.isnan(scores).all() else shares[int(np.nanargmax(scores))]
+        if best is None:
             self._warn_unscored(target)
-            return None
-        return shares[int(np.nanargmax(scores))]
+        share.fill_(present_share if best is None else best)
+        return best
 
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw `rows` fixed slices as input | translated | real target | error, by target.
