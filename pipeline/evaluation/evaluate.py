@@ -5,7 +5,6 @@ subjects' order, so they are the same for any number of workers. Few subjects ar
 """
 
 import logging
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,7 +161,6 @@ class _Evaluation:
         registrations: Path | None,
     ) -> list[Case]:
         """Translate and score both sides of pairs; return those of pairs that could not be read."""
-        threads = 1 if self.workers.processes > 1 else os.cpu_count() or 1  # processes fill the cores by themselves
         readings = [
             (partial(_read_with_regions, self.reader, regions.get(pair[0].scan_name, {})), pair) for pair in test_pairs
         ]
@@ -180,7 +178,7 @@ class _Evaluation:
             for view, case, to in zip(views, pair, contrasts[::-1], strict=True):
                 translated, start = self.translate(view.source, to), self.translate_start(view.source, to)
                 translation = Translation(case, to, view.source, translated, view, start)
-                self.add(translation, partial(score_pair, self.baselines[to], protocols, threads))
+                self.add(translation, partial(score_pair, self.baselines[to], protocols))
         return unreadable
 
     def translate_images(
