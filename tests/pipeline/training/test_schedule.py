@@ -28,7 +28,6 @@ def test_a_rate_that_is_halved_away_is_warned_of(capsys):
 
 @pytest.mark.parametrize("training", [
     {"epochs": 100, "decay_epochs": 100, "steps_per_epoch": 1250},  # to 0, but only at the end
-    {"epochs": 1, "decay_epochs": 199, "steps_per_epoch": 1250},
     {"epochs": 200, "decay_epochs": 0, "steps_per_epoch": 1250, "halve_every": 100_000},
     {"epochs": 1, "decay_epochs": 0, "steps_per_epoch": 1},
 ])  # fmt: skip
