@@ -158,7 +158,7 @@ class Validation:
         Returns:
             The chosen shares by direction, such as "T1 → T2".
         """
-        chosen = {}
+        chosen: dict[str, float] = {}
         for target, start, scans in self._starts(translators):
             if start.box is not None:
                 translate = partial(self._translate, network=start, run=start_alone)
