@@ -43,7 +43,7 @@ def score(config_file: Path, overrides: Sequence[str], seeds: Sequence[int], add
             prepared.split.test,
             pairs(prepared.training_cases, config.contrasts),
             config.contrasts,
-            lambda scan, to: translate_scan(scan, to, model, 8, str(scan.path)),
+            lambda scan, to: translate_scan(scan, to, model, 8),
             reader=pair_reader(config, CHAIN_VERSION, model.stride),
             histograms=prepared.histograms,
             context_tables=fit_context_tables(stored_stacks(prepared.stored, model.settings)),

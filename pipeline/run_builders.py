@@ -4,8 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,8 +32,8 @@ from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import learns_from_pairs
 from pipeline.engines.losses import CHANCE
-from pipeline.evaluation.finish import EvaluationOptions
-from pipeline.inference.model import load_model, precision_on
+from pipeline.evaluation.finish import Evaluation, evaluate_run
+from pipeline.inference.model import TranslationModel, load_model, precision_on
 from pipeline.inference.model_address import BOX_FILE
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.run_config import save_config
@@ -90,60 +89,51 @@ def set_starts(
     """
     if not config.starts_from_lookup:
         return
-    networks = [engine.generators] if engine.ema is None else [engine.generators, engine.ema.networks]
-    translators = [engine.translators_of(dict(players.items())) for players in networks]
-    starts = {
-        contrast: [start for of in translators for start in [start_of(of[side])] if start is not None]
-        for contrast, side in zip(config.contrasts, "ab", strict=True)
-    }
+    translators = engine.translators_of(dict(engine.generators.items()))
+    sides = zip(config.contrasts, "ab", strict=True)
+    starts = {to: cast(LookupStart, start_of(translators[side])) for to, side in sides}
+    boxes = {to: start.box for to, start in starts.items() if start.box is not None}
 
     # Take the box's weights, and fit what the training slices tell.
-    boxes = [(contrast, start.box) for contrast, side in starts.items() for start in side if start.box is not None]
     if boxes:
         trained = load_model(BOX_FILE, "cpu").translators
-        for contrast, box in boxes:
-            box.network.load_state_dict(trained[contrast].state_dict())
+        for to, box in boxes.items():
+            box.network.load_state_dict(trained[to].state_dict())
     if world.is_main:
         _fit_starts(prepared, preprocess_settings(config, version), starts)
-        if boxes and prepared.split.validation:
-            chosen = validation().choose_box_shares({contrast: side[0] for contrast, side in starts.items()})
-            if chosen:
-                text = ", ".join(f"{share:g} ({direction})" for direction, share in chosen.items())
-                logger.info(f"share of the model in the box in what training corrects: {text}, by validation pairs")
-            for side in starts.values():
-                for start in side[1:]:
-                    start.box_share.copy_(side[0].box_share)
+        if boxes and prepared.split.validation and (chosen := validation().choose_box_shares(starts)):
+            text = ", ".join(f"{share:g} ({direction})" for direction, share in chosen.items())
+            logger.info(f"share of the model in the box in what training corrects: {text}, by validation pairs")
 
-    # Share it: everything but the weights.
-    for start in chain.from_iterable(starts.values()):
-        lookups = [start.lookup] if start.box is None else [start.lookup, start.box.lookup]
-        shares = [] if start.box is None else [start.box_share]
-        for buffer in chain(*(lookup.buffers() for lookup in lookups), shares):
+    # Share it: everything but the weights. The moving average begins with the same.
+    for start in starts.values():
+        buffers = [*start.lookup.buffers()]
+        if start.box is not None:
+            buffers += [*start.box.lookup.buffers(), start.box_share]
+        for buffer in buffers:
             buffer.copy_(world.all_gather(buffer[None])[0])
-    for contrast, box in boxes:
-        box.fit_to_slices(BLUR_MM[0] / float(starts[contrast][0].lookup.blur_pixels[0]), config.preprocess.size)
+        if start.box is not None:
+            start.box.fit_to_slices(BLUR_MM[0] / float(start.lookup.blur_pixels[0]), config.preprocess.size)
+    if engine.ema is not None:
+        engine.ema.networks.load_state_dict(engine.generators.state_dict())
 
 
-def _fit_starts(
-    prepared: PreparedData, settings: PreprocessSettings, starts: Mapping[str, Sequence[LookupStart]]
-) -> None:
+def _fit_starts(prepared: PreparedData, settings: PreprocessSettings, starts: Mapping[str, LookupStart]) -> None:
     """Fit the lookups of generators, by target contrast, to the training slices, and say so."""
     started, stacks = time.monotonic(), stored_stacks(prepared.stored, settings)
-    boxes = {contrast: [start.box for start in side if start.box is not None] for contrast, side in starts.items()}
     try:
-        fit = LookupFit(stacks) if any(boxes.values()) else None
+        fit = LookupFit(stacks) if any(start.box is not None for start in starts.values()) else None
         tables = fit_context_tables(stacks) if fit is None else fit.tables()
     except ValueError as error:
         raise UserError(f"generator.start: nothing to start from, for {error}; set it to null") from error
     for contrast, table in tables.items():
-        for start in starts[contrast]:
-            start.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
-        if fit is not None:
-            first, (source,) = boxes[contrast][0], stacks.keys() - {contrast}
-            first.fit_to_slices(BLUR_MM[0] / table.blur_pixels[0], settings.size)
-            table = fit.translated_table(contrast, [_translated(stack, first) for stack in stacks[source]])
-            for box in boxes[contrast]:
-                box.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
+        lookup, box = starts[contrast].lookup, starts[contrast].box
+        lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
+        if fit is not None and box is not None:
+            (source,) = stacks.keys() - {contrast}
+            box.fit_to_slices(BLUR_MM[0] / table.blur_pixels[0], settings.size)
+            table = fit.translated_table(contrast, [_translated(stack, box) for stack in stacks[source]])
+            box.lookup.set_table(torch.from_numpy(table.values), table.blur_pixels)
     fitted = " and ".join(f"{len(side)} {contrast}" for contrast, side in stacks.items())
     what = "lookup" if fit is None else "lookups"
     logger.info(
@@ -160,9 +150,7 @@ def _translated(stack: SliceStack, box: BoxTranslation) -> SliceStack:
     return replace(stack, read=lambda: translation.astype(np.float32), first=0, in_volume=False)
 
 
-def build_failure_monitor(
-    config: Config, folder: RunFolder, prepared: PreparedData, schedule: Schedule, tracker: Tracker
-) -> FailureMonitor:
+def build_failure_monitor(config: Config, folder: RunFolder, schedule: Schedule, tracker: Tracker) -> FailureMonitor:
     """Return the monitor of the validations, which knows the earlier warnings of the run."""
     return FailureMonitor(
         folder.metrics,
@@ -174,11 +162,11 @@ def build_failure_monitor(
     )
 
 
-def _discriminator_record(config: Config) -> DiscriminatorRecord | None:
-    """Return a record of the discriminators' losses for an unpaired method; None for critics, which do not judge."""
+def _discriminator_record(config: Config) -> DiscriminatorRecord:
+    """Return a record of the discriminators' losses of an unpaired method; of none for critics, which do not judge."""
     method = config.method
     if not isinstance(method, UnpairedMethod) or method.adversarial not in CHANCE:
-        return None
+        return DiscriminatorRecord(1.0, {})
     scales = getattr(config.discriminator, "scales", 1)
     chance_loss = method.discriminator_scale * scales * 2 * CHANCE[method.adversarial]  # of real and translated slices
     directions = {
@@ -232,22 +220,20 @@ def build_validation(
     )
 
 
-def evaluation_options(config: Config, quiet: bool) -> EvaluationOptions:
-    """Return what is evaluated; uncertainty maps are for volumes."""
-    evaluation, reason = config.evaluation, ""
+def evaluate_model(
+    config: Config, model: TranslationModel, folder: RunFolder, prepared: PreparedData, reader: PairReader, quiet: bool
+) -> Evaluation:
+    """Evaluate a run's model as configured; uncertainty maps are for volumes."""
+    evaluation, preprocess, reason = config.evaluation, config.preprocess, ""
     if not evaluation.uncertainty:
         reason = "evaluation.uncertainty is false"
     elif config.data.source == "images":
         reason = "the run's data are pictures, and maps are for volumes"
-    return EvaluationOptions(
-        protocols=evaluation.protocols,
-        batch_size=evaluation.batch_size,
-        translate=evaluation.translate,
-        no_uncertainty=reason,
-        processes=config.preprocess.processes,
-        on_bad_volume=config.preprocess.on_bad_volume,
-        quiet=quiet,
-    )
+    return evaluate_run(
+        model, folder, prepared, reader,
+        protocols=evaluation.protocols, batch_size=evaluation.batch_size, translate=evaluation.translate,
+        no_uncertainty=reason, processes=preprocess.processes, on_bad_volume=preprocess.on_bad_volume, quiet=quiet,
+    )  # fmt: skip
 
 
 def require_able_device(config: Config, folder: RunFolder, device: torch.device) -> None:

@@ -22,7 +22,7 @@ from pipeline.data_builders import pair_reader, schedule_of
 from pipeline.dry_run import meta_engine
 from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import CapturedStep
-from pipeline.evaluation.finish import evaluate_run, log_evaluation
+from pipeline.evaluation.finish import log_evaluation
 from pipeline.evaluation.report import (
     RunDescription,
     closing_lines,
@@ -39,7 +39,7 @@ from pipeline.run_builders import (
     build_failure_monitor,
     build_training_slices,
     build_validation,
-    evaluation_options,
+    evaluate_model,
     open_tracker,
     prepare_run,
     require_able_device,
@@ -112,7 +112,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     prepared = world.main_process_first(
         lambda: prepare_run(config, folder, start.history, version, quiet, save=world.is_main)
     )
-    start = start.with_overlap(prepared.split).with_pairs(prepared.split)
+    start = start.with_split(prepared.split)
 
     # Build the engine and the schedule.
     torch.manual_seed(config.seed)
@@ -154,7 +154,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
             return position, initial_step, ""
         log_inputs(tracker, folder, prepared, str(config.data.folder))
         tracker.set_tags({name.replace(" ", "_"): text for name, text in history_texts(start.history).items()})
-        monitor = build_failure_monitor(config, folder, prepared, schedule, tracker)
+        monitor = build_failure_monitor(config, folder, schedule, tracker)
         if slices is not None:
             warn_of_lost_rate(schedule)
             mark_unfinished(folder.record, trains=True)
@@ -223,7 +223,7 @@ def finish(
     mark_unfinished(folder.record)
     checkpoint_path = folder.evaluated_checkpoint(config.evaluation.checkpoint)
     model = load_model(checkpoint_path, engine.device.type)
-    evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
+    evaluation = evaluate_model(config, model, folder, prepared, reader, quiet)
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
     held_out = bool(prepared.split.validation)
     evaluated, notes = evaluated_steps(checkpoint_path.stem, position, config.contrasts, held_out=held_out)

@@ -30,7 +30,10 @@ from pipeline.engines.base import Engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state
 
 SHARED = tuple(text for text in TINY if not text.startswith(("generator.", "discriminator.")))
-EVERY_STEP = ("training.checkpoint_minutes=0.0000001", "evaluation.translate=false")
+EVERY_STEP = (
+    "training.checkpoint_minutes=0.0000001", "training.validation_slices=2", "training.sample_slices=1",
+    "evaluation.translate=false",
+)  # fmt: skip
 # 64 pixels and six levels are the least that has a layer with dropout, which draws from torch's global generator.
 UNET = ("preprocess.size=64", "generator.depth=6", "generator.width=1", "generator.dropout=0.5")
 PATCHGAN = ("discriminator.layers=2", "discriminator.width=2")

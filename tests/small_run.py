@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -166,6 +167,20 @@ def in_child(action: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+@contextmanager
+def copied_after(step: int, target: Path) -> Iterator[None]:
+    """Have a run within the block leave a copy of its folder, as a kill after the checkpoint of a step would."""
+    save = CheckpointFolder.save
+
+    def save_and_copy(checkpoints: CheckpointFolder, state: dict, **options) -> None:
+        save(checkpoints, state, **options)
+        if state["position"]["step"] == step:
+            shutil.copytree(checkpoints.folder.parent, target)
+
+    with patch.object(CheckpointFolder, "save", save_and_copy):
+        yield
+
+
 def signal_at(monkeypatch, number: int, step: int) -> None:
     """Have this process sent a signal in the middle of a training step, counted from 1 over the engine's life."""
     from pipeline.engines.base import Engine
@@ -186,6 +201,18 @@ def signal_at(monkeypatch, number: int, step: int) -> None:
 def latest(output: Path) -> dict:
     """The newest checkpoint of a run."""
     return load_checkpoint(CheckpointFolder(output / "checkpoints").latest)
+
+
+def unlike(first: Path, second: Path) -> set[str]:
+    """Where the newest checkpoints of two runs differ in what decides on the weights, and in what goes with them."""
+    from small_engine import differences
+
+    parts = ("engine", "translators", "random", "facts", "split", "data")
+    states = [
+        {name: state[name] for name in parts} | {"position": {**state["position"], "seconds": 0}}
+        for state in map(latest, (first, second))
+    ]
+    return differences(*states)
 
 
 def logged(output: Path) -> list[dict]:

@@ -5,6 +5,8 @@ import torch
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
+from pipeline.data.slice_cache import CacheOptions
+from pipeline.metrics.failure_detectors import LAYERS, Cohort
 from pipeline.training.validation import Validation
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import PreprocessSettings
@@ -14,11 +16,20 @@ DEVICE = torch.device("cpu")
 HISTOGRAMS = {"T1": [1.0] * 256, "T2": [0.0] * 128 + [1.0] + [0.0] * 127}  # T2's cohort is all at 0
 
 
+COHORTS = {
+    contrast: Cohort(slope * np.linspace(-0.5, 0.5, LAYERS), 0.3, np.linspace(low, low + 1, 100))
+    for contrast, slope, low in (("T1", -1, -1), ("T2", 1, 0))
+}
+
+
 class Reader:
     """Hands out scans of given slices instead of reading files; those of "bad" cannot be read."""
 
     def __init__(self, scans):
         self.scans = scans
+
+    def identity(self):
+        return {}
 
     def scan(self, path):
         if path.stem == "bad":
@@ -48,5 +59,7 @@ def case(tmp_path, name, contrast, subject="s"):
 
 
 def validation(cases, scans, **options):
-    options = {"scored_in_pairs": True, "slices": 10, "histograms": HISTOGRAMS, **options}
+    cache = CacheOptions(cases[0].path.parent, 1, quiet=True)  # where nothing is kept of scans that are no files
+    defaults = {"scored_in_pairs": True, "slices": 10, "histograms": HISTOGRAMS, "cohorts": COHORTS, "cache": cache}
+    options = defaults | options
     return Validation(cases, CONTRASTS, reader=Reader(scans), device=DEVICE, **options)

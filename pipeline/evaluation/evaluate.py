@@ -5,8 +5,7 @@ subjects' order, so they are the same for any number of workers. Few subjects ar
 """
 
 import logging
-import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +21,7 @@ from pipeline.evaluation.fitted_baselines import paired_lookups, unpaired_baseli
 from pipeline.evaluation.scores import Scores, SubjectScore, Translation, score_pair, score_unpaired
 from pipeline.metrics.baselines import Baselines, histogram_quantiles
 from pipeline.metrics.names import LOOKUP
-from pipeline.utils.console import bar
+from pipeline.utils.console import bar, shortlist
 from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 from transforms.context_lookup import ContextTable
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
 PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
-MAX_NAMES = 5  # in a note
 
 Pair = tuple[Case, Case]
 Score = Callable[[Translation], list[SubjectScore]]
@@ -151,11 +149,8 @@ class _Evaluation:
     on_translation: Callable[[Translation], object] | None
     products: Mapping[str, Callable[[Translation], object]]
     on_bad_volume: str
-    outputs: Products = field(init=False)  # what the products made
+    outputs: Products = field(default_factory=lambda: defaultdict(dict))  # what the products made
     waiting: deque[Callable[[], Any]] = field(default_factory=deque)  # for the results of workers
-
-    def __post_init__(self) -> None:
-        self.outputs = {name: {} for name in self.products}
 
     def translate_pairs(
         self,
@@ -166,7 +161,6 @@ class _Evaluation:
         registrations: Path | None,
     ) -> list[Case]:
         """Translate and score both sides of pairs; return those of pairs that could not be read."""
-        threads = 1 if self.workers.processes > 1 else os.cpu_count() or 1  # processes fill the cores by themselves
         readings = [
             (partial(_read_with_regions, self.reader, regions.get(pair[0].scan_name, {})), pair) for pair in test_pairs
         ]
@@ -184,7 +178,7 @@ class _Evaluation:
             for view, case, to in zip(views, pair, contrasts[::-1], strict=True):
                 translated, start = self.translate(view.source, to), self.translate_start(view.source, to)
                 translation = Translation(case, to, view.source, translated, view, start)
-                self.add(translation, partial(score_pair, self.baselines[to], protocols, threads))
+                self.add(translation, partial(score_pair, self.baselines[to], protocols))
         return unreadable
 
     def translate_images(
@@ -251,7 +245,7 @@ def _without_partner(unpaired: Sequence[Case]) -> list[str]:
     if not unpaired:
         return []
     noun, verb = ("scan has", "was") if len(unpaired) == 1 else ("scans have", "were")
-    listed = ", ".join([case.name for case in unpaired[:MAX_NAMES]] + ["…"] * (len(unpaired) > MAX_NAMES))
+    listed = shortlist([case.name for case in unpaired])
     return [f"{len(unpaired)} test {noun} no partner in the other contrast and {verb} not scored: {listed}"]
 
 
@@ -261,6 +255,6 @@ def _without_region(test_pairs: Sequence[Pair], regions: Mapping[str, Mapping[st
     for name in dict.fromkeys(name for files in regions.values() for name in files):
         missing = [scan for scan in scans if name not in regions.get(scan, {})]
         if missing:
-            listed = ", ".join(missing[:MAX_NAMES] + ["…"] * (len(missing) > MAX_NAMES))
-            notes.append(f"no file of the region {name} for {len(missing)} of {len(scans)} test scans: {listed}")
+            counts = f"{len(missing)} of {len(scans)} test scans"
+            notes.append(f"no file of the region {name} for {counts}: {shortlist(missing)}")
     return notes

@@ -31,19 +31,6 @@ MOSAICS = "mosaics"  # their folder among a run's artifacts in MLflow
 
 
 @dataclass(frozen=True)
-class EvaluationOptions:
-    """What is evaluated, and how."""
-
-    protocols: Sequence[str] = ()  # published ones, to score in besides our own
-    batch_size: int = 8
-    translate: bool = True  # whether to write the test subjects' translations
-    no_uncertainty: str = ""  # the reason not to calibrate the uncertainty; "" calibrates it
-    processes: int | None = None  # worker processes; None for one per core
-    on_bad_volume: str = "skip"  # "stop" refuses test volumes that cannot be read
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What came of an evaluation."""
 
@@ -55,18 +42,36 @@ class Evaluation:
 
 
 def evaluate_run(
-    model: TranslationModel, folder: RunFolder, prepared: PreparedData, reader: PairReader, options: EvaluationOptions
+    model: TranslationModel,
+    folder: RunFolder,
+    prepared: PreparedData,
+    reader: PairReader,
+    *,
+    protocols: Sequence[str],
+    batch_size: int,
+    translate: bool,
+    no_uncertainty: str,
+    processes: int | None,
+    on_bad_volume: str,
+    quiet: bool,
 ) -> Evaluation:
     """Translate and score the test subjects; each is translated once, for scores, uncertainty, volumes and viewer.
+
+    Args:
+        protocols: Published protocols to score in besides our own.
+        translate: Whether to write the test subjects' translations.
+        no_uncertainty: The reason not to calibrate the uncertainty; "" calibrates it.
+        processes: Number of worker processes; None for one per core.
+        on_bad_volume: "stop" refuses test volumes that cannot be read.
 
     Raises:
         UserError: no test subject could be evaluated, one could not and `on_bad_volume` is "stop", or the disk is full.
     """
-    scorer, reason = UncertaintyScorer(model, {}, {}, options.batch_size), options.no_uncertainty
+    scorer, reason = UncertaintyScorer(model, {}, {}, batch_size), no_uncertainty
     products: dict[str, Callable[[Translation], object]] = {}
-    if options.translate:
+    if translate:
         products["translations"] = partial(writer.write_translation, folder, writer.without_networks(model))
-    with writer.viewer_folder(folder.path) as viewer_path, WorkerPool(options.processes, preload=PRELOAD) as workers:
+    with writer.viewer_folder(folder.path) as viewer_path, WorkerPool(processes, preload=PRELOAD) as workers:
         if viewer_path:
             products["viewer"] = partial(writer.write_viewer_volumes, viewer_path, model.statistics)
 
@@ -75,10 +80,10 @@ def evaluate_run(
             others = other_checkpoints(folder, model)
             calibrations, reason = calibrate(
                 prepared.split.validation, model, others,
-                reader=reader, batch_size=options.batch_size, workers=workers, quiet=options.quiet,
+                reader=reader, batch_size=batch_size, workers=workers, quiet=quiet,
             )  # fmt: skip
             if calibrations:
-                scorer = UncertaintyScorer(model, others, calibrations, options.batch_size)
+                scorer = UncertaintyScorer(model, others, calibrations, batch_size)
 
         # Fit the baseline that needs no pairs.
         try:
@@ -91,30 +96,27 @@ def evaluate_run(
             prepared.split.test,
             pairs(prepared.training_cases, model.contrasts),
             model.contrasts,
-            lambda scan, to: writer.translate_scan(scan, to, model, options.batch_size, str(scan.path)),
-            translate_start=lambda scan, to: writer.translate_by_start(
-                scan, to, model, options.batch_size, str(scan.path)
-            ),
+            lambda scan, to: writer.translate_scan(scan, to, model, batch_size),
+            translate_start=lambda scan, to: writer.translate_by_start(scan, to, model, batch_size),
             reader=reader,
             histograms=prepared.histograms,
             context_tables=context_tables,
-            protocols=options.protocols,
+            protocols=protocols,
             regions=prepared.regions,
             registrations=folder.registration,
             on_translation=scorer.add,
             products=products,
-            all_images=options.translate,
+            all_images=translate,
             workers=workers,
-            on_bad_volume=options.on_bad_volume,
-            quiet=options.quiet,
+            on_bad_volume=on_bad_volume,
+            quiet=quiet,
         )
         scores.subjects += scorer.scores
         scores.notes += [fit] if fit else []
         scores.notes += [f"the uncertainty was not calibrated: {reason}"] if reason else []
-        viewer_files = outputs.get("viewer", {})  # none without a viewer
-        viewer = make_viewer(writer.subjects_to_view(prepared.split.test, scores, model.contrasts, viewer_files))
-    translations = outputs.get("translations", {})
-    volumes = [translations[case] for case in prepared.split.test if case in translations]
+        subjects = writer.subjects_to_view(prepared.split.test, scores, model.contrasts, outputs["viewer"])
+        viewer = make_viewer(subjects)
+    volumes = [outputs["translations"][case] for case in prepared.split.test if case in outputs["translations"]]
     return Evaluation(scores, volumes, scorer, reason, viewer)
 
 

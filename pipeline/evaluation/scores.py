@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from pathlib import Path
@@ -74,22 +73,19 @@ class Translation:
     start: np.ndarray | None = None  # the slices by what the model began with; None where that is no system
 
 
-def score_pair(
-    baselines: Baselines, protocols: Sequence[str], threads: int, translation: Translation
-) -> list[SubjectScore]:
-    """Return the figures of every system and protocol; in threads, for numpy frees the GIL."""
+def score_pair(baselines: Baselines, protocols: Sequence[str], translation: Translation) -> list[SubjectScore]:
+    """Return the figures of every system and protocol."""
     case, view = translation.case, translation.view
     assert view is not None  # the translation of one of a pair
-    predictions = _predictions(translation, baselines)
-    scored_protocols = [OWN, *(PUBLISHED[name] for name in protocols)]
-    jobs = [(system, protocol) for protocol in scored_protocols for system in predictions]
-    with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
-        target = (view.real, view.foreground, view.source.spacing_mm, view.regions)
-        measurements = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
-        return [
-            SubjectScore(case.scan_name, case.contrast, translation.to, system, protocol.name, values)
-            for (system, protocol), values in zip(jobs, measurements, strict=True)
-        ]
+    predictions, scores = _predictions(translation, baselines), []
+    for protocol in (OWN, *(PUBLISHED[name] for name in protocols)):
+        for system, prediction in predictions.items():
+            measurements = protocol.measure(
+                prediction, view.real, view.foreground, view.source.spacing_mm, view.regions
+            )
+            score = SubjectScore(case.scan_name, case.contrast, translation.to, system, protocol.name, measurements)
+            scores.append(score)
+    return scores
 
 
 def score_unpaired(

@@ -69,10 +69,9 @@ def translate_scan(
     to: str,
     model: TranslationModel,
     batch_size: int,
-    name: str,
     run: Callable[[nn.Module, Tensor], Tensor] = forward_eagerly,
 ) -> np.ndarray:
-    """Return a scan's slices (N, H, W) translated to a contrast, still padded; `name` is for messages."""
+    """Return a scan's slices (N, H, W) translated to a contrast, still padded."""
     return translate_slices(
         scan.slices,
         model.translators[to],
@@ -81,19 +80,17 @@ def translate_scan(
         batch_size=batch_size,
         precision=model.precision,
         slice_mm=scan.spacing_mm[0],
-        name=name,
+        name=str(scan.path),
         run=run,
     )
 
 
-def translate_by_start(
-    scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str
-) -> np.ndarray | None:
+def translate_by_start(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int) -> np.ndarray | None:
     """Return what `translate_scan` does, by what the generator began with; None where that is the context lookup."""
     start = start_of(model.translators[to])
     if start is None or start.box is None:
         return None
-    return translate_scan(scan, to, model, batch_size, name, run=start_alone)
+    return translate_scan(scan, to, model, batch_size, run=start_alone)
 
 
 def without_networks(model: TranslationModel) -> TranslationModel:

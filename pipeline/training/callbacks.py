@@ -68,13 +68,13 @@ def make_callbacks(
 
     def log(metrics: Metrics, step: int) -> None:
         tracker.log_metrics(metrics, step)
-        monitor.record_losses(metrics)
+        monitor.discriminators.record(metrics)
 
     def validate() -> tuple[Metrics, dict[str, float]]:
         shares = validation.choose_correction_shares(translators())
         if position.step == 0:  # with the shares that the scores are of
             start.update(copy.deepcopy(translator_states()))
-        metrics = validation.scores(translators()) | shares | monitor.discriminator_metrics()
+        metrics = validation.scores(translators()) | shares | monitor.discriminators.metrics()
         monitor(metrics, position.step // trained.schedule.steps_per_epoch)
         return metrics, {to: direction_score(metrics, folder.direction(contrasts, to)) for to in contrasts}
 

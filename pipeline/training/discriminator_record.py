@@ -7,15 +7,14 @@ while their translations have stopped gaining in validation.
 import math
 from collections import deque
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult
+from pipeline.training.failure_checks import CheckResult, check_value, detector_values
 from pipeline.training.validation_scores import direction_score
 
 PATIENCE = 3  # validations in a row without a new best score, after which a translation has stopped gaining
 LOGGED = 50  # number of logged losses in a mean; nothing is said before there are as many
 METRIC = "discriminator_loss"
-BLIND = "blind_discriminator"
-CHECKS = (BLIND, "unerring_discriminator")
 
 
 class DiscriminatorRecord:
@@ -78,12 +77,13 @@ def check_discriminators(metrics: Mapping[str, float], gaining: Collection[str] 
     `gaining` directions have no blind discriminator, whatever its loss.
     """
     results = []
-    for metric, value in metrics.items():
-        family, _, qualified_name = metric.partition("/")
-        direction, _, name = qualified_name.rpartition("/")
-        for check_name in CHECKS if (family, name) == ("detectors", METRIC) else ():
-            exceeded, threshold = FAILURE_CHECKS[check_name].exceeded(value)
-            triggered = exceeded and not (check_name == BLIND and direction in gaining)
-            details = f"no new best score in {PATIENCE} validations" if triggered and check_name == BLIND else ""
-            results.append(CheckResult(check_name, direction, value, threshold, triggered, details))
+    for direction, name, value in detector_values(metrics):
+        if name != METRIC:
+            continue
+        blind = check_value("blind_discriminator", direction, value)
+        if blind.triggered and direction in gaining:
+            blind = replace(blind, triggered=False)
+        elif blind.triggered:
+            blind = replace(blind, details=f"no new best score in {PATIENCE} validations")
+        results += [blind, check_value("unerring_discriminator", direction, value)]
     return results

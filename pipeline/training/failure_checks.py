@@ -4,8 +4,8 @@ Thresholds lie between the values of trained networks or true targets and those 
 values of the phantom, and of real T1 and T2 volumes, skull-stripped and whole heads, with one training subject.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,12 +52,6 @@ class FailureCheck:
     unit: str = ""  # of values and threshold, with a space before it
     below: bool = False  # whether values below the threshold are bad, instead of those above
     lower: float | None = None  # second limit, of values that may be too low as well as too high
-
-    def exceeded(self, value: float) -> tuple[bool, float]:
-        """Return whether a value is bad, and the limit that decides it."""
-        if self.lower is not None and value < self.lower:
-            return True, self.lower
-        return bool(value < self.threshold if self.below else value > self.threshold), self.threshold
 
 
 SHIFT_ADVICE = (
@@ -158,22 +152,40 @@ class CheckResult:
         """The check."""
         return FAILURE_CHECKS[self.name]
 
+    @property
+    def limit(self) -> tuple[str, str, float]:
+        """Check, direction and the limit that decided, of two."""
+        return self.name, self.direction, self.threshold
+
+
+def check_value(name: str, direction: str, value: float, details: str = "") -> CheckResult:
+    """Return the result of the check of a value."""
+    check = FAILURE_CHECKS[name]
+    if check.lower is not None and value < check.lower:
+        return CheckResult(name, direction, value, check.lower, True, details)
+    triggered = bool(value < check.threshold if check.below else value > check.threshold)
+    return CheckResult(name, direction, value, check.threshold, triggered, details)
+
+
+def detector_values(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, float]]:
+    """Yield direction, name and value of each metric "detectors/<direction>/<name>"."""
+    for metric, value in metrics.items():
+        if metric.startswith("detectors/"):
+            direction, _, name = metric.removeprefix("detectors/").rpartition("/")
+            yield direction, name, value
+
 
 def check_failures(metrics: Mapping[str, float]) -> list[CheckResult]:
     """Return a result for each metric "detectors/<direction>/<name>" that is checked, and for each shift's length."""
-    results = []
-    for metric, value in metrics.items():
-        family, _, qualified_name = metric.partition("/")
-        direction, _, name = qualified_name.rpartition("/")
-        if family == "detectors" and name in FAILURE_CHECKS:
-            triggered, threshold = FAILURE_CHECKS[name].exceeded(value)
-            results.append(CheckResult(name, direction, value, threshold, triggered))
-    for direction, shift in shifts_by_direction(metrics).items():
-        length = float(np.hypot(*shift))
-        triggered, threshold = FAILURE_CHECKS["spatial_shift"].exceeded(length)
-        details = components_text({"": shift})
-        results.append(CheckResult("spatial_shift", direction, length, threshold, triggered, details))
-    return results
+    values = [
+        check_value(name, direction, value)
+        for direction, name, value in detector_values(metrics)
+        if name in FAILURE_CHECKS
+    ]
+    return values + [
+        check_value("spatial_shift", direction, float(np.hypot(*shift)), components_text({"": shift}))
+        for direction, shift in shifts_by_direction(metrics).items()
+    ]
 
 
 def check_shifts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckResult]:
@@ -188,14 +200,12 @@ def check_shifts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckRe
     if len(shifts) == 2:
         (direction, first), (_, second) = shifts.items()
         cycle, opposed = f"{direction}_to_{direction.partition('_to_')[0]}", opposed_shift(first, second)
-        triggered, threshold = FAILURE_CHECKS["opposed_shifts"].exceeded(opposed)
-        results.append(CheckResult("opposed_shifts", cycle, opposed, threshold, triggered, components_text(shifts)))
+        results.append(check_value("opposed_shifts", cycle, opposed, components_text(shifts)))
     for direction, shift in shifts.items():
         shifts_by_epoch = {epoch: past[direction] for epoch, past in history.items() if direction in past}
         extrapolated = growing_shift(shifts_by_epoch, last_epoch)
         if len(shifts_by_epoch) >= TREND:
             length = float(np.hypot(*shift)) if extrapolated is None else extrapolated
-            threshold, is_growing = FAILURE_CHECKS["growing_shift"].threshold, extrapolated is not None
-            is_bad, details = is_growing and length > threshold, components_text({"now": shift})
-            results.append(CheckResult("growing_shift", direction, length, threshold, is_bad, details))
+            result = check_value("growing_shift", direction, length, components_text({"now": shift}))
+            results.append(replace(result, triggered=result.triggered and extrapolated is not None))
     return results

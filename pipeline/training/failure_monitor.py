@@ -91,11 +91,6 @@ class TrainingWarning:
 Warnings = dict[tuple[str, str], TrainingWarning]  # by check and direction, in order of appearance
 
 
-def key_at_limit(result: CheckResult) -> tuple[str, str, float]:
-    """Return what tells results of the same check, direction and limit from others."""
-    return result.name, result.direction, result.threshold
-
-
 class FailureMonitor:
     """Checks the metrics of every validation: warns when a check is first triggered, and reports when it first clears.
 
@@ -107,7 +102,7 @@ class FailureMonitor:
         epochs: Number of epochs of the whole training.
         validate_every: Epochs from one validation to the next.
         held_near_start: Whether a loss holds translations near what training begins with.
-        discriminators: Record of the discriminators' losses; None: they are not checked.
+        discriminators: Record of the discriminators' losses, which takes those of metrics.jsonl.
         tag: Sets tags of the run; "warnings" holds all of them.
     """
 
@@ -117,9 +112,9 @@ class FailureMonitor:
         *,
         epochs: int,
         validate_every: int,
-        held_near_start: bool = False,
-        discriminators: DiscriminatorRecord | None = None,
-        tag: Callable[[Mapping[str, str]], object] = lambda tags: None,
+        held_near_start: bool,
+        discriminators: DiscriminatorRecord,
+        tag: Callable[[Mapping[str, str]], object],
     ):
         self.epochs, self.tag, self.discriminators = epochs, tag, discriminators
         self.from_epoch = min(epochs, max(2 * validate_every, ceil(EARLY * epochs)))
@@ -131,19 +126,10 @@ class FailureMonitor:
         self._scores: dict[int, dict[str, float]] = {}  # of all validations, by epoch and direction
         records = read_metrics(metrics_path)[0] if metrics_path.exists() else []
         for record in records:
-            self.record_losses(record)
+            discriminators.record(record)
             if "epoch" in record:
                 self._update_warnings(record, int(record["epoch"]))
         self._reported = {(key, warning.cleared_epoch is None) for key, warning in self.warnings.items()}
-
-    def record_losses(self, metrics: Mapping[str, float]) -> None:
-        """Take note of logged metrics of the training."""
-        if self.discriminators is not None:
-            self.discriminators.record(metrics)
-
-    def discriminator_metrics(self) -> dict[str, float]:
-        """Return the discriminators' mean losses, once enough were logged."""
-        return {} if self.discriminators is None else self.discriminators.metrics()
 
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Check the validation after an epoch."""
@@ -175,7 +161,7 @@ class FailureMonitor:
         self._scores[epoch] = scores_by_direction(metrics)
         if epoch == 0 and self.held_near_start:
             results = [result for result in check_failures(metrics) if result.triggered]
-            self._start = {key_at_limit(result) for result in results if result.check.advice == GAIN_ADVICE}
+            self._start = {result.limit for result in results if result.check.advice == GAIN_ADVICE}
         if epoch < self.from_epoch:
             return changed
         self._shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
@@ -186,8 +172,7 @@ class FailureMonitor:
             previous = self.warnings.get(key)
             was_active = previous is not None and previous.cleared_epoch is None
             if previous is None and result.triggered:
-                from_start = key_at_limit(result) in self._start
-                self.warnings[key] = TrainingWarning(result, epoch, result, from_start=from_start)
+                self.warnings[key] = TrainingWarning(result, epoch, result, from_start=result.limit in self._start)
             elif previous is not None:
                 cleared = None if result.triggered else previous.cleared_epoch or epoch
                 self.warnings[key] = replace(previous, last=result, cleared_epoch=cleared)

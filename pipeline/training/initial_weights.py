@@ -159,11 +159,10 @@ def _require_networks(
     path: Path, weights: Mapping[str, Any], source: Settings, settings: Settings, engine: "Engine"
 ) -> None:
     """Refuse weights that do not fit the networks to train, by name and shape."""
-    problems = [*_misfits(weights, engine)]
-    if problems:
+    if problems := [*_misfits(weights, engine)]:
         differences = [
             f"{key}: {other_value!r} there, {value!r} here"
-            for key, other_value, value in _network_settings(source, settings)
+            for key, other_value, value in differing_keys(_network_settings(source), _network_settings(settings))
         ]
         lines = [
             f"training.start_from: the networks of {path} are not those of this configuration; give it the same "
@@ -189,18 +188,11 @@ def _misfits(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
                 yield f"{name}: {str(error).splitlines()[1].strip()[:LONGEST_PROBLEM]}"
 
 
-def _network_settings(source: Settings, settings: Settings) -> list[tuple[str, object, object]]:
-    """Return the settings that may explain different networks: key, their value, our value."""
+def _network_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that may explain different networks."""
     # The size of slices determines a U-Net's depth, unless that is configured; neighbours are channels.
-    source_values, own_values = (
-        {
-            **{name: content[name] for name in NETWORK_SECTIONS},
-            "preprocess": {"size": preprocess["size"], "neighbours": preprocess.get("neighbours", 0)},
-        }
-        for content in (source, settings)
-        for preprocess in (content["preprocess"],)
-    )
-    return differing_keys(source_values, own_values)
+    preprocess = {"size": settings["preprocess"]["size"], "neighbours": settings["preprocess"].get("neighbours", 0)}
+    return {**{name: settings[name] for name in NETWORK_SECTIONS}, "preprocess": preprocess}
 
 
 def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, version: int) -> None:

@@ -38,27 +38,26 @@ def prepared_slices(
     scans: Sequence[Scan],
     prepare: Prepare,
     settings: Mapping[str, object],
-    cache: CacheOptions | None,
+    cache: CacheOptions,
 ) -> Iterator[tuple[Scan, Sequence[Arrays] | str]]:
     """Yield every scan or pair, in order, with its arrays or with the reason why it cannot be used.
 
     Args:
         prepare: Picklable function that reads a scan or pair; it raises UserError if that cannot be used.
         settings: All settings that the arrays depend on, in JSON's types.
-        cache: Where and how the slices are kept; None prepares all in this process and keeps nothing.
+        cache: Where and how the slices are kept.
 
     Raises:
         UserError: the disk is full, or a worker died.
     """
-    if cache is not None:
-        make_folder(cache.store)
-    files = {scan: None if cache is None else _entry_path(scan, cache.store, settings) for scan in scans}
+    make_folder(cache.store)
+    files = {scan: _entry_path(scan, cache.store, settings) for scan in scans}
     missing = [scan for scan, file in files.items() if file is None or not file.exists()]
-    with WorkerPool(1 if cache is None else cache.processes, jobs=len(missing), preload=PRELOAD) as workers:
+    with WorkerPool(cache.processes, jobs=len(missing), preload=PRELOAD) as workers:
         prepared = workers.imap(
             _prepare_and_write, [(prepare, scan, files[scan]) for scan in missing], workers.processes
         )
-        for scan in progress(scans, title="validation set", unit="scan", quiet=cache is None or cache.quiet):
+        for scan in progress(scans, title="validation set", unit="scan", quiet=cache.quiet):
             file = files[scan]
             if scan in missing or file is None:
                 yield scan, next(prepared)

@@ -52,18 +52,15 @@ class StartingPoint:
         elif self.weights is not None:
             self.weights.load_into(engine)
 
-    def with_overlap(self, split: CohortSplit) -> "StartingPoint":
-        """Return a copy with `InitialWeights.with_overlap` of the split."""
-        if self.weights is None:
-            return self
-        weights = self.weights.with_overlap(split)
-        return replace(self, weights=weights, history={**self.history, "started_from": dict(weights.record)})
-
-    def with_pairs(self, split: CohortSplit) -> "StartingPoint":
-        """Return a copy whose history names the subjects that unpaired training has in both contrasts, if any."""
-        if not split.pairs:
-            return self
-        return replace(self, history={**self.history, "pairs": sorted({case.subject for case in split.pairs})})
+    def with_split(self, split: CohortSplit) -> "StartingPoint":
+        """Return a copy with `InitialWeights.with_overlap`, and with a history that names the split's pairs, if any."""
+        history, weights = dict(self.history), self.weights
+        if weights is not None:
+            weights = weights.with_overlap(split)
+            history["started_from"] = dict(weights.record)
+        if split.pairs:
+            history["pairs"] = sorted({case.subject for case in split.pairs})
+        return replace(self, weights=weights, history=history)
 
 
 def find_starting_point(

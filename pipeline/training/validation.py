@@ -2,16 +2,16 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from networks.lookup_start import DEFAULT_BOX_SHARE, LookupStart, start_alone, start_of
+from networks.lookup_start import LookupStart, start_alone, start_of
 from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.pairs import PairReader
@@ -44,10 +44,10 @@ class Validation:
         slices: Number of slices to score in each direction, spread evenly over subjects.
         neighbours: Which slices on either side of a slice the networks see, too.
         histograms: Histogram of the training cohort's foreground over [-1, 1], by contrast.
-        cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
+        cohorts: Statistics of the training cohort for the detectors, by contrast.
         coverage: Range of the head that is trained on; slices beyond it are not scored.
         precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_on`.
-        cache: The slice cache, and how new scans are read and registered; None keeps no slices.
+        cache: The slice cache, and how new scans are read and registered.
 
     Raises:
         UserError: there are no cases, none could be read, slices are too small for SSIM, or one could not be read and
@@ -64,11 +64,11 @@ class Validation:
         slices: int,
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
-        cohorts: Mapping[str, Cohort] | None = None,
+        cohorts: Mapping[str, Cohort],
+        cache: CacheOptions,
         neighbours: Neighbours = NO_NEIGHBOURS,
         coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
-        cache: CacheOptions | None = None,
     ):
         self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
@@ -80,13 +80,12 @@ class Validation:
         # Of pictures there may be more than `slices`.
         groups = [scan_pairs] if scan_pairs else sides
         scans = [group[index] for group in groups for index in evenly_spread(len(group), slices)]
-        settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
-        settings |= {} if cache is None else reader.identity()
+        settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm], **reader.identity()}
         settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
         prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
         for scan, images in prepared_slices(scans, prepare, settings, cache):
             if isinstance(images, str):
-                if cache is not None and cache.on_bad_volume == "stop":
+                if cache.on_bad_volume == "stop":
                     raise UserError(f"{images} (preprocess.on_bad_volume: skip would validate without it)")
                 logger.warning(f"{images}; left out of the validation")
                 continue
@@ -112,9 +111,8 @@ class Validation:
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".
 
-        That is the mean of both directions' `direction_score`.
-
-        With `cohorts` the metrics include the detectors' values, "detectors/<direction>/<name>", which need no pairs.
+        That is the mean of both directions' `direction_score`. The metrics include the detectors' values,
+        "detectors/<direction>/<name>", which need no pairs.
         """
         metrics: dict[str, list[float]] = {}
         detector_values: dict[str, float] = {}
@@ -139,13 +137,12 @@ class Validation:
                 for name, value in scan_scores.items():
                     metrics.setdefault(f"{prefix}/{name}", []).append(value)
             # Measure what the failure checks need of a direction.
-            if self.cohorts is not None:
-                pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
-                detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
-                values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
-                inverse = partial(self._translate, network=translators[self._other(target)])
-                values |= hidden_information(cycled_with_noise(pairs_of_slices, inverse))
-                detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
+            pairs_of_slices = list(zip(fixed_scans, translations, strict=True))
+            detector_inputs = [detector_input(fixed, translated) for fixed, translated in pairs_of_slices]
+            values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
+            inverse = partial(self._translate, network=translators[self._other(target)])
+            values |= hidden_information(cycled_with_noise(pairs_of_slices, inverse))
+            detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
 
         # Average over subjects, and make one score of both directions.
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
@@ -161,18 +158,12 @@ class Validation:
         Returns:
             The chosen shares by direction, such as "T1 → T2".
         """
-        chosen = {}
+        chosen: dict[str, float] = {}
         for target, start, scans in self._starts(translators):
-            if start.box is None:
-                continue
-            start.box_share.fill_(0.0)
-            looked_up = [self._translate(fixed.input, start, start_alone) for fixed in scans]
-            start.box_share.fill_(1.0)
-            boxed = [self._translate(fixed.input, start, start_alone) for fixed in scans]
-            best = self._best_share(target, scans, looked_up, boxed, BOX_SHARES)
-            start.box_share.fill_(DEFAULT_BOX_SHARE if best is None else best)
-            if best is not None:
-                chosen[f"{self._other(target)} → {target}"] = best
+            if start.box is not None:
+                translate = partial(self._translate, network=start, run=start_alone)
+                best = self._choose_share(target, scans, start.box_share, BOX_SHARES, translate, translate)
+                chosen |= {} if best is None else {f"{self._other(target)} → {target}": best}
         return chosen
 
     def choose_correction_shares(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -185,12 +176,9 @@ class Validation:
         """
         metrics = {}
         for target, start, scans in self._starts(translators):
-            started = [self._translate(fixed.input, start, start_alone) for fixed in scans]
-            present_share = float(start.correction_share)
-            start.correction_share.fill_(1.0)
-            corrected = [self._translate(fixed.input, translators[target]) for fixed in scans]
-            best = self._best_share(target, scans, started, corrected, CORRECTION_SHARES)
-            start.correction_share.fill_(present_share if best is None else best)
+            begin = partial(self._translate, network=start, run=start_alone)
+            correct = partial(self._translate, network=translators[target])
+            best = self._choose_share(target, scans, start.correction_share, CORRECTION_SHARES, begin, correct)
             if best is not None:
                 metrics[f"validation/{self._other(target)}_to_{target}/correction_share"] = best
         return metrics
@@ -202,23 +190,30 @@ class Validation:
             if start is not None and scans:
                 yield target, start, scans
 
-    def _best_share(
+    def _choose_share(
         self,
         target: str,
         scans: Sequence[FixedSlices],
-        first: Sequence[np.ndarray],
-        second: Sequence[np.ndarray],
+        share: Tensor,
         shares: Sequence[float],
+        translate_at_0: Callable[[np.ndarray], np.ndarray],
+        translate_at_1: Callable[[np.ndarray], np.ndarray],
     ) -> float | None:
-        """Return the share of the second translations whose mean with the first scores best; None without a score."""
+        """Set a share, one of `shares`, to the one whose translations score best; None without a score: it stays."""
+        present_share = float(share)
+        share.fill_(0.0)
+        first = [translate_at_0(fixed.input) for fixed in scans]
+        share.fill_(1.0)
+        second = [translate_at_1(fixed.input) for fixed in scans]
         scores = []
-        for share in shares:
-            means = [(1 - share) * low + share * high for low, high in zip(first, second, strict=True)]
+        for candidate in shares:
+            means = [(1 - candidate) * low + candidate * high for low, high in zip(first, second, strict=True)]
             scores.append(np.mean([scan_score(*each) for each in zip(scans, means, strict=True)]))
-        if np.isnan(scores).all():
+        best = None if np.isnan(scores).all() else shares[int(np.nanargmax(scores))]
+        if best is None:
             self._warn_unscored(target)
-            return None
-        return shares[int(np.nanargmax(scores))]
+        share.fill_(present_share if best is None else best)
+        return best
 
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw `rows` fixed slices as input | translated | real target | error, by target.

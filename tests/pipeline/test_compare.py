@@ -65,7 +65,7 @@ def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
     for run in runs:
         model = load_model(run.folder, "cpu")
         there, _ = figure.views_of(runs[0], pair, model)
-        whole = there.source.unpadded(translate_scan(there.source, "T2", model, batch_size=8, name="x"))
+        whole = there.source.unpadded(translate_scan(there.source, "T2", model, batch_size=8))
         index = int(there.foreground.sum(axis=(1, 2)).argmax())
         made, caption = calls["rows"][0].translations[run.label]
         np.testing.assert_allclose(made, whole[index], atol=1e-5)

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from small_run import empty_models, latest, phantom_run, without_pictures, workshop
+from small_run import latest, phantom_run, without_pictures, workshop
 
 from pipeline.reporting.viewer import is_fetched
 
@@ -279,14 +279,6 @@ def test_running_it_again_logs_nothing_twice(first, second):
     assert (second.images, second.versions) == (first.images, first.versions)
     assert len(second.run.inputs.dataset_inputs) == 4
     assert len(second.run.outputs.model_outputs) == 2
-
-
-def test_a_name_given_later_registers_the_models_without_training(first, second, workspace):
-    quick = ("evaluation.protocols=[]", "evaluation.uncertainty=false", "evaluation.translate=false")
-    with without_pictures(), empty_models():
-        third = sit(workspace, "tracking.register_as=again", *quick)
-    assert third.weights == first.weights
-    assert third.versions.keys() - first.versions.keys() == {"again-T1-to-T2", "again-T2-to-T1"}
 
 
 def test_another_configuration_on_the_same_folder_is_refused_by_its_key_at_once(first, folder, capsys, monkeypatch):

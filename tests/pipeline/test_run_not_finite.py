@@ -1,5 +1,9 @@
 """A training that ran into numbers that are not finite, and whether its folder takes the advice it gets."""
 
+import shutil
+from types import SimpleNamespace
+
+import pytest
 from small_run import QUICK, latest, train_phantom
 
 from pipeline.runs.folder import RunFolder
@@ -11,10 +15,17 @@ WILD = (*FROM_NOTHING, "training.learning_rate=1e30", "training.max_bad_steps=2"
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false", "training.max_bad_steps=2")
 
 
-def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, capsys):
+def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
-    assert train_phantom(folder, *QUICKER, *WILD) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    schedule = ("training.steps_per_epoch=20", "training.decay_epochs=0", "training.halve_every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=2000, free=1000))
+        assert train_phantom(folder, *QUICK, *WILD, *schedule) == 2
+    *lines, error = capsys.readouterr().err.splitlines()
+    # Before it trains, a run warns of its disk and of a lost learning rate.
+    (disk,) = [line for line in lines if line.startswith("warning: the disk of ")]
+    assert "has 1000 B free" in disk and "checkpoints" in disk and f"in {folder / 'translated'}" in disk
+    assert any(line.startswith("warning: the learning rate falls") and "after step 10 of 20" in line for line in lines)
     assert "losses in a row were not finite" in error
     assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
     assert not (folder / "checkpoints").exists()
@@ -59,20 +70,11 @@ def test_after_a_checkpoint_the_advice_leads_to_a_new_folder(tmp_path, monkeypat
     assert f"set output=… (there training.start_from={folder} begins from its weights)" in capsys.readouterr().err
 
 
-def test_where_not_one_step_succeeded_no_learning_rate_is_blamed(tmp_path, monkeypatch, capsys):
-    from pipeline.engines.cyclegan import CycleGan
-
-    losses = CycleGan.losses
-    monkeypatch.setattr(
-        CycleGan, "losses",
-        lambda *batch: {player: {name: item * float("nan") for name, item in made.items()}
-                        for player, made in losses(*batch).items()},
-    )  # fmt: skip
-    assert train_phantom(tmp_path / "run", *QUICKER, "training.precision=bf16") == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "training stopped at step 2: 2 losses in a row were not finite" in error
-    advice = "not one step succeeded, so the learning rate is not the cause; use training.precision=float32"
-    assert f"{advice}: the same command" in error
+@pytest.mark.parametrize(
+    ("half_precision", "change"),
+    [(True, "use training.precision=float32"), (False, "look at the data (pipeline.explore) and method's keys")],
+)
+def test_where_not_one_step_succeeded_no_learning_rate_is_blamed(half_precision, change, tmp_path):
     position = TrainerState(step=2, bad_steps=2)
-    text = advice_after_not_finite(RunFolder(tmp_path / "none"), position, half_precision=False)
-    assert "look at the data (pipeline.explore) and method's keys" in text
+    text = advice_after_not_finite(RunFolder(tmp_path), position, half_precision=half_precision)
+    assert f"; not one step succeeded, so the learning rate is not the cause; {change}: the same command" in text

@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from small_engine import differences
-from small_run import QUICK, in_child, latest, signal_at, train_phantom
+from small_run import QUICK, in_child, latest, signal_at, train_phantom, unlike
 
 from pipeline.engines.base import Engine
 from pipeline.engines.cyclegan import ENGINE
@@ -28,28 +27,20 @@ def watched(*, paired):
         yield seen
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The folder of a whole run on pairs, and the batches it saw."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    with watched(paired=True) as batches:
-        assert train_phantom(folder, *PAIRED) == 0
-    return folder, batches
-
-
 def overlap(first, second):
     """How well the heads in two contrasts' slices coincide: of the pixels above air in either, those in both."""
     first, second = first > -0.9, second > -0.9
     return float((first & second).sum() / (first | second).sum())
 
 
-def test_a_method_that_learns_from_pairs_is_shown_pairs(uninterrupted):
-    folder, batches = uninterrupted
+def test_a_method_that_learns_from_pairs_is_shown_pairs(tmp_path):
+    with watched(paired=True) as batches:
+        assert train_phantom(tmp_path / "run", *PAIRED) == 0
     assert len(batches) == 8
     own = [overlap(*pair) for pair in batches]
     foreign = [overlap(first, second) for (first, _), (_, second) in pairwise(batches)]
     assert min(own) > 0.9 and np.mean(foreign) < 0.8
-    named = [name for name in latest(folder)["data"] if " and " in name]
+    named = [name for name in latest(tmp_path / "run")["data"] if " and " in name]
     assert len(named) == 4 and all(name.count("phantom-") == 2 for name in named)
 
 
@@ -59,18 +50,6 @@ def test_another_method_is_not_shown_pairs_by_a_paired_split(monkeypatch, tmp_pa
         assert train_phantom(tmp_path / "run", *PAIRED) == 143
     assert min(overlap(*pair) for pair in batches) < 0.8
     assert not any(" and " in name for name in latest(tmp_path / "run")["data"])
-
-
-def test_a_paired_run_that_is_killed_ends_bitwise_as_if_nothing_had_been(uninterrupted, monkeypatch, tmp_path):
-    with watched(paired=True):
-        with monkeypatch.context() as patch:
-            signal_at(patch, signal.SIGKILL, 7)
-            assert in_child(lambda: train_phantom(tmp_path / "run", *PAIRED)) == -signal.SIGKILL
-        assert latest(tmp_path / "run")["position"]["step"] == 4
-        assert train_phantom(tmp_path / "run", *PAIRED) == 0
-    whole, resumed = latest(uninterrupted[0]), latest(tmp_path / "run")
-    kept = ("engine", "translators", "random", "facts", "split", "data")
-    assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
 
 
 # ── a few pairs beside unpaired training ────────────────────────────────────────────────────────────────────
@@ -89,20 +68,12 @@ def test_a_run_with_a_pair_beside_is_shown_it_and_ends_bitwise_the_same_if_it_is
         signal_at(patch, signal.SIGKILL, 7)
         assert in_child(lambda: train_phantom(tmp_path / "killed", *BESIDE)) == -signal.SIGKILL
     assert train_phantom(tmp_path / "killed", *BESIDE) == 0
-    whole, resumed = latest(tmp_path / "whole"), latest(tmp_path / "killed")
-    kept = ("engine", "translators", "random", "facts", "split", "data", "history")
-    assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
+    assert unlike(tmp_path / "whole", tmp_path / "killed") == set()
 
     # The subject is named in the split, the data, the history and the configuration's heading.
+    whole, resumed = latest(tmp_path / "whole"), latest(tmp_path / "killed")
     (subject,) = whole["split"]["pairs"]
     assert all(subject in whole["split"]["train"][contrast] for contrast in ("T1", "T2"))
-    assert whole["history"] == {"pairs": [subject]}
+    assert whole["history"] == resumed["history"] == {"pairs": [subject]}
     assert len([name for name in whole["data"] if " and " in name]) == 1
     assert f"in both contrasts, as pairs: {subject}" in (tmp_path / "killed" / "config.yaml").read_text()
-
-
-def test_a_run_accepts_no_other_number_of_pairs_later(tmp_path, capsys):
-    assert train_phantom(tmp_path / "run", *QUICK) == 0
-    assert "pairs" not in latest(tmp_path / "run")["split"] and latest(tmp_path / "run")["history"] == {}
-    assert train_phantom(tmp_path / "run", *BESIDE) == 2
-    assert "split.pairs: 0 there, 1 now" in capsys.readouterr().err

@@ -23,19 +23,6 @@ def test_a_machine_without_ixi_is_told_the_command_that_downloads_it(workspace, 
     assert [path.name for path in workspace.rglob("*") if path.is_file() and path.name != ".lock"] == []
 
 
-def test_a_dry_run_prints_the_plan_and_touches_nothing(workspace, capsys):
-    assert main([str(CONFIGS / "phantom.yaml"), "--dry-run", "training.epochs=3", "training.decay_epochs=2"]) == 0
-    printed = capsys.readouterr().out
-    assert "× 5 epochs" in printed
-    assert "dry run: nothing was written" in printed
-    assert list(workspace.iterdir()) == []
-
-
-def test_a_command_without_a_configuration_is_refused(capsys):
-    assert main([]) == 2
-    assert "usage: python -m pipeline.run" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -85,11 +72,3 @@ def test_a_folder_that_cannot_be_made_is_one_line_that_names_it(key, workspace, 
     assert main([str(CONFIGS / "phantom.yaml"), *TINY, *QUICK, *places, "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: /proc/nope") and "cannot be written (" in line
-
-
-def test_a_folder_with_other_things_in_it_is_left_alone(workspace, capsys):
-    (workspace / "precious").mkdir()
-    (workspace / "precious" / "thesis.txt").write_text("mine")
-    assert main([str(CONFIGS / "phantom.yaml"), "output=precious"]) == 2
-    assert "precious: holds files that are not of a run" in capsys.readouterr().err
-    assert [path.name for path in (workspace / "precious").iterdir()] == ["thesis.txt"]

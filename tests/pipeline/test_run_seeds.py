@@ -65,13 +65,6 @@ def test_what_is_finished_is_left_alone(stopped_and_finished, capsys):
     assert (folder / "seed-3" / "report.html").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("seeds", ["[]", "[2]", "[2,2]", "[0,-1]", "[0,x]"])
-def test_seeds_that_are_not_two_different_numbers_are_one_clear_line(seeds, tmp_path, capsys):
-    assert phantom_run(tmp_path / "run", f"seed={seeds}") == 2
-    message = capsys.readouterr().err
-    assert "seed = " in message and "must be" in message and not (tmp_path / "run").exists()
-
-
 def test_a_folder_with_a_run_of_one_seed_is_refused(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 0")

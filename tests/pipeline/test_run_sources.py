@@ -173,20 +173,3 @@ def test_volumes_that_cannot_be_read_are_named_and_left_out(workspace, cohort, c
     assert {int(row["n"]) for row in rows if row["unit"] == "volume"} == {1}
     written = {path.name for path in (workspace / "runs/mine/translated").iterdir()}
     assert written == {"7_T1_to_T2.nii.gz", "7_T2_to_T1.nii.gz", "8_T2_to_T1.nii.gz"}
-
-
-def test_a_bad_volume_stops_the_run_where_that_is_asked_for(workspace, cohort, capsys):
-    assert run("nifti.yaml", *UNET, *cohort, "preprocess.on_bad_volume=stop") == 2
-    assert "data/mri/sub-2_T1.nii.gz" in capsys.readouterr().err
-    assert not (workspace / "runs/mine/checkpoints").exists()
-
-
-def test_a_run_without_a_test_subject_is_refused_before_it_trains(workspace, cohort, capsys):
-    (workspace / "split.json").write_text(
-        json.dumps({"train": {"T1": ["1"], "T2": ["3"]}, "validation": ["5"], "test": []})
-    )
-    for options in ((), ("--dry-run",)):
-        assert run("nifti.yaml", *UNET, *cohort, *options) == 2
-        error = "error: the split has no test subject; name some in split.file, split.json\n"
-        assert capsys.readouterr().err == error
-    assert not (workspace / "runs/mine/checkpoints").exists()

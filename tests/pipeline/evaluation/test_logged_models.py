@@ -23,7 +23,7 @@ def log(tmp_path, monkeypatch):
     model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
     tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
 
-    def log(metadata, checkpoint="best"):
+    def log(metadata, checkpoint="best", register_as=None):
         logged.clear()
         note = tmp_path / "models.json"
         addresses = logged_models.log_models(
@@ -34,7 +34,7 @@ def log(tmp_path, monkeypatch):
             checkpoint=checkpoint,
             step=5,
             best_scores={"T1": 1.0, "T2": 2.0},
-            register_as=None,
+            register_as=register_as,
         )
         assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
         return dict(logged)
@@ -52,4 +52,5 @@ def test_models_are_logged_once_and_anew_where_what_goes_with_them_has_changed(l
     assert log(calibrated) == BOTH
     as_json_has_it = {"T2": {"to": "T2", "uncertainty": {"sums": [0.0, 0.25]}}, "T1": bare["T1"]}
     assert log(as_json_has_it) == {}
+    assert log(as_json_has_it, register_as="mine") == BOTH and log(as_json_has_it, register_as="mine") == {}
     assert log(as_json_has_it, "latest") == dict.fromkeys(BOTH)  # whose score is not the best's

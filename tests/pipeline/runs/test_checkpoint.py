@@ -95,20 +95,6 @@ def test_a_disk_that_is_gone_is_one_line_and_leaves_the_earlier_checkpoint(folde
     assert step_of(folder.latest) == 1
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoints(folder, monkeypatch):
-    folder.save(state(1), best=BOTH)
-    folder.save(state(2))
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"latest\.pt: disk full"):
-        folder.save(state(3))
-    assert step_of(folder.latest) == 2 and step_of(folder.best) == 1
-    assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
-
-
 @pytest.mark.parametrize("best", [(), BOTH, ("T1",)])
 @pytest.mark.parametrize("interrupted_at", range(1, 5))
 def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint_and_best_not_behind(

@@ -1,6 +1,5 @@
 import os
 import pickle
-import zipfile
 
 import pytest
 import torch
@@ -25,11 +24,8 @@ def shorten(path):
 DAMAGE = {
     "cut short": shorten,
     "missing": lambda path: None,
-    "emptied": lambda path: path.write_bytes(b""),
     "of other content": lambda path: path.write_bytes(b"no checkpoint " * 500),
-    "an archive of something else": lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "b"),
     "another dictionary": lambda path: torch.save({"weights": torch.zeros(1)}, path),
-    "a tensor": lambda path: torch.save(torch.zeros(1), path),
 }
 
 
@@ -145,7 +141,7 @@ def test_one_bit_within_a_tensor_is_noticed_and_the_checkpoint_before_taken(fold
 
 
 @pytest.mark.parametrize("best", [(), ("T1", "T2"), ("T2",)])
-@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.7, 1])
+@pytest.mark.parametrize("share", [0, 0.3, 1])
 def test_a_disk_that_fills_at_any_byte_leaves_what_was_there(share, best, folder, monkeypatch):
     folder.save(state(1), best=("T1", "T2"))
     folder.save(state(2))

@@ -115,7 +115,6 @@ def test_a_file_is_no_folder(tmp_path):
         (b"a: b: c", "cannot be read; move the run's folder away to start anew"),
         (b"\xff\xfe\x00", "cannot be read; move the run's folder away to start anew"),
         (b"- list", "not a run's configuration; move the run's folder away to start anew"),
-        (b"", "not a run's configuration; move the run's folder away to start anew"),
     ],
 )
 def test_a_damaged_saved_configuration_is_one_line(content, reason, tmp_path):
@@ -272,15 +271,7 @@ def test_a_run_that_lacks_what_a_finished_one_has_is_not_finished(tmp_path, fini
     assert not is_finished(finished, config(tmp_path))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"configuration": null}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_a_record_that_is_damaged_or_does_not_say_so_is_of_no_finished_run(tmp_path, finished, content):
     finished.record.write_text(content)
     assert not is_finished(finished, config(tmp_path))
-
-
-def test_a_section_that_was_not_there_is_a_difference(tmp_path):
-    started(tmp_path)
-    preprocess = {"size": 64, "spacing_mm": {"in_plane": 1, "through_plane": 2}}
-    assert "preprocess.spacing_mm: None there, {'in_plane': 1.0, 'through_plane': 2.0} now" in refusal(
-        tmp_path, preprocess=preprocess
-    )

@@ -77,6 +77,12 @@ def test_a_saved_split_goes_before_the_configured_file_and_that_before_a_draw(co
     assert len(trained(cohort)) == 4 and trained(cohort) == trained(cohort)
 
 
+def test_a_split_without_a_test_subject_is_refused(cohort, tmp_path):
+    atomic_text(tmp_path / "file.json", json_text(split_of(["s3"], ["s4"], [])))
+    with pytest.raises(UserError, match=r"^the split has no test subject; name some in split\.file, .*file\.json$"):
+        split_cases(changed(cohort, "split", file=tmp_path / "file.json"), find_cases(cohort))
+
+
 def test_the_split_settings_are_heeded(cohort):
     cases = find_cases(cohort)
     drawn = split_cases(changed(cohort, "split", validation=2, test=1, pairing="paired"), cases)

@@ -133,7 +133,7 @@ def test_what_training_begins_with_is_kept_with_the_shares_that_it_was_scored_wi
     engine = SimpleNamespace(translators=lambda: networks, networks=lambda: networks, state_dict=dict)
     trained = TrainedRun(RunFolder(tmp_path), engine, SimpleNamespace(steps_per_epoch=1), TrainerState(), {})
     callbacks = make_callbacks(
-        trained, made, Mock(discriminator_metrics=dict), Mock(run_id=None), {},
+        trained, made, Mock(discriminators=Mock(metrics=dict)), Mock(run_id=None), {},
         sample_slices=1, oriented=False, quiet=True,
     )  # fmt: skip
     callbacks.validate()

@@ -33,6 +33,14 @@ def test_the_mean_of_the_latest_logged_losses_is_a_share_of_that_by_chance():
     assert record.metrics() == {METRIC: pytest.approx(0.8)}  # of D_A alone: D_B's losses were never logged
 
 
+def watch(tmp_path, record=None):
+    """A monitor of 20 epochs that goes on by the metrics on record."""
+    return FailureMonitor(
+        tmp_path / "metrics.jsonl", epochs=20, validate_every=1, held_near_start=False,
+        discriminators=record or filled(), tag={}.update,
+    )  # fmt: skip
+
+
 def triggered(value):
     return {result.name for result in check_discriminators({METRIC: value, "epoch": 3}) if result.triggered}
 
@@ -66,7 +74,7 @@ def test_scores_without_pairs_count_and_ssim_does():
 def test_a_discriminator_at_chance_is_blind_only_while_its_translation_gains_nothing(tmp_path):
     rising, falling = scored(*range(10, 16)), scored(*range(15, 9, -1))
     for validations, triggered in ((rising, set()), (falling, {("blind_discriminator", "b_to_a")})):
-        monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1)
+        monitor = watch(tmp_path)
         for epoch, metrics in enumerate(validations, start=1):
             monitor(metrics, epoch)
         assert monitor.warnings.keys() == triggered
@@ -84,7 +92,7 @@ def test_a_resumed_run_knows_when_its_translation_last_gained(tmp_path):
     metrics = dict(enumerate(scored(15, 14, 13, 12), start=1))
     lines = [{"step": epoch, "time": 1.0, "epoch": epoch, **values} for epoch, values in metrics.items()]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monitor = FailureMonitor(tmp_path / "metrics.jsonl", epochs=20, validate_every=1)
+    monitor = watch(tmp_path)
     key, stands = ("blind_discriminator", "b_to_a"), []
     for epoch in (3, 4):  # after an earlier checkpoint they are validated again
         stands.append(monitor.warnings[key].cleared_epoch is None)
@@ -115,8 +123,9 @@ def test_only_chance_and_certainty_trigger():
 def test_chance_is_that_of_the_configured_loss(sections, chance_loss):
     config = Config.model_validate({"name": "a", "data": {"source": "phantom"}, **sections})
     record = _discriminator_record(config)
-    assert (record and record.chance_loss) == (chance_loss and pytest.approx(chance_loss))
-    assert record is None or record.directions == {"discriminator_A": "T2_to_T1", "discriminator_B": "T1_to_T2"}
+    directions = {"discriminator_A": "T2_to_T1", "discriminator_B": "T1_to_T2"}
+    assert record.directions == ({} if chance_loss is None else directions)
+    assert chance_loss is None or record.chance_loss == pytest.approx(chance_loss)
 
 
 def test_chance_is_the_best_that_blind_logits_reach():
@@ -129,16 +138,14 @@ def test_chance_is_the_best_that_blind_logits_reach():
 def test_the_monitor_warns_of_a_blind_discriminator_and_a_resumed_run_has_its_losses(tmp_path, capsys):
     lines = [{"step": step, "time": 1.0, "train/discriminator_A": 0.5} for step in range(LOGGED - 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monitor = FailureMonitor(
-        tmp_path / "metrics.jsonl", epochs=20, validate_every=1,
-        discriminators=DiscriminatorRecord(0.5, DIRECTIONS),
-    )  # fmt: skip
-    assert monitor.discriminator_metrics() == {}
-    monitor.record_losses({"train/discriminator_A": 0.5})
-    assert monitor.discriminator_metrics() == {METRIC: 1.0}
-    monitor(monitor.discriminator_metrics(), 1)
+    record = DiscriminatorRecord(0.5, DIRECTIONS)
+    monitor = watch(tmp_path, record)
+    assert record.metrics() == {}
+    record.record({"train/discriminator_A": 0.5})
+    assert record.metrics() == {METRIC: 1.0}
+    monitor(record.metrics(), 1)
     assert monitor.warnings == {}  # the first validation never counts
-    monitor(monitor.discriminator_metrics(), 2)
+    monitor(record.metrics(), 2)
     assert capsys.readouterr().err.startswith(
         "warning: blind discriminator, b → a: 1.00 (no new best score in 3 validations) after epoch 2, above 0.95: the "
         "translation is told from real slices no better than by chance and gains no more in validation: it is very "

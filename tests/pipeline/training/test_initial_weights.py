@@ -106,7 +106,7 @@ def test_a_checkpoint_with_a_u_nets_earlier_names_of_weights_may_be_begun_from(t
                                {name: expected[name] for name in ("G", "F", "averaged")})  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["cyclegan", "averaged", "munit", "unit"])
 def test_each_direction_begins_from_its_own_best_translator(method, tmp_path):
     options = METHODS[method]
     engine, config, checkpoints = engine_of(**options), config_of(**options), CheckpointFolder(tmp_path / "checkpoints")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from head_scans import AFFINE, scan, write_scan
+from small_validation import COHORTS
 from torch import nn
 
 import pipeline.data.pairs as pairing
@@ -34,18 +35,17 @@ def voxels(contrast, seed):
     return scan(contrast, shape={"T1": (36, 44, 34), "T2": (34, 42, 35)}[contrast], affine=AFFINE, seed=seed)
 
 
-def validation(
-    cases, folder, *, store=True, processes=1, settings=SETTINGS, scored_in_pairs=True, slices=9, register=False
-):
+def validation(cases, folder, *, processes=1, settings=SETTINGS, scored_in_pairs=True, slices=9):
     return Validation(
         cases,
         CONTRASTS,
         scored_in_pairs=scored_in_pairs,
-        reader=PairReader(settings, 4, register=register, registrations=folder / "registrations"),
+        reader=PairReader(settings, 4, register=False, registrations=folder / "registrations"),
         slices=slices,
         histograms=HISTOGRAMS,
         device=torch.device("cpu"),
-        cache=CacheOptions(folder / "store", processes, quiet=True) if store else None,
+        cohorts=COHORTS,
+        cache=CacheOptions(folder / "store", processes, quiet=True),
     )
 
 
@@ -75,11 +75,9 @@ def read(monkeypatch):
 
 
 @pytest.mark.parametrize(("processes", "scored_in_pairs"), [(1, True), (2, False)])
-def test_the_slices_are_the_same_without_a_store_from_workers_and_from_the_store(
-    cohort, tmp_path, read, processes, scored_in_pairs
-):
-    plain = validation(cohort, tmp_path / "plain", store=False, scored_in_pairs=scored_in_pairs)
-    assert not (tmp_path / "plain" / "store").exists() and len(read) == 4
+def test_the_slices_are_the_same_from_workers_and_from_the_store(cohort, tmp_path, read, processes, scored_in_pairs):
+    plain = validation(cohort, tmp_path / "plain", scored_in_pairs=scored_in_pairs)
+    assert len(read) == 4
     options = {"processes": processes, "scored_in_pairs": scored_in_pairs}
     assert_equal(validation(cohort, tmp_path / "kept", **options), plain)
     before = len(read)
@@ -94,7 +92,7 @@ def test_what_changed_is_read_again_and_nothing_else(cohort, tmp_path, read):
     write_scan(cohort[2].path, voxels("T1", 7))
     changed = validation(cohort, tmp_path)
     assert read == ["b-T1.nii.gz", "b-T2.nii.gz"]
-    assert_equal(changed, validation(cohort, tmp_path / "fresh", store=False))
+    assert_equal(changed, validation(cohort, tmp_path / "fresh"))
     read.clear()
     for other in ({"settings": replace(SETTINGS, percentiles=(1.0, 99.0))}, {"slices": 3}):
         validation(cohort, tmp_path, **other)

@@ -2,7 +2,8 @@ import pytest
 
 from pipeline.config.schema import Training
 from pipeline.data_builders import schedule_of
-from pipeline.training.resume import StartingPoint
+from pipeline.runs.folder import RunFolder
+from pipeline.training.resume import StartingPoint, announce
 from pipeline.training.schedule import TrainerState, warn_of_lost_rate
 
 
@@ -27,7 +28,6 @@ def test_a_rate_that_is_halved_away_is_warned_of(capsys):
 
 @pytest.mark.parametrize("training", [
     {"epochs": 100, "decay_epochs": 100, "steps_per_epoch": 1250},  # to 0, but only at the end
-    {"epochs": 1, "decay_epochs": 199, "steps_per_epoch": 1250},
     {"epochs": 200, "decay_epochs": 0, "steps_per_epoch": 1250, "halve_every": 100_000},
     {"epochs": 1, "decay_epochs": 0, "steps_per_epoch": 1},
 ])  # fmt: skip
@@ -39,6 +39,16 @@ def test_a_tenth_of_the_steps_may_follow_and_no_more(capsys):
     """The rate is below a thousandth from step 10 × halve_every on: 100 of 111 steps leave less than a tenth."""
     assert warned(capsys, epochs=111, decay_epochs=0, halve_every=10) == ""
     assert "after step 100 of 112; the other 11%" in warned(capsys, epochs=112, decay_epochs=0, halve_every=10)
+
+
+def test_an_extension_of_a_run_that_had_decayed_says_where_its_learning_rate_goes_on(tmp_path, capsys):
+    schedule = schedule_of(Training(epochs=2, decay_epochs=2, steps_per_epoch=4), 1)
+    history = {"extensions": [{"step": 8, "from": [1, 1], "to": [2, 2]}]}
+    announce(StartingPoint({"position": {"step": 8}}, history=history), RunFolder(tmp_path), schedule, "", 2e-4)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "extended from 2 (1 + 1 of decay) to 4 (2 + 2 of decay) epochs at step 8: the learning rate was 5e-05 and goes "
+        "on at 0.0002"
+    )
 
 
 def test_scores_by_which_earlier_versions_chose_their_best_are_left_out():

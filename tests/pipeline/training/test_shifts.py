@@ -11,12 +11,9 @@ from pipeline.training.shifts import growing_shift, opposed_shift, shifts_by_dir
         ((0.7, 0.0), (-0.7, 0.0), 1.4),
         ((0.7, 0.0), (-0.4, 0.0), 1.1),
         ((0.7, 0.0), (-0.1, 0.0), 0.0),  # the second may be an error of measuring
-        ((-0.3, 0.4), (0.6, -0.8), 1.5),
-        ((0.7, 0.0), (0.7, 0.0), 0.0),
         ((0.7, 0.0), (0.0, 0.7), 0.0),
         ((1.0, 0.0), (-0.5, 0.5), 1.2071068),  # at 45 degrees: √½ of 1 + √½
         ((0.0, 0.0), (0.0, 0.0), 0.0),
-        ((0.23, -0.13), (-0.24, 0.28), 0.5951),  # of a CycleGAN of the phantom after 5,000 steps
     ],
 )
 def test_opposed_is_the_sum_of_both_as_far_as_they_oppose_each_other(first, second, expected):
@@ -41,7 +38,6 @@ def test_a_steady_growth_is_drawn_out_by_as_many_epochs_as_it_took_but_not_beyon
         [(0.1 * step, 0) for step in range(4)],  # too few to tell
         [(0.02 * step, 0) for step in range(5)],  # 0.08 pixels: measuring leaves as much
         [(0.8 - 0.1 * step, 0) for step in range(5)],  # it shrinks
-        [(0.4, 0)] * 5,
         [(0, 0), (0.3, 0), (0, 0), (0.3, 0), (0.35, 0)],  # to and fro
     ],
 )
@@ -61,18 +57,12 @@ def test_shifts_are_found_among_the_metrics_by_direction():
 
 
 def test_one_direction_alone_opposes_nothing_and_one_validation_is_no_trend():
-    one_way, both = (
-        shifts_by_direction(metrics("a_to_b", 0.4, 0)),
-        shifts_by_direction(metrics("a_to_b", 0.4, 0) | metrics("b_to_a", 0, 0)),
-    )
+    one_way = {"a_to_b": np.array([0.4, 0.0])}
+    both = one_way | {"b_to_a": np.zeros(2)}
     assert check_shifts({1: {}}, 9) == check_shifts({1: one_way}, 9) == []
     (verdict,) = check_shifts({1: both}, 9)
-    assert (verdict.name, verdict.direction, verdict.value, verdict.triggered) == (
-        "opposed_shifts",
-        "a_to_b_to_a",
-        0,
-        False,
-    )
+    assert (verdict.name, verdict.direction, verdict.value) == ("opposed_shifts", "a_to_b_to_a", 0)
+    assert not verdict.triggered
 
 
 def test_a_growth_has_a_verdict_in_its_direction_and_what_stopped_growing_has_one_that_is_good():

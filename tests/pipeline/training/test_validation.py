@@ -4,12 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_validation import CONTRASTS, Reader, case, constant, scan, validation
+from small_validation import CONTRASTS, case, constant, scan, validation
 from torch import nn
 
 from pipeline.data.pairs import PreparedScan
 from pipeline.data.slice_cache import CacheOptions
-from pipeline.metrics.failure_detectors import LAYERS, Cohort
 from pipeline.training.validation import evaluating
 from pipeline.training.validation_scores import direction_score, score_name
 from pipeline.utils.errors import UserError
@@ -142,13 +141,6 @@ def test_the_slices_are_divided_among_the_subjects(tmp_path):
 # ── detectors ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def cohorts():
-    return {
-        contrast: Cohort(slope * np.linspace(-0.5, 0.5, LAYERS), 0.3, np.linspace(low, low + 1, 100))
-        for contrast, slope, low in (("T1", -1, -1), ("T2", 1, 0))
-    }
-
-
 def fading(falls, seed=0):
     """Four disks that darken, or brighten, towards their centres, in noise of their own."""
     rows, columns = np.ogrid[:12, :14]
@@ -163,11 +155,9 @@ def detected(scores):
     return {name: value for name, value in scores.items() if name.startswith("detectors/")}
 
 
-def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
+def test_the_detectors_values_are_among_the_metrics(pair):
     scans = {"one": fading(falls=True), "two": fading(falls=False)}
-    plain, monitored = (validation(pair, scans, **extra).scores(identity()) for extra in ({}, {"cohorts": cohorts()}))
-    result = detected(monitored)
-    assert monitored == {**plain, **result}
+    result = detected(validation(pair, scans).scores(identity()))
     components = [f"shift_{axis}_{unit}" for axis in "xy" for unit in ("mm", "px")]
     names = {
         "brightness_offset", "contrast_inversion", "gain", "hidden_information", "identity_collapse", "mode_collapse",
@@ -184,11 +174,8 @@ def test_one_detector_alone_sees_the_real_target_and_none_its_head(pair):
     less = two.foreground.copy()
     less[:, :4] = False
     other = replace(two, slices=np.full_like(two.slices, 0.3), foreground=less)
-    values = [
-        detected(validation(pair, {"one": item, "two": real}, cohorts=cohorts()).scores(identity()))
-        for real in (two, other)
-    ]
-    unpaired = validation(pair, {"one": item, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
+    values = [detected(validation(pair, {"one": item, "two": real}).scores(identity())) for real in (two, other)]
+    unpaired = validation(pair, {"one": item, "two": two}, scored_in_pairs=False)
     values.append(detected(unpaired.scores(identity())))
     seeing = [item.pop("detectors/T1_to_T2/unturned_contrast", None) for item in values]
     assert seeing[0] > 0.5 and seeing[1:] == [None, None]  # of a level target nothing can be said
@@ -219,14 +206,13 @@ class Restless(nn.Module):
         return self.layers(image)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_networks_are_validated_in_evaluation_mode_and_put_back(pair, training):
-    networks = {contrast: Restless().train(training) for contrast in CONTRASTS}
+def test_networks_are_validated_in_evaluation_mode_and_put_back(pair):
+    networks = {contrast: Restless() for contrast in CONTRASTS}
     before = {name: value.clone() for name, value in networks["T1"].state_dict().items()}
     result = validation(pair, {"one": constant(0.1), "two": constant(0.3)})
     assert result.scores(networks) == result.scores(networks)
     result.panels(networks, 1, oriented=True)
-    assert all(module.training is training for module in networks["T1"].modules())
+    assert all(module.training for module in networks["T1"].modules())
     assert all(torch.equal(value, before[name]) for name, value in networks["T1"].state_dict().items())
 
 
@@ -250,10 +236,9 @@ def test_a_scan_that_cannot_be_read_is_named_and_left_out(tmp_path, pair, capsys
     assert capsys.readouterr().err == f"warning: {tmp_path}/bad.nii: damaged; left out of the validation\n"
 
 
-def test_a_scan_that_cannot_be_read_is_refused_where_bad_volumes_stop_a_run(tmp_path, pair, monkeypatch):
+def test_a_scan_that_cannot_be_read_is_refused_where_bad_volumes_stop_a_run(tmp_path, pair):
     bad = [case(tmp_path, "bad", "T1", "t"), case(tmp_path, "two", "T2", "t")]
     cache = CacheOptions(tmp_path / "store", 1, "stop", quiet=True)
-    monkeypatch.setattr(Reader, "identity", lambda reader: {}, raising=False)
     with pytest.raises(UserError, match=r"damaged \(preprocess\.on_bad_volume: skip would validate without it"):
         validation(bad, {}, cache=cache)
 
