@@ -142,7 +142,8 @@ def submit_and_wait(jobs: Sequence[SweepJob], executor: "Executor", *, quiet: bo
             while running and not interruption.signal_number:
                 for entry in [entry for entry in running if entry[1].done()]:
                     running.remove(entry)
-                    _settle(*entry, quiet=quiet)
+                    _settle(*entry)
+                    entry[0].log_ending(quiet=quiet)
                 time.sleep(POLL_S if running else 0)
         except (RuntimeError, OSError) as error:  # submitit's of a failed sbatch, among others
             raise UserError(f"the jobs could not be submitted or asked for: {' '.join(str(error).split())}") from error
@@ -153,14 +154,10 @@ def submit_and_wait(jobs: Sequence[SweepJob], executor: "Executor", *, quiet: bo
     require_no_stop(jobs, interruption)
 
 
-def _settle(job: SweepJob, handle: "Job[int]", *, quiet: bool) -> None:
+def _settle(job: SweepJob, handle: "Job[int]") -> None:
     """Fill in how a run ended."""
     try:
         job.code = handle.result()
     except RuntimeError:  # submitit's, where there is no exit code
         job.code = 1
         job.ending = f"job {handle.job_id} ended without an exit code ({handle.state}; {handle.paths.stderr})"
-    if job.code:
-        logger.warning(job.failure())
-    elif not quiet:
-        logger.info(f"{job.name}: done")

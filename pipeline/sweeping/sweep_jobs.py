@@ -42,6 +42,16 @@ class SweepJob:
         last_line = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2].strip()
         return f"{ending}: {last_line}; {self.log} has the rest"
 
+    def log_ending(self, *, quiet: bool) -> None:
+        """Say how the run ended; with `quiet` only if it failed, or was stopped early."""
+        if self.code == EXIT_DONE:
+            if not quiet:
+                logger.info(f"{self.name}: done")
+        elif self.ending == PRUNED:
+            logger.info(f"{self.name}: {PRUNED}, for it scores below the median of earlier trials")
+        else:
+            logger.warning(self.failure())
+
 
 def cuda_devices() -> list[str]:
     """Return the CUDA devices of this machine, or those in CUDA_VISIBLE_DEVICES."""
@@ -81,12 +91,7 @@ def work_through(
                     if slot in running and running[slot][1].poll() is not None:
                         job, process = running.pop(slot)
                         job.code = process.returncode
-                        if job.ending == PRUNED and job.code != EXIT_DONE:
-                            logger.info(f"{job.name}: {PRUNED}, for it scores below the median of earlier trials")
-                        elif job.code != EXIT_DONE:
-                            logger.warning(job.failure())
-                        elif not quiet:
-                            logger.info(f"{job.name}: done")
+                        job.log_ending(quiet=quiet)
                     if slot not in running and pending and not interruption.signal_number:
                         job = pending.popleft()
                         if not quiet:

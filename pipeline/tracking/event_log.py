@@ -10,6 +10,7 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.tracking.mlflow_run import MlflowRun, RunInfo
-from pipeline.tracking.mlflow_worker import read_run_id
-from pipeline.utils.files import append_whole, atomic_text, atomic_write, remove_stale
+from pipeline.tracking.mlflow_worker import Job, read_run_id
+from pipeline.utils.files import append_whole, atomic_text, atomic_write, is_file, remove_stale
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
 KEYS = {  # by kind of an entry
@@ -61,8 +62,7 @@ def run_info(entry: Entry) -> RunInfo:
     return RunInfo(**{key: entry[key] for key in KEYS["about"]})
 
 
-def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
-    """Send an entry of the folder's event log to MLflow, without duplicates. May raise."""
+def _replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
     match entry["kind"]:
         case "image":
             path = picture(folder, entry)
@@ -80,17 +80,19 @@ def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
             run.adopt(filter(None, (read_run_id(folder / path) for path in entry["folders"])))
 
 
-def title(entry: Entry) -> str:
-    """Return a name for the content of an entry, for messages."""
-    return f"{entry['kind']} {entry.get('key') or entry.get('path') or entry.get('name') or ''}".rstrip()
+def replay_job(entry: Entry, folder: Path) -> Job[None]:
+    """Return the job that sends an entry of the folder's event log to MLflow, without duplicates."""
+    title = f"{entry['kind']} {entry.get('key') or entry.get('path') or entry.get('name') or ''}".rstrip()
+    path = uploaded_file(entry, folder)
+    size_bytes = path.stat().st_size if path is not None and is_file(path) else 0
+    return Job(title, partial(_replay, entry=entry, folder=folder), size_bytes)
 
 
-def size_bytes(entry: Entry, folder: Path) -> int:
-    """Return the size of an entry's upload."""
-    if entry["kind"] not in ("artifact", "image"):
-        return 0
-    path = folder / entry["path"] if entry["kind"] == "artifact" else picture(folder, entry)
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+def uploaded_file(entry: Entry, folder: Path) -> Path | None:
+    """Return the file that an entry uploads, if any."""
+    if entry["kind"] == "image":
+        return picture(folder, entry)
+    return folder / entry["path"] if entry["kind"] == "artifact" else None
 
 
 def picture(folder: Path, entry: Entry) -> Path:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from pipeline.tracking.event_log import (
@@ -12,10 +11,9 @@ from pipeline.tracking.event_log import (
     picture,
     read_event_log,
     remove_sent,
-    replay,
+    replay_job,
     run_info,
-    size_bytes,
-    title,
+    uploaded_file,
 )
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_run import MlflowRun, Result
@@ -105,11 +103,12 @@ class MlflowSync:
         for entry in self._entries:
             if entry["kind"] == "image" and not picture(self.folder, entry).exists():
                 lost_count += not self.run.has_image(entry["key"], entry["step"])
-            elif reason := self._refusal(entry):
-                self.refuse(title(entry), reason)
+                continue
+            job = replay_job(entry, self.folder)
+            if reason := self._refusal(entry):
+                self.refuse(job.title, reason)
             else:
-                action = partial(replay, entry=entry, folder=self.folder)
-                self.call(title(entry), action, size_bytes(entry, self.folder))
+                self.call(job.title, job.action, job.size_bytes)
         if lost_count:
             logger.warning(f"{self.folder}: {lost_count} pictures are only in the store that got them first")
 
@@ -118,13 +117,13 @@ class MlflowSync:
 
         Allowed are files in the run's folder, and the comparison's files beside a comparison's record.
         """
-        if entry["kind"] not in ("artifact", "image"):
+        path = uploaded_file(entry, self.folder)
+        if path is None:
             return ""
         folder = self.folder.resolve()
         stem = "compare" if folder.name == SWEEP_RECORD else folder.name.removesuffix("_record")
         of_comparison = [f"{stem}{ending}" for ending in BESIDE_RECORD] if stem not in ("", folder.name) else []
         with suppress(OSError, ValueError, RuntimeError):  # an impossible file name, or a link to itself
-            path = self.folder / entry["path"] if entry["kind"] == "artifact" else picture(self.folder, entry)
             target = path.resolve()
             is_inside = all(file.resolve().is_relative_to(folder) for file in (target, *target.rglob("*")))
             if is_inside or (target.parent == folder.parent and target.name in of_comparison):

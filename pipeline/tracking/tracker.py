@@ -7,14 +7,13 @@ can send it later.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay, size_bytes, title
+from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay_job
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.tracking.mlflow_run import NOTE_TAG, MlflowRun, Result, RunInfo, flatten
 from pipeline.tracking.mlflow_worker import Job, MlflowWorker
@@ -180,5 +179,4 @@ class Tracker:
 
     def _queue(self, entry: Entry) -> None:
         if self._worker:
-            job = Job(title(entry), partial(replay, entry=entry, folder=self._folder), size_bytes(entry, self._folder))
-            self._worker.queue(job)
+            self._worker.queue(replay_job(entry, self._folder))

@@ -160,17 +160,13 @@ def shortlist(names: Sequence[str], limit: int = 5) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows under a header as aligned text; columns of numbers are right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
-    numeric = [bool(cells) and all(row[column][:1] in "-+0123456789" for row in cells) for column in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, numeric, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(header), "  ".join("─" * width for width in widths), *(line(row) for row in cells)])
+    columns = []
+    for heading, *texts in zip(header, *cells, strict=True):
+        width = max(map(len, [heading, *texts]))
+        is_numeric = bool(texts) and all(text[:1] in "-+0123456789" for text in texts)
+        padded = [text.rjust(width) if is_numeric else text.ljust(width) for text in (heading, *texts)]
+        columns.append([padded[0], "─" * width, *padded[1:]])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 class _Terminal:

@@ -1,13 +1,11 @@
 import json
-import subprocess
-import sys
 
 import mlflow_store
 import pytest
 import submitit
 import torch
 from finished_runs import finished_run
-from small_run import CONFIGS
+from small_run import CONFIGS, in_child
 from sweep_runs import config, did
 from tracked_run import client, history
 
@@ -115,16 +113,10 @@ def test_another_sweep_in_the_same_folder_has_a_run_of_its_own(workspace, store)
     assert sorted(run.data.params["training.epochs"] for run in sweeps(store)) == ["3", "3", "4"]
 
 
-def test_two_sweeps_at_once_in_a_folder_are_refused(workspace, store, capsys):
+def test_two_sweeps_at_once_in_a_folder_are_refused(workspace, store, capfd):
     begun(workspace, store, "nested-a", 13)
     assert main([config("nested-a", mlflow=True), "--quiet"]) == 0
     (record,) = {path.parent for path in workspace.rglob("tracking.jsonl")}
-    lock = f"RunFolder(Path({str(record)!r})).lock()"
-    script = (
-        f"from pathlib import Path\nfrom pipeline.runs.folder import RunFolder\nwith {lock}: print(flush=True), input()"
-    )
-    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert other.stdout.readline() == b"\n"
-    assert main([config("nested-a", mlflow=True), "--quiet"]) == 2
-    assert f"{record.name}: another process is at work" in capsys.readouterr().err
-    other.communicate(b"\n")
+    with RunFolder(record).lock():
+        assert in_child(lambda: main([config("nested-a", mlflow=True), "--quiet"])) == 2
+    assert f"{record.name}: another process is at work" in capfd.readouterr().err

@@ -36,12 +36,6 @@ def raising(error):
     return write
 
 
-def test_a_file_is_written_with_its_folders(tmp_path):
-    atomic_text(tmp_path / "a" / "b" / "note.txt", "größer\n")
-    assert (tmp_path / "a" / "b" / "note.txt").read_bytes() == "größer\n".encode()
-    assert names(tmp_path / "a" / "b") == ["note.txt"]
-
-
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError("a library's own")])
 def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(error, tmp_path):
     path = tmp_path / "data.bin"
