@@ -238,12 +238,6 @@ def test_initialisation_and_spectral_normalisation_find_them():
     torch.testing.assert_close(layer(image), nn.functional.conv2d(plain, layer[0].weight, layer[0].bias))
 
 
-def test_layers_that_outrun_a_compiler_say_so():
-    assert accelerate(reflect_conv(64, 128, 3)).is_faster_than_compiled
-    assert not accelerate(reflect_conv(64, 128, 3, 2)).is_faster_than_compiled
-    assert not accelerate(reflect_conv(64, 1, 7)).is_faster_than_compiled
-
-
 def test_it_may_choose_for_batches_in_single_and_double_precision():
     for dtype, may in ((torch.float32, True), (torch.float64, True), (torch.float16, False), (torch.bfloat16, False)):
         assert kernels_apply(torch.zeros(1, 1, 2, 2, dtype=dtype), torch.zeros(1, dtype=dtype)) is may
