@@ -45,19 +45,10 @@ class _Form:
     input: Tensor  # (B, C, H, W), into which batches are copied: another kind of tensor would compile anew
     buffers: tuple[Tensor, ...]  # the network's when it was compiled, which hold a style; weights never change
 
-    def serves(self, network: nn.Module) -> bool:
-        """Whether the network would still return what its compiled form returns."""
-        return _is_deterministic(network) and all(map(torch.equal, self.buffers, network.buffers()))
-
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the output for up to B slices; the input's other slices are computed too, and dropped."""
         self.input[: len(batch)].copy_(batch)
         return self.compiled(self.input)[: len(batch)]
-
-
-def _is_deterministic(network: nn.Module) -> bool:
-    """Whether a network samples nothing at random."""
-    return not any(layer.training for layer in dropouts(network))
 
 
 @dataclass
@@ -82,11 +73,13 @@ class CompiledForms:
         """Return a network's output (B, 1, H, W) for (B, C, H, W); B is at most `batch_size`."""
         form = self._forms.get((id(network), batch.shape[1:]))
         full = len(batch) == self.batch_size
-        if form is None and full and self._can_compile and len(self._forms) < MAX_FORMS and _is_deterministic(network):
+        is_random = any(layer.training for layer in dropouts(network))
+        if form is None and full and self._can_compile and len(self._forms) < MAX_FORMS and not is_random:
             form = self._compiled(network, batch)
-        if form is None or 2 * len(batch) <= self.batch_size or not form.serves(network):
+        if form is None or 2 * len(batch) <= self.batch_size or is_random:
             return network(batch)
-        return form(batch)
+        is_current = all(map(torch.equal, form.buffers, network.buffers()))
+        return form(batch) if is_current else network(batch)
 
     def _compiled(self, network: nn.Module, batch: Tensor) -> _Form | None:
         """Compile a network for batches of this shape; None where that fails."""
