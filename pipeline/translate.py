@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: torch, or what MODEL was exported for)"
     )
     add("--backend", choices=(AUTO, "torch", "onnxruntime", "openvino"), help=backend_help)
-    compile_help = "auto: on the CPU, for twenty volumes or more"
+    compile_help = "auto: in bf16 on the CPU, for twenty volumes or more"
     add("--compile", choices=("auto", "yes", "no"), default="auto", help=compile_help)
 
     # Existing and new files.

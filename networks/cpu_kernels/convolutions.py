@@ -23,7 +23,7 @@ from networks.cpu_kernels.single_channel_conv import (
     transposed_conv_to_one_channel,
 )
 from networks.cpu_kernels.upsample_conv import upsample_and_convolve
-from networks.cpu_kernels.winograd import convolve, is_faster, suits_winograd
+from networks.cpu_kernels.winograd import convolve, is_faster
 
 Implementation = Callable[[Tensor, Tensor], Tensor]  # image, weight
 
@@ -33,11 +33,6 @@ _kernels_enabled = ContextVar("kernels_enabled", default=True)
 
 class Convolution(nn.Conv2d):
     """`nn.Conv2d`, faster if it has one group and pads all sides alike, by reflection or with zeros."""
-
-    @property
-    def is_faster_than_compiled(self) -> bool:
-        """Whether in single precision it is faster than a compiled layer, which uses torch's implementation."""
-        return self.stride == (1, 1) and suits_winograd(self.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; H and W must exceed a reflecting padding."""

@@ -30,7 +30,9 @@ def warn_of_cropped_heads(fingerprints: Mapping[Case, Fingerprint | None], setti
     case = max(cropped, key=lambda case: cropped[case])
     loss_mm, head_mm, pixel_mm, axis = cropped[case]
     shown_mm = settings.size * pixel_mm
-    others = f", as are parts of {len(cropped) - 1} of {len(losses) - 1} others that were read" if len(cropped) > 1 else ""
+    others = (
+        f", as are parts of {len(cropped) - 1} of {len(losses) - 1} others that were read" if len(cropped) > 1 else ""
+    )
     size = ceil(head_mm / pixel_mm / SIZE_STEP) * SIZE_STEP
     logger.warning(
         f"{case.path}: {loss_mm:.0f} of {head_mm:.0f} mm of the head {DIRECTIONS[axis]} are cut off{others}, for "

@@ -16,28 +16,25 @@ from pipeline.inference.uncertainty import dropouts
 
 logger = logging.getLogger(__name__)
 
-MIN_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 0.3 s less a volume of 150 slices, bf16 1.3 s
+MIN_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 1.3 s less a volume of 150 slices in bf16
 MAX_FORMS = 6  # compiled networks in all, counting each size of slices; TorchDynamo keeps eight per class
 
 
 def worth_compiling(setting: str, volumes: int, model: TranslationModel, to: str) -> bool:
     """Whether a command should compile its networks for this number of volumes: "yes", "no" or "auto".
 
-    That is on a CPU with a C++ compiler, for `MIN_VOLUMES` or more and a network of `model.ENOUGH_WORK`. On a GPU a
-    volume takes less than a second uncompiled, and compiling takes longer. In float32, networks with layers that a
-    compiler makes slower (`is_faster_than_compiled`) are not compiled, nor are those that another runtime computes.
+    That is in bf16 on a CPU with a C++ compiler, for `MIN_VOLUMES` or more and a network of `model.ENOUGH_WORK`. On a
+    GPU a volume takes less than a second uncompiled, and compiling takes longer; in float32 it gains next to nothing,
+    or loses (`networks.cpu_kernels`). What another runtime computes is never compiled.
     """
     if isinstance(model.translators[to], RuntimeNetwork):
         return False
     if setting != "auto":
         return setting == "yes"
-    if volumes < MIN_VOLUMES or model.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is None:
+    if volumes < MIN_VOLUMES or model.device.type != "cpu" or model.precision == "float32":
         return False
-    if model.precision == "float32" and any(
-        getattr(layer, "is_faster_than_compiled", False) for layer in model.translators[to].modules()
-    ):
-        return False
-    return is_large(model.translators[to], model.settings.size, model.stride)
+    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    return has_compiler and is_large(model.translators[to], model.settings.size, model.stride)
 
 
 @dataclass(frozen=True)
@@ -48,19 +45,10 @@ class _Form:
     input: Tensor  # (B, C, H, W), into which batches are copied: another kind of tensor would compile anew
     buffers: tuple[Tensor, ...]  # the network's when it was compiled, which hold a style; weights never change
 
-    def serves(self, network: nn.Module) -> bool:
-        """Whether the network would still return what its compiled form returns."""
-        return _is_deterministic(network) and all(map(torch.equal, self.buffers, network.buffers()))
-
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the output for up to B slices; the input's other slices are computed too, and dropped."""
         self.input[: len(batch)].copy_(batch)
         return self.compiled(self.input)[: len(batch)]
-
-
-def _is_deterministic(network: nn.Module) -> bool:
-    """Whether a network samples nothing at random."""
-    return not any(layer.training for layer in dropouts(network))
 
 
 @dataclass
@@ -85,11 +73,13 @@ class CompiledForms:
         """Return a network's output (B, 1, H, W) for (B, C, H, W); B is at most `batch_size`."""
         form = self._forms.get((id(network), batch.shape[1:]))
         full = len(batch) == self.batch_size
-        if form is None and full and self._can_compile and len(self._forms) < MAX_FORMS and _is_deterministic(network):
+        is_random = any(layer.training for layer in dropouts(network))
+        if form is None and full and self._can_compile and len(self._forms) < MAX_FORMS and not is_random:
             form = self._compiled(network, batch)
-        if form is None or 2 * len(batch) <= self.batch_size or not form.serves(network):
+        if form is None or 2 * len(batch) <= self.batch_size or is_random:
             return network(batch)
-        return form(batch)
+        is_current = all(map(torch.equal, form.buffers, network.buffers()))
+        return form(batch) if is_current else network(batch)
 
     def _compiled(self, network: nn.Module, batch: Tensor) -> _Form | None:
         """Compile a network for batches of this shape; None where that fails."""

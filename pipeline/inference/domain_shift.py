@@ -74,9 +74,9 @@ def shift_warnings(
 ) -> list[str]:
     """Return the ways in which a volume is unlike the training cohort, a phrase each; usually none.
 
+    There are none without a fingerprint of the contrast `source`, which the model expects, in the `statistics`.
+
     Args:
-        statistics: The training cohort's, by contrast; without a fingerprint of the source contrast there are none.
-        source, to: The contrast that the model expects and the one it makes.
         axis: The axis along which slices are cut.
         grid_mm: (in-plane, through-plane) spacing to which volumes are resampled, so that finer ones become alike.
         larger: Whether slices are larger than in training, so that their field of view matters.

@@ -240,9 +240,3 @@ def test_traced_compiled_and_exported_networks_are_plain_and_agree(calls):
         for output in [*outputs, network(image)]:
             torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
     assert calls != []
-
-
-def test_layers_that_outrun_a_compiler_say_so():
-    assert accelerate(reflect_conv(64, 128, 3)).is_faster_than_compiled
-    assert not accelerate(reflect_conv(64, 128, 3, 2)).is_faster_than_compiled
-    assert not accelerate(reflect_conv(64, 1, 7)).is_faster_than_compiled

@@ -11,8 +11,6 @@ import torch
 from negative_model import loads, model_of, run, volume_at
 from torch import nn
 
-from networks.cpu_kernels import accelerate
-from networks.resnet import ResNetGenerator
 from pipeline.inference.compile import MAX_FORMS, MIN_VOLUMES, CompiledForms, worth_compiling
 from pipeline.inference.translator import translate
 from pipeline.inference.uncertainty import _active_dropout
@@ -158,26 +156,16 @@ def large():
 
 def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, network, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    large = replace(large, settings=replace(large.settings, size=72))
+    large = replace(large, settings=replace(large.settings, size=72), precision="bf16")
     assert worth_compiling("auto", MIN_VOLUMES, large, "T2")
     assert not worth_compiling("auto", MIN_VOLUMES - 1, large, "T2")
-    assert not worth_compiling("auto", 1000, model_of(network), "T2")
+    assert not worth_compiling("auto", 1000, model_of(network, precision="bf16"), "T2")
+    assert not worth_compiling("auto", 1000, large.in_precision("float32"), "T2")
     assert not worth_compiling("auto", 1000, replace(large, device=torch.device("cuda")), "T2")
     assert not worth_compiling("no", 1000, large, "T2")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert not worth_compiling("auto", 1000, large, "T2")
     assert worth_compiling("yes", 1, model_of(network), "T2")
-
-
-def test_a_network_that_outruns_its_compiled_form_is_compiled_in_half_precision_alone(large, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    large = replace(large, settings=replace(large.settings, size=160))
-    residual = replace(
-        large, translators=dict.fromkeys(large.translators, accelerate(ResNetGenerator(blocks=1, downs=2)))
-    )
-    assert not worth_compiling("auto", MIN_VOLUMES, residual, "T2")
-    assert worth_compiling("auto", MIN_VOLUMES, residual.in_precision("bf16"), "T2")
-    assert worth_compiling("yes", 1, residual, "T2")
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────
