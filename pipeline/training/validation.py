@@ -24,7 +24,7 @@ from pipeline.metrics.similarity import SSIM_WINDOW, intensity_distance, mae
 from pipeline.reporting.panels import SampleRow, sample_panel
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.fixed_slices import FixedSlices, cycled_with_noise, detector_input
-from pipeline.training.prepared_slices import prepare_scan_slices, prepared_slices
+from pipeline.training.prepared_slices import Arrays, Scan, prepare_scan_slices, prepared_slices
 from pipeline.training.validation_scores import direction_score, scan_score, scan_similarity
 from pipeline.utils.errors import UserError
 from transforms.neighbours import NO_NEIGHBOURS, Neighbours
@@ -50,8 +50,8 @@ class Validation:
         cache: The slice cache, and how new scans are read and registered.
 
     Raises:
-        UserError: there are no cases, none could be read, slices are too small for SSIM, or one could not be read and
-            the cache's `on_bad_volume` is "stop".
+        UserError: there are no cases, none could be read and scored, or one could not and the cache's `on_bad_volume`
+            is "stop".
     """
 
     def __init__(
@@ -75,38 +75,42 @@ class Validation:
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
         self._unscored: set[str] = set()  # directions that were warned of
         scan_pairs = pairs(cases, contrasts) if scored_in_pairs else []
-        slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
         sides = [[case for case in cases if case.contrast == contrast] for contrast in contrasts]
-        # Of pictures there may be more than `slices`.
-        groups = [scan_pairs] if scan_pairs else sides
-        scans = [group[index] for group in groups for index in evenly_spread(len(group), slices)]
-        settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm], **reader.identity()}
-        settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
-        prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
-        for scan, images in prepared_slices(scans, prepare, settings, cache):
-            if isinstance(images, str):
-                if cache.on_bad_volume == "stop":
-                    raise UserError(f"{images} (preprocess.on_bad_volume: skip would validate without it)")
-                logger.warning(f"{images}; left out of the validation")
-                continue
-            for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, images, strict=True):
-                label, target = scan.name if isinstance(scan, Case) else case.subject, self._other(case.contrast)
-                fixed = FixedSlices.from_arrays(label, arrays)
-                if fixed.real is not None and min(fixed.real.shape[1:]) < SSIM_WINDOW:
-                    height, width = fixed.real.shape[1:]
-                    raise UserError(
-                        f"{case.path}: slices of {height}x{width} pixels are too small for SSIM, which validates by "
-                        f"{SSIM_WINDOW} a side; choose another preprocess.axis or a smaller preprocess.spacing_mm"
-                    )
-                if fixed.foreground.any():
-                    self.by_target[target].append(fixed)
-                else:
-                    logger.warning(f"{case.path}: shows no head to score {target} in; left out of the validation")
+        for group in [scan_pairs] if scan_pairs else sides:
+            # Of pictures there may be more than `slices`.
+            scans = [group[index] for index in evenly_spread(len(group), slices)]
+            slices_per_scan = max(1, slices // max(1, len(scans)))
+            settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm], **reader.identity()}
+            settings |= {"neighbours": asdict(neighbours)} if neighbours.channels > 1 else {}
+            prepare = partial(prepare_scan_slices, reader, slices_per_scan, neighbours, coverage)
+            for scan, images in prepared_slices(scans, prepare, settings, cache):
+                problems = [images] if isinstance(images, str) else self._add(scan, images)
+                for problem in problems:
+                    if cache.on_bad_volume == "stop":
+                        raise UserError(f"{problem} (preprocess.on_bad_volume: skip would validate without it)")
+                    logger.warning(f"{problem}; left out of the validation")
         if not all(self.by_target.values()):
             raise UserError(
-                "no validation subject could be read, for the reasons above: restore them or, where nothing is trained "
+                "no validation subject could be scored, for the reasons above: mend them or, where nothing is trained "
                 "yet, let others validate (split.validation, split.file)"
             )
+
+    def _add(self, scan: Scan, images: Sequence[Arrays]) -> list[str]:
+        """Keep the slices of a scan or pair; return why some of them cannot be scored."""
+        problems = []
+        for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, images, strict=True):
+            label, target = scan.name if isinstance(scan, Case) else case.subject, self._other(case.contrast)
+            fixed = FixedSlices.from_arrays(label, arrays)
+            height, width = fixed.foreground.shape[1:]
+            if fixed.real is not None and min(height, width) < SSIM_WINDOW:
+                size = f"slices of {height}x{width} pixels are too small for SSIM"
+                causes = "preprocess.axis and preprocess.spacing_mm decide their size"
+                problems.append(f"{case.path}: {size}, which validates by {SSIM_WINDOW} a side ({causes})")
+            elif fixed.foreground.any():
+                self.by_target[target].append(fixed)
+            else:
+                problems.append(f"{case.path}: shows no head to score {target} in")
+        return problems
 
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".

@@ -243,10 +243,14 @@ def test_a_scan_that_cannot_be_read_is_refused_where_bad_volumes_stop_a_run(tmp_
         validation(bad, {}, cache=cache)
 
 
-def test_slices_too_small_for_ssim_are_refused_before_training(pair):
+def test_slices_too_small_for_ssim_are_left_out_and_refused_before_training_where_all_are(tmp_path, pair, capsys):
     thin = PreparedScan(np.zeros((1, 16, 16), np.float32), (12, 10), np.ones((1, 12, 10), bool), np.eye(4), SETTINGS)
-    with pytest.raises(UserError, match=r"one\.nii: slices of 12x10 pixels are too small for SSIM.*preprocess\.axis"):
+    with pytest.raises(UserError, match="no validation subject could be scored, for the reasons above"):
         validation(pair, {"one": thin, "two": thin})
+    assert "one.nii: slices of 12x10 pixels are too small for SSIM" in capsys.readouterr().err
+    others = [case(tmp_path, "large1", "T1", "u"), case(tmp_path, "large2", "T2", "u")]
+    scans = {"one": thin, "two": thin, "large1": constant(0.1), "large2": constant(0.1)}
+    assert [len(side) for side in validation([*pair, *others], scans).by_target.values()] == [1, 1]
 
 
 @pytest.mark.parametrize("scored_in_pairs", [True, False])
@@ -257,9 +261,16 @@ def test_no_more_slices_are_scored_than_there_may_be_however_many_scans_there_ar
     assert [len(scans) for scans in made.by_target.values()] == [3, 3]
 
 
+def test_contrasts_of_unlike_many_scans_have_as_many_slices_each(tmp_path):
+    cases = [case(tmp_path, f"{number}T1", "T1", f"{number}") for number in range(6)]
+    cases += [case(tmp_path, "6T2", "T2", "6")]
+    made = validation(cases, {each.path.stem: constant(0.1, 9) for each in cases}, slices=6, scored_in_pairs=False)
+    assert [sum(len(fixed.source) for fixed in side) for side in made.by_target.values()] == [6, 6]
+
+
 def test_without_any_scan_that_can_be_read_the_run_is_told_what_to_do(tmp_path, pair):
     bad = [case(tmp_path, "bad", "T1"), pair[1]]
-    with pytest.raises(UserError, match=r"no validation subject could be read, .* let others validate \(split"):
+    with pytest.raises(UserError, match=r"no validation subject could be scored, .* let others validate \(split"):
         validation(bad, {"two": constant(0.3)})
 
 
