@@ -19,7 +19,7 @@ COMPRESSION = 2  # of isal's 0 to 3: within 1 % of the size of the standard libr
 _DESCRIPTION_BYTES = 79  # NIfTI's field has 80, and readers of C strings want the last one to be zero
 NOTICE = "not for clinical use"  # first in `descrip`, where nothing can cut it off
 MAP_DESCRIPTION = "expected error of synthetic"  # then, in every map of the expected error
-_PRIVATE_TEXT = ("data_type", "db_name", "aux_file")  # free text that may hold a patient's name
+PRIVATE_TEXT = ("data_type", "db_name", "aux_file")  # free text that may hold a patient's name
 
 
 def image_like(
@@ -65,7 +65,7 @@ def image_like(
     new_header.set_intent("none")
     new_header["cal_min"] = new_header["cal_max"] = 0
     new_header["descrip"] = f"{NOTICE}; {description}".encode()[:_DESCRIPTION_BYTES].decode(errors="ignore").encode()
-    for field in _PRIVATE_TEXT:
+    for field in PRIVATE_TEXT:
         if field in new_header and not keep_text:
             new_header[field] = b""
     if isinstance(header, nib.Nifti1Header):

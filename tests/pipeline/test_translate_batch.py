@@ -206,3 +206,6 @@ def test_header_text_is_kept_only_when_asked_for_and_a_volume_that_has_it_is_not
         "keeps text of its source's header, which may hold names; add --overwrite" in capsys.readouterr().err
     ) is kept
     assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out", "--keep-header-text") == 0
+    nib.save(nib.Nifti1Image(source.get_fdata().astype(np.int16), source.affine), tmp_path / "bare.nii")
+    assert run("-i", tmp_path / "bare.nii", "-o", tmp_path / "out", *["--keep-header-text"] * kept) == 0
+    assert run("-i", tmp_path / "bare.nii", "-o", tmp_path / "out") == 0  # there was no text to keep

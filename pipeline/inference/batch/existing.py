@@ -9,7 +9,7 @@ from pathlib import Path
 from isal import igzip
 
 from pipeline.inference.batch.jobs import FOREIGN, HEADER_TEXT, NOT_DONE, OTHER_MODEL, SKIPPED, STALE, Job
-from pipeline.inference.batch.provenance import CommandModel, Provenance, read_header, read_record
+from pipeline.inference.batch.provenance import CommandModel, Provenance, keeps_header_text, read_header, read_record
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file
@@ -55,6 +55,7 @@ class _OutputState:
     record: Provenance | None = None  # that of the volume; None where it does not exist or is damaged
     complete: bool = False  # whether volume and map exist, complete, and were made together
     changed: bool = False  # whether the source has changed since
+    has_text: bool = False  # whether volume or map keeps text of the source's header, which may hold names
 
 
 def _output_state(job: Job) -> _OutputState:
@@ -70,7 +71,8 @@ def _output_state(job: Job) -> _OutputState:
         changed = record.of_source(job.source) != record
     except (UserError, OSError):  # the source does not exist any more, its translation does
         changed = False
-    return _OutputState(record=record, complete=complete, changed=changed)
+    has_text = any(map(keeps_header_text, records))
+    return _OutputState(record=record, complete=complete, changed=changed, has_text=has_text)
 
 
 def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandModel | None) -> None:
@@ -94,7 +96,7 @@ def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandMod
         job.fail(f"{made_by}; choose another OUT, or add --overwrite", OTHER_MODEL)
     elif model is not None and state.changed:
         job.fail(f"has changed since {job.target} was made of it; add --overwrite to translate it again", STALE)
-    elif model is not None and record.header_text and not model.header_text:
+    elif model is not None and state.has_text and not model.header_text:
         text = "keeps text of its source's header, which may hold names; add --overwrite to make it without"
         job.fail(f"{job.target} {text}", HEADER_TEXT)
     elif state.complete:

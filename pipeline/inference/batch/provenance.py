@@ -42,7 +42,6 @@ class Provenance:
     source: str = ""  # digest of the source's files
     source_bytes: int = 0  # their total size
     computed_by: str = ""  # `MultiViewTranslator.computed_by`; "" in records of earlier releases
-    header_text: bool = False  # whether the volume keeps free text of its source's header, which may hold names
 
     def of_source(self, source: Path) -> "Provenance":
         """Return the record of this model's translation of a source; raises as `files_digest`."""
@@ -58,7 +57,7 @@ class Provenance:
         """Return the record that `to_json` gave; raises ValueError, KeyError or TypeError for other content."""
         if not isinstance(content, dict) or content.get("tool") != TOOL:
             raise ValueError("a record of another tool")
-        values: dict[str, Any] = {"computed_by": "", "header_text": False, **content}
+        values: dict[str, Any] = {"computed_by": "", **content}
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
@@ -137,6 +136,18 @@ def is_translation(path: Path) -> bool:
     return read_record(path) is not None or _is_described(path, f"{NOTICE}; ")
 
 
+def keeps_header_text(path: Path) -> bool:
+    """Whether a translation has free text of its source's header, or its extensions; False if it cannot be read."""
+    from pipeline.inference.output_volume import PRIVATE_TEXT
+
+    header = read_header(path)
+    if header is None:
+        return False
+    *_, text = header["descrip"].item().split(b"; ", 2) if header["descrip"].item().count(b"; ") > 1 else [b""]
+    texts = [text, *(header[field].item() for field in PRIVATE_TEXT if field in header)]
+    return any(text.strip(b"\0 ") for text in texts) or any(_parsed(each) is None for each in header.extensions)
+
+
 def _is_described(path: Path, start: str) -> bool:
     """Whether the description in a file's header begins with a text; False where it cannot be read."""
     header = read_header(path)
@@ -201,7 +212,7 @@ class CommandModel:
     @cached_property
     def provenance(self) -> Provenance:
         """The record of the model's outputs, without a source."""
-        return Provenance(self.info.to, self.info.identity, self.files, header_text=self.header_text)
+        return Provenance(self.info.to, self.info.identity, self.files)
 
     @property
     def is_loaded(self) -> bool:
