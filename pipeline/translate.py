@@ -15,7 +15,7 @@ from pipeline import __version__
 from pipeline.inference.batch import summary
 from pipeline.inference.batch.bids import BidsDerivative, bids_suffixes, dataset_jobs, open_dataset
 from pipeline.inference.batch.existing import pending_jobs
-from pipeline.inference.batch.jobs import NOT_DONE, Job, exit_code, gather_jobs, shard
+from pipeline.inference.batch.jobs import NOT_DONE, SKIPPED, Job, exit_code, gather_jobs, shard
 from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan_jobs, plan_uncertainty_maps
 from pipeline.inference.batch.provenance import CommandModel
 from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW, BOX
@@ -112,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     started, world = time.time(), world_from_env()
     _check_options(arguments, world)
+    if arguments.dry_run:  # which may be of a job for another machine
+        arguments.device, arguments.backend = "cpu", None
     model = CommandModel(
         arguments.model,
         arguments.style,
@@ -122,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
     summary_path = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main
     if arguments.dry_run:
-        if pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model):
+        pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
+        if any(job.status != SKIPPED for job in jobs):
             _ = model.views  # which refuses a model that is not there, or does not make what `--to` asks for
         if world.is_main:
             echo(summary.dry_run_table(jobs))

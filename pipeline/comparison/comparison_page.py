@@ -63,7 +63,7 @@ def _direction_table(direction: Direction) -> tuple[list[str], list[list[str]]]:
         mean, low, high, p = difference_texts(columns[0], row.differences.get(columns[0]))
         difference = "best" if row.label == direction.best.label else f"{mean} [{low}, {high}]" if low else mean
         figures = [value_text(column, row.values.get(column)) for column in columns]
-        body.append([row.label, kind_text(row), *figures, difference, p, *cost_texts(row.run)[:2]])
+        body.append([row.title, kind_text(row), *figures, difference, p, *cost_texts(row.run)[:2]])
     return ["", "method", *headings, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"], body
 
 
@@ -131,7 +131,7 @@ def _region_cells(direction: Direction) -> list[tuple[str, str, str, list[str]]]
     regions = dict.fromkeys(region_of(column) for column in direction.region_columns)
     metrics = list(dict.fromkeys(metric_of(column) for column in direction.region_columns))
     return [
-        (region, row.label, _style(row, direction), [
+        (region, row.title, _style(row, direction), [
             value_text(column, row.values.get(column)) for column in (f"{region}/{metric}" for metric in metrics)
         ])
         for region in sorted(regions, key=natural_key)

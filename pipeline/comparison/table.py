@@ -52,6 +52,11 @@ class Row:
         return BASELINE if self.run is None else BOUND if self.run.is_bound else RUN
 
     @property
+    def title(self) -> str:
+        """The method for readers; its label is for files."""
+        return names.system_title(self.label) if self.run is None else self.label
+
+    @property
     def used_pairs(self) -> bool:
         """Whether the method was trained or fitted on pairs, or on some; such rows cannot be the best run."""
         return self.label == LOOKUP if self.run is None else self.run.saw_pairs

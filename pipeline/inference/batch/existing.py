@@ -82,7 +82,7 @@ def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandMod
     `--overwrite` replaces it.
     """
     record = state.record
-    if record is not None and model is not None and record.to != to:
+    if record is not None and model is not None and record.to != to and not (to is None and model.is_exported):
         _ = model.views  # which refuses a contrast that the model does not make, and several without a choice
     if state.foreign is not None:
         remedy = "move it away, choose another OUT, or add --overwrite"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
 PAIR_SUFFIXES = (".hdr", ".img")
+EXPORTED_SUFFIXES = (".onnx", ".xml")  # of files that hold the network of one direction
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,11 @@ class CommandModel:
     def provenance(self) -> Provenance:
         """The record of the model's outputs, without a source."""
         return Provenance(self.info.to, self.info.identity, self.files)
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the model consists of exported files, each of which makes one contrast."""
+        return all(Path(address).suffix.lower() in EXPORTED_SUFFIXES for address in self.addresses)
 
     @property
     def is_loaded(self) -> bool:
