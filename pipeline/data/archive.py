@@ -1,6 +1,7 @@
 """A large tar archive: downloaded over HTTP, resumed where it stopped, checked by its MD5 sum, and unpacked safely."""
 
 import hashlib
+import logging
 import shutil
 import tarfile
 import time
@@ -26,6 +27,8 @@ from pipeline.utils.files import (
     temporary_folder,
     writing_to,
 )
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 16  # what a cut connection may lose
 ATTEMPTS = 5  # successive attempts with less progress each, before giving up
@@ -73,7 +76,10 @@ def _sole_download(partial_path: Path) -> Iterator[None]:
     with stream:
         if fcntl is not None:
             busy = f"{partial_path}: another process is downloading it there; wait for it, and repeat the command"
-            lock_alone(fcntl.flock, stream, partial_path, busy)  # unlike lockf's, not lost when the file is read
+            if not lock_alone(
+                fcntl.flock, stream, partial_path, busy
+            ):  # unlike lockf's, not lost when the file is read
+                logger.warning(f"{partial_path}: this disk has no file locks: start no second download there")
         try:
             yield
         except BaseException:

@@ -39,7 +39,9 @@ def export_openvino(model: TranslationModel, target: str, output: Path) -> list[
     bin_path = output.with_suffix(".bin")
     require_writable(output, bin_path)
     if bin_path.exists() and not output.exists():
-        raise UserError(f"{bin_path}: is there without {output.name}, and would be replaced; choose another OUT")
+        raise UserError(
+            f"{bin_path}: is there without {output.name}, and would be replaced; remove it, or choose another OUT"
+        )
     openvino = required_package("openvino", "openvino")
     graph = openvino.Core().read_model(onnx_model(model, target))
     for key, value in file_metadata(model, target).items():

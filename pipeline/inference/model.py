@@ -169,7 +169,7 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
         model = _from_checkpoint(load_checkpoint(path), torch_device)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         problem = f"the checkpoint is damaged or of another version ({' '.join(str(error).split())[:200]})"
-        raise UserError(f"{path}: {problem}; train again") from error
+        raise UserError(f"{path}: {problem}; use the release that trained it, or train again") from error
     try:
         for translator in model.translators.values():
             translator.to(torch_device)

@@ -171,7 +171,7 @@ def test_bad_arguments_are_one_line(checkpoint, tmp_path, capsys):
 def test_weights_of_another_program_beside_an_openvino_model_are_not_replaced(checkpoint, tmp_path, capsys):
     weights, command = tmp_path / "x.bin", (checkpoint, "-o", tmp_path / "x.xml", "--format", "openvino", "--to", "T2")
     weights.write_text("foreign")
-    message = "x.bin: is there without x.xml, and would be replaced; choose another OUT"
+    message = "x.bin: is there without x.xml, and would be replaced; remove it, or choose another OUT"
     assert message in refusal(capsys, main, *command)
     assert weights.read_text() == "foreign" and list(tmp_path.iterdir()) == [weights]
     weights.unlink()

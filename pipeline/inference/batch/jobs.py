@@ -12,9 +12,10 @@ from pipeline.utils.distributed import World, init_distributed
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
-# What stands there and stays: of another program, of another model, of a source that has changed since, with text of
-# its source's header that this command would drop.
-LEFT = FOREIGN, OTHER_MODEL, STALE, HEADER_TEXT = "foreign", "other model", "stale", "header text"
+FOREIGN, OTHER_MODEL = "foreign", "other model"  # what stands there is of another program, or of another model
+STALE = "stale"  # it is of a source that has changed since
+HEADER_TEXT = "header text"  # it has text of its source's header, which this command would drop
+LEFT = FOREIGN, OTHER_MODEL, STALE, HEADER_TEXT  # as it is
 STATUSES = (TRANSLATED, SKIPPED, *LEFT, FAILED, NOT_DONE)
 
 
