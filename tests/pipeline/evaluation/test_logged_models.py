@@ -19,7 +19,9 @@ def log(tmp_path, monkeypatch):
         return f"models:/{name}@best"
 
     monkeypatch.setattr(logged_models, "log_translator", log_translator)
-    monkeypatch.setattr(logged_models, "model_card", lambda model, to, **_: f"card of {to}")
+    monkeypatch.setattr(
+        logged_models, "model_card", lambda model, to, *, evaluated_now: f"card of {to}" if evaluated_now else ""
+    )
     model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
     tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
 

@@ -83,6 +83,14 @@ def test_the_result_is_set_against_the_better_baseline_of_each_direction():
     )
 
 
+def test_the_result_is_set_against_what_training_began_with_where_that_is_better():
+    begun = scores()
+    for subject in ("a", "b"):
+        start = {"volume/foreground/psnr": np.array([12.5])}
+        begun.subjects.append(SubjectScore(subject, "T1", "T2", "untrained start", "own", start))
+    assert "T1 → T2 13.00 dB, +0.50 dB against untrained start;" in report.result_sentence(begun, CONTRASTS)
+
+
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -59,6 +59,15 @@ def test_a_damaged_latest_never_takes_the_place_of_the_whole_one_before(folder, 
     assert (step_of(folder.latest), step_of(folder.previous)) == (2, 1)
 
 
+def test_a_damaged_latest_stays_where_a_folder_is_only_looked_at(folder):
+    folder.save(state(1))
+    folder.save(state(2))
+    shorten(folder.latest)
+    before = folder.latest.read_bytes()
+    assert folder.load_newest(read_only=True)["position"]["step"] == 1
+    assert folder.latest.read_bytes() == before
+
+
 def test_when_all_are_damaged_that_is_an_error_and_they_stay(folder, capsys):
     folder.save(state(1))
     folder.save(state(2))

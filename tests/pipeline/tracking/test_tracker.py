@@ -10,7 +10,7 @@ import pytest
 import torch
 from tracked_run import client, eventually, history, lines, track, train
 
-from pipeline.metrics.names import BASELINES
+from pipeline.metrics.names import BASELINES, START
 from pipeline.tracking.mlflow_run import artifact_address
 
 
@@ -150,12 +150,12 @@ def test_the_default_store_is_made_quietly_and_an_exit_without_close_does_not_ha
 
 def test_what_warnings_rest_on_and_baselines_come_last_in_mlflow_and_keep_their_names_on_disk(tmp_path, store):
     values = {"detectors/T1_to_T2/gain": 1.5, "validation/T1_to_T2/psnr": 9.0, "train/cycle": 2.0}
-    values |= {f"test/T1_to_T2/{system.replace(' ', '_')}/own/psnr": 3.0 for system in ("model", *BASELINES)}
+    values |= {f"test/T1_to_T2/{system.replace(' ', '_')}/own/psnr": 3.0 for system in ("model", START, *BASELINES)}
     with track(tmp_path) as tracker:
         tracker.log_metrics(values, 4)
     names = [key for key in client(store).get_run(tracker.run_id).data.metrics if not key.startswith("system/")]
     groups = [name.partition("/")[0] for name in sorted(names)]
-    assert groups == ["test", "train", "validation", "warnings", *["without_training"] * len(BASELINES)]
+    assert groups == ["test", "train", "validation", "warnings", *["without_training"] * (1 + len(BASELINES))]
     assert "test/T1_to_T2/model/own/psnr" in names
     assert values.items() <= lines(tmp_path)[0].items()
 
