@@ -37,9 +37,9 @@ def opposed_shift(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def components_text(shifts: Mapping[str, np.ndarray]) -> str:
-    """Return shifts (2,) with their signs: "in pixels along a slice's two axes: T1 → T2 +0.35, -0.61"."""
+    """Return shifts (2,) with their signs: "along a slice's two axes: T1 → T2 +0.35, -0.61"."""
     texts = [f"{name.replace('_to_', ' → ')} {x:+.2f}, {y:+.2f}".strip() for name, (x, y) in shifts.items()]
-    return f"in pixels along a slice's two axes: {'; '.join(texts)}"
+    return f"along a slice's two axes: {'; '.join(texts)}"
 
 
 def growing_shift(shifts_by_epoch: Mapping[int, np.ndarray], last_epoch: int) -> float | None:

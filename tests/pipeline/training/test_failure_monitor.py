@@ -94,7 +94,7 @@ def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_pat
     text = "mode collapse, a → b: 0.10 after epoch 2, below 0.25; mode collapse, b → a: 0.20 after epoch 2, below 0.25"
     assert warnings[0].startswith(f"warning: {text}: the translation is much the same picture")
     assert warnings[1].startswith(
-        "warning: spatial shift, a → b: 3.00 pixels (in pixels along a slice's two axes: +3.00, +0.00) after epoch 2"
+        "warning: spatial shift, a → b: 3.00 pixels (along a slice's two axes: +3.00, +0.00) after epoch 2"
     )
     monitor(both(0.9, 0.0, 0.9, 0.0), 3)
     (line,) = capsys.readouterr().out.splitlines()
@@ -175,7 +175,7 @@ def test_shifts_that_undo_each_other_warn_though_neither_is_half_a_pixel(tmp_pat
     (warning,) = monitor.warnings.values()
     assert (warning.title, warning.observation) == (
         "opposed shifts, a → b → a",
-        "0.82 pixels (in pixels along a slice's two axes: a → b +0.40, +0.10; b → a -0.40, -0.10) after epoch 4, "
+        "0.82 pixels (along a slice's two axes: a → b +0.40, +0.10; b → a -0.40, -0.10) after epoch 4, "
         "above 0.5 pixels",
     )  # fmt: skip
     assert "the translation is shifted one way and the way back the other, in sum" in capsys.readouterr().err
@@ -196,7 +196,7 @@ def test_a_shift_that_grows_warns_before_it_is_half_a_pixel_and_a_resumed_run_kn
     warning = monitor.warnings["growing_shift", "a_to_b"]
     assert warning.epoch == 7  # the fifth that counts came after epoch 6, and pointed to 0.29 + 0.19 pixels
     assert warning.observation == (
-        "0.53 pixels (in pixels along a slice's two axes: now +0.34, +0.00) after epoch 7, above 0.5 pixels"
+        "0.53 pixels (along a slice's two axes: now +0.34, +0.00) after epoch 7, above 0.5 pixels"
     )
     assert set(monitor.warnings) == {("growing_shift", "a_to_b")}
     assert resumed.warnings["growing_shift", "a_to_b"] == warning
