@@ -37,3 +37,12 @@ def test_its_translating_parameters_are_those_that_a_translation_passes_through(
     used = {id(weight) for weight in translator.parameters() if weight.grad is not None}
     assert {id(weight) for weight in translator.translating_parameters()} == used
     assert len(used) < len(list(translator.parameters()))
+
+
+def test_the_style_is_the_mean_over_all_slices_and_is_saved_with_the_weights(pair):
+    source, target = pair
+    translator, slices = StyleTranslator(source.content_encoder, target), random_image(37, 1, 16, 12)
+    style = translator.encode_style(slices)
+    torch.testing.assert_close(style, target.encode(slices)[1].mean(dim=0), rtol=1e-4, atol=1e-5)
+    translator.set_style(style)
+    assert torch.equal(translator.state_dict()["style"][0], style)

@@ -20,14 +20,15 @@ def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, m
     schedule = ("training.steps_per_epoch=20", "training.decay_epochs=0", "training.halve_every=1")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=2000, free=1000))
-        assert train_phantom(folder, *QUICK, *WILD, *schedule) == 2
+        assert train_phantom(folder, *QUICK, *WILD, *schedule, "training.precision=bf16") == 2
     *lines, error = capsys.readouterr().err.splitlines()
     # Before it trains, a run warns of its disk and of a lost learning rate.
     (disk,) = [line for line in lines if line.startswith("warning: the disk of ")]
     assert "has 1000 B free" in disk and "checkpoints" in disk and f"in {folder / 'translated'}" in disk
     assert any(line.startswith("warning: the learning rate falls") and "after step 10 of 20" in line for line in lines)
     assert "losses in a row were not finite" in error
-    assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
+    advice = "lower training.learning_rate, or use training.precision=float32"
+    assert error.endswith(f"; nothing is saved yet; {advice}: the same command with it begins anew")
     assert not (folder / "checkpoints").exists()
     split = (folder / "split.json").read_text()
     other = ("split.seed=5", "generator.width=2")  # whatever else one may think of

@@ -73,8 +73,16 @@ def test_options_come_as_often_and_as_large_as_they_say():
     np.testing.assert_allclose(crops.mean(axis=0), 0.5, atol=0.03)
 
 
+def test_slices_flipped_beforehand_become_the_same_where_nothing_is_cropped():
+    slices, augmentation = torch.rand(40, 1, 8, 8) * 2 - 1, replace(EVERYTHING, jitter=1.0, brightness=0.0)
+    changes = draws(augmentation, 40)
+    flipped = [image[:, :: c.flips[0], :: c.flips[1]] for image, c in zip(slices.numpy(), changes, strict=True)]
+    actual = augmentation.apply_to_flipped(torch.from_numpy(np.stack(flipped)), changes)
+    assert torch.equal(actual, augmentation.apply(slices, changes))
+
+
 def test_a_batch_recoloured_at_once_is_the_same_but_for_rounding():
-    slices, changes = torch.rand(64, 1, 8, 8) * 2 - 1, draws(EVERYTHING, 64)
+    slices, changes = torch.rand(64, 2, 8, 8) * 2 - 1, draws(EVERYTHING, 64)
     actual, expected = EVERYTHING.apply_batched(slices, changes), EVERYTHING.apply(slices, changes)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
     assert actual.dtype == expected.dtype and actual.is_contiguous()

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 from finished_runs import BASELINES, SPLIT, bound, finished_run, read_runs
 
 from pipeline.comparison.comparability import require_comparable
@@ -59,6 +60,14 @@ def test_regions_may_be_measured_by_one_run_alone_but_not_by_two_in_other_files(
     other = {"data": {"regions": {"lesion": "{subject}_other.nii"}}}
     with pytest.raises(UserError, match=r"data.regions.lesion: '\{subject\}_l.nii' in .*b, '\{subject\}_other.nii' in"):
         require_comparable(read_runs([folders[1], finished_run(tmp_path, "d", settings=other)]))
+
+
+def test_another_source_of_data_is_named(two):
+    path = two[1] / "config.yaml"
+    settings = yaml.safe_load(path.read_text()) | {"data": {"source": "ixi", "folder": "x"}}
+    path.write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match=r"data.source: 'nifti' in .*a, 'ixi' in .*b"):
+        require_comparable(read_runs(two))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
+from small_slices import store_volumes
 
 from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices, shared_length, typical_lengths
-from pipeline.data.stored_slices import BINS, pack_histograms, unpack_histograms
+from pipeline.data.loader import SliceBank
+from pipeline.data.stored_slices import BINS, decode, pack_histograms, unpack_histograms
 
 
 def chosen(coverage, head, slice_mm, count=20):
@@ -49,3 +53,14 @@ def test_contrasts_share_the_shorter_of_their_medians_unless_they_agree_anyway()
 def test_histograms_survive_their_text():
     counts = np.random.default_rng(0).integers(0, 2**32, (7, BINS))
     assert np.array_equal(unpack_histograms(pack_histograms(counts)), counts)
+
+
+def test_slices_in_a_range_are_read_from_the_file_of_all(tmp_path):
+    (entry,) = store_volumes(tmp_path, [6], constant=True)
+    entry = replace(entry, positions=[2, 3, 5, 6, 8, 9])
+    cut = entry.cut(Coverage("axial", 10.0), (1, 9), 2.0)  # from slice 5 on
+    middle = cut.cut(Coverage("sagittal", 6.0), (1, 9), 2.0)
+    assert (cut.positions, middle.positions) == ([5, 6, 8, 9], [5, 6])
+    bank, stored = SliceBank([cut, middle, entry]), np.load(entry.path)
+    expected = decode(stored[[2, 3, 4, 5, 2, 3, *range(6)]])
+    assert np.array_equal(bank.gather(range(len(bank)))[:, 0].numpy(), expected)

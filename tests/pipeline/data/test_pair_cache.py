@@ -100,6 +100,7 @@ def test_the_key_changes_when_either_file_does(tmp_path):
 
 
 DAMAGE = {
+    "first half cut short": ("*-first.npy", lambda path: path.write_bytes(path.read_bytes()[:-100])),
     "second half shorter": ("*-second.npy", lambda path: np.save(path, np.load(path)[1:])),
     "note of one file": ("*.json", lambda path: path.write_text(json.dumps({"count": 3, "files": [{}]}))),
 }

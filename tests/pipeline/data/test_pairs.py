@@ -101,6 +101,16 @@ def test_a_registration_is_kept_until_a_file_the_settings_the_version_or_the_ent
     assert registrations() == 7
 
 
+def test_a_failing_registration_names_both_files(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no overlap")
+
+    monkeypatch.setattr(pairing, "register_rigid", fail)
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    with pytest.raises(UserError, match=r"s1-T1\.nii\.gz and .*s1-T2\.nii\.gz: no overlap"):
+        reader(tmp_path).read(cases)
+
+
 def test_heads_that_do_not_overlap_are_an_error(tmp_path):
     distant_affine = AFFINE.copy()
     distant_affine[0, 3] += 1000

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -80,6 +81,21 @@ def test_a_generators_passes_are_one_and_identity_is_left_out_where_it_weighs_no
     assert slices_seen(identity_share=0.5) == ([6], {"identity_a", "identity_b"})
     assert slices_seen(identity_share=0.0) == ([4], set())
     assert slices_seen(cycle_weight=0.0) == ([2], set())  # nor is a cycle
+
+
+def test_each_discriminator_is_shown_the_batch_and_what_its_pool_returns(monkeypatch):
+    engine, shown, levels = engine_of(pool_size=3), {}, {"D_A": 0.1, "D_B": 0.2}
+    for name, level in levels.items():
+        monkeypatch.setattr(
+            engine.pools[f"pool_{name[-1].lower()}"], "query", partial(torch.full_like, fill_value=level)
+        )
+        engine.networks()[name].register_forward_hook(
+            lambda module, inputs, output, name=name: shown.update({name: inputs[0].detach()})
+        )
+    real = batch(0)
+    engine.step(*real)
+    for (name, level), image in zip(levels.items(), real, strict=True):
+        assert torch.equal(shown[name], torch.cat([image, torch.full_like(image, level)]))
 
 
 def test_a_discriminator_that_has_overflowed_keeps_the_generators_where_they_are():

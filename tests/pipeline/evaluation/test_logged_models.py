@@ -56,3 +56,10 @@ def test_models_are_logged_once_and_anew_where_what_goes_with_them_has_changed(l
     assert log(as_json_has_it) == {}
     assert log(as_json_has_it, register_as="mine") == BOTH and log(as_json_has_it, register_as="mine") == {}
     assert log(as_json_has_it, "latest") == dict.fromkeys(BOTH)  # whose score is not the best's
+
+
+def test_without_mlflow_nothing_is_exported(tmp_path):
+    model = SimpleNamespace(contrasts=("T1", "T2"), translators={"T2": nn.Identity()})
+    tracker = SimpleNamespace(call=lambda what, ask: None)
+    options = {"checkpoint": "best", "step": 1, "best_scores": {}, "register_as": None}
+    assert logged_models.log_models(tracker, model, {}, tmp_path / "models.json", **options) == {}

@@ -196,6 +196,12 @@ def test_more_than_half_a_pixel_trips_and_less_does_not():
         assert value("shift_x_px", shifted) == pytest.approx(pixels, abs=0.1)
 
 
+def test_slices_shifted_each_its_own_way_have_no_shift_in_common():
+    offsets = [(8, 0), (-8, 0), (0, 8), (0, -8), (6, 6)] * 2
+    shifted = np.stack([np.roll(image, offset, axis=(0, 1)) for image, offset in zip(TARGET, offsets, strict=True)])
+    assert value("spatial_shift_mm", shifted) is None
+
+
 # ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
 
 

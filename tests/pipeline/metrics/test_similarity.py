@@ -98,6 +98,16 @@ def test_images_that_cannot_be_compared_are_a_clear_error(measure, shapes, messa
         measure(*(np.zeros(shape, bool if number == 2 else float) for number, shape in enumerate(shapes)))
 
 
+def test_nmi_is_the_entropies_over_the_joint_entropy():
+    def entropy(*sixteenths):
+        shares = np.array(sixteenths) / 16
+        return -np.sum(shares * np.log(shares))
+
+    prediction = np.array([1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1])
+    expected = (entropy(8, 8) + entropy(6, 10)) / entropy(2, 6, 4, 4)
+    assert nmi(prediction, np.repeat([0.0, 1.0], 8)) == pytest.approx(expected)
+
+
 def test_nmi_is_two_for_a_recolouring_within_the_mask_and_one_for_what_says_nothing(two_slices):
     _, real = two_slices
     mask = np.zeros(real.shape, bool)

@@ -26,6 +26,7 @@ DAMAGE = {
     "missing": lambda path: None,
     "of other content": lambda path: path.write_bytes(b"no checkpoint " * 500),
     "another dictionary": lambda path: torch.save({"weights": torch.zeros(1)}, path),
+    "a tensor": lambda path: torch.save(torch.zeros(1), path),
 }
 
 

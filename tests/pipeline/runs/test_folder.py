@@ -114,6 +114,7 @@ def test_a_file_is_no_folder(tmp_path):
     [
         (b"a: b: c", "cannot be read; move the run's folder away to start anew"),
         (b"\xff\xfe\x00", "cannot be read; move the run's folder away to start anew"),
+        (b"!!python/object/apply:os.getcwd []", "cannot be read; move the run's folder away to start anew"),
         (b"- list", "not a run's configuration; move the run's folder away to start anew"),
     ],
 )
@@ -271,7 +272,7 @@ def test_a_run_that_lacks_what_a_finished_one_has_is_not_finished(tmp_path, fini
     assert not is_finished(finished, config(tmp_path))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"configuration": null}'])
 def test_a_record_that_is_damaged_or_does_not_say_so_is_of_no_finished_run(tmp_path, finished, content):
     finished.record.write_text(content)
     assert not is_finished(finished, config(tmp_path))

@@ -118,6 +118,10 @@ def test_a_head_without_a_place_says_so(tmp_path):
     assert "gives no orientation; taken as FreeSurfer's default" in read_with_warnings(tmp_path / "a.mgh")[3][0]
 
 
+def cut_inside(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:2000]))
+
+
 def huge(path: Path) -> None:
     content = bytearray(gzip.decompress(path.read_bytes()))
     content[4:8] = (30_000).to_bytes(4, "big")
@@ -125,6 +129,7 @@ def huge(path: Path) -> None:
 
 
 DAMAGES = {
+    "cut before it was zipped": (cut_inside, "truncated"),
     "a text": (lambda path: path.write_text("hello"), "not a FreeSurfer volume but something else"),
     "a NIfTI": (
         lambda path: path.write_bytes(ixi_like.ixi_t1(scale=8).to_bytes()),
