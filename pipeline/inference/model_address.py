@@ -39,6 +39,10 @@ def checkpoint_at(path: Path) -> Path:
             return folder / LATEST
         if names:
             return folder / names[0]
+    if is_file(path / "configs" / "metadata.json"):
+        raise UserError(
+            f"{path}: a MONAI bundle, which `python -m monai.bundle run` translates with; give the run it is of"
+        )
     raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
 
 

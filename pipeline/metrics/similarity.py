@@ -199,6 +199,8 @@ def _selected(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None)
 
 
 def _masked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if mask.shape != image.shape:
+        raise ValueError(f"the mask has shape {mask.shape} and the image {image.shape}; they must match")
     if not mask.any():
         raise ValueError("the mask is empty: there is no voxel to measure")
     return image[mask]

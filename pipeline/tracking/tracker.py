@@ -99,7 +99,7 @@ class Tracker:
         self._queue(self._event_log.add_image(key, image, step))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Queue a file or folder for upload to a folder of the run's artifacts, as it is at the time of the upload."""
+        """Queue a file for upload to a folder of the run's artifacts, as it is at the time of the upload."""
         self._add({"kind": "artifact", "path": self._portable(path), "folder": folder})
 
     def log_table(self, path: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:

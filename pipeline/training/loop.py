@@ -97,12 +97,12 @@ def train(
                     callbacks.save(asdict(position), ())
                     saved_at, has_checkpoint = time.monotonic(), True
                 if request > 1:
-                    _stop(request // 2, position, has_checkpoint)
-            _end_epoch(epoch + 1, schedule, position, callbacks)
-            if not position.bad_in_a_row:
+                    _stop(request // 2, position, not position.bad_in_a_row, has_checkpoint)
+            is_saved = _end_epoch(epoch + 1, schedule, position, callbacks)
+            if is_saved:
                 saved_at, has_checkpoint = time.monotonic(), True
             if signal_number := max(world.all_gather_int(interruption.signal_number or 0)):
-                _stop(signal_number, position, has_checkpoint)
+                _stop(signal_number, position, is_saved, has_checkpoint)
 
 
 def _log(position: TrainerState, rates: Mapping[str, float], callbacks: Callbacks, bar: ProgressBar) -> None:
@@ -132,8 +132,8 @@ def _batches(
     )
 
 
-def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
-    """Validate, sample and save after the given number of epochs.
+def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> bool:
+    """Validate, sample and save after the given number of epochs; return whether a checkpoint was saved.
 
     No checkpoint follows a step that was not finite, but for the last of all: it was skipped, so the weights stand.
 
@@ -149,8 +149,10 @@ def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callback
     if epochs % schedule.sample_every_epochs == 0 or is_last:
         callbacks.sample(epochs, position.step)
     position.epochs = epochs
-    if is_last or not position.bad_in_a_row:
+    is_saved = is_last or not position.bad_in_a_row
+    if is_saved:
         callbacks.save(asdict(position), best)
+    return is_saved
 
 
 def _validate(epochs: int, position: TrainerState, callbacks: Callbacks) -> tuple[str, ...]:
@@ -167,12 +169,12 @@ def _validate(epochs: int, position: TrainerState, callbacks: Callbacks) -> tupl
     return tuple(best_scores)
 
 
-def _stop(signal_number: int, position: TrainerState, has_checkpoint: bool) -> None:
+def _stop(signal_number: int, position: TrainerState, is_saved: bool, has_checkpoint: bool) -> None:
     """Raise `Stopped` with what is saved: this step, an earlier checkpoint (`has_checkpoint`), or nothing."""
     outcome = "saved; the same command goes on from there"
-    if position.bad_in_a_row and has_checkpoint:
+    if not is_saved and has_checkpoint:
         outcome = "its loss was not finite, so the last good checkpoint is kept; the same command goes on from there"
-    elif position.bad_in_a_row:
+    elif not is_saved:
         outcome = "its loss was not finite, so nothing is saved yet; the same command begins anew"
     raise Stopped(signal_number, f"{signal.Signals(signal_number).name} after step {position.step}; {outcome}")
 

@@ -40,7 +40,7 @@ class Stopped(Exception):
 def missing_package(user: str, extra: str, error: ImportError) -> UserError:
     """Return the error of an option or runtime (`user`) whose optional package, of an `extra`, cannot be imported."""
     reason = first_line(root_cause(error))
-    return UserError(f'{user}: {reason}; install what it needs: pip install "contrast-translation[{extra}]"')
+    return UserError(f'{user}: {reason}; install what it needs, in the checkout: pip install -e ".[{extra}]"')
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -63,6 +63,8 @@ def first_line(error: BaseException) -> str:
 def without_password(text: str) -> str:
     """Return an address, or a text with addresses in it, without their user names and passwords.
 
-    A password may hold what an address must write otherwise, such as a slash; a port and a path are none.
+    A password may hold what an address must write otherwise, such as a slash; a port with a path is none, nor is the
+    letter of a Windows drive.
     """
-    return re.sub(r"(?<=://)(?:[^\s/?#]*|[^\s/?#@:]*:(?!\d+[/?#])[^\s@]*)@", "", text)
+    name, password = r"(?![A-Za-z]:[/\\])[^\s/?#@:\[]*", r"(?!\d+[/?#),])(?:(?!://)[^\s@])*"
+    return re.sub(rf"(?<=://)(?:[^\s/]*|{name}:{password})@", "", text)

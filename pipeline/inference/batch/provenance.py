@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
 PAIR_SUFFIXES = (".hdr", ".img")
+MAX_HEADER_BYTES = 1 << 26  # with other programs' extensions before our record, which may describe each slice
 EXPORTED_SUFFIXES = (".onnx", ".xml")  # of files that hold the network of one direction
 
 
@@ -144,8 +145,9 @@ def keeps_header_text(path: Path) -> bool:
     header = read_header(path)
     if header is None:
         return False
-    *_, text = header["descrip"].item().split(b"; ", 2) if header["descrip"].item().count(b"; ") > 1 else [b""]
-    texts = [text, *(header[field].item() for field in PRIVATE_TEXT if field in header)]
+    # Our own description has a comma, after the contrast; what is left of it before a source's text has none.
+    _, described, text = (*header["descrip"].item().split(b"; ", 2), b"", b"")[:3]
+    texts = [b"" if b"," in described else text, *(header[field].item() for field in PRIVATE_TEXT if field in header)]
     return any(text.strip(b"\0 ") for text in texts) or any(_parsed(each) is None for each in header.extensions)
 
 
@@ -166,7 +168,10 @@ def read_header(path: Path) -> "nib.Nifti1Header | None":
             is_compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file) if is_compressed else file
-            header_class = nib.Nifti2Header if stream.read(7)[4:] == b"n+2" else nib.Nifti1Header
+            first = stream.read(nib.Nifti2Header.sizeof_hdr)
+            header_class = nib.Nifti2Header if first[4:7] == b"n+2" else nib.Nifti1Header
+            if header_class(first[: header_class.sizeof_hdr])["vox_offset"] > MAX_HEADER_BYTES:
+                return None
             stream.seek(0)
             return header_class.from_fileobj(stream)
     except Exception:  # whatever a damaged file, or another format, makes nibabel raise

@@ -112,6 +112,6 @@ def test_what_is_missing_is_named_with_the_remedy(workspace, monkeypatch, capsys
     assert "--slurm time=MINUTES: missing" in output and "this machine has no Slurm (srun is missing)" in output
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main([config("one"), "--cluster", "slurm"]) == 2
-    assert 'pip install "contrast-translation[cluster]"' in capsys.readouterr().err
+    assert 'pip install -e ".[cluster]"' in capsys.readouterr().err
     assert main([config("one"), "--slurm", "time=3"]) == 2
     assert "--slurm: of --cluster slurm alone" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said_before_the_first_run(workspace, capsys, arguments
 def test_without_optuna_the_remedy_is_said(workspace, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main([config("one"), "--search", "2", *RANGES]) == 2
-    assert 'pip install "contrast-translation[search]"' in capsys.readouterr().err
+    assert 'pip install -e ".[search]"' in capsys.readouterr().err
 
 
 def test_the_score_is_that_of_the_best_checkpoint(tmp_path):

@@ -18,7 +18,12 @@ def test_the_first_cause_of_a_chain_is_one_line(cause, line):
     [
         ("http://user:secret@host:1/x", "http://host:1/x"),
         ("http://user:se/cret@host/x", "http://host/x"),
-        ("http://host?mail=a@b.c/x", "http://host?mail=a@b.c/x"),
+        ("mysql://user:1234?secret@host/x", "mysql://host/x"),
+        ("http://a:5000,http://user:secret@host/x", "http://a:5000,http://host/x"),
+        ("http://[::1]:5000/models@best", "http://[::1]:5000/models@best"),
+        ("http://host:5000)/a@b", "http://host:5000)/a@b"),
+        ("file://C:/Users/me@work/mlruns", "file://C:/Users/me@work/mlruns"),
+        ("http://host/?mail=a@b.c/x", "http://host/?mail=a@b.c/x"),
         ("http://host:8080/a@b", "http://host:8080/a@b"),
     ],
 )
