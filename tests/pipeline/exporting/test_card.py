@@ -12,6 +12,7 @@ from networks.lookup_start import LookupStart
 from networks.skip import SkipGenerator
 from pipeline.exporting.bundle import lost_in_bundle
 from pipeline.exporting.card import model_card, own_figures
+from pipeline.inference.model import load_model
 from pipeline.inference.model_address import run_that_evaluates
 
 PLACE = {"source": "T1", "target": "T2", "protocol": "own", "unit": "volume", "region": "foreground"}
@@ -74,6 +75,11 @@ def test_a_card_says_what_a_generator_starts_from(model):
     )
     assert text in model_card(replace(model, translators={"T2": start}), "T2")
     assert "starts from" not in model_card(model, "T2")
+
+
+def test_the_boxs_card_says_that_its_scans_are_synthetic():
+    card = model_card(load_model("box", "cpu"), "T2")
+    assert "- trained on: 300 synthetic scans, drawn from one atlas without any real scan, in T1" in card
 
 
 def test_a_card_leaves_out_what_is_not_known(model, trained):

@@ -96,6 +96,10 @@ def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest_else_the_one_be
     folder.folder.mkdir(parents=True)
     with pytest.raises(UserError, match="no checkpoint in this folder"):
         checkpoint_at(tmp_path / "run")
+    (tmp_path / "bundle" / "configs").mkdir(parents=True)
+    (tmp_path / "bundle" / "configs" / "metadata.json").touch()
+    with pytest.raises(UserError, match="bundle: a MONAI bundle"):
+        checkpoint_at(tmp_path / "bundle")
     for path in (folder.previous, folder.latest, folder.best):  # each is worth more than those before
         path.touch()
         assert checkpoint_at(tmp_path / "run") == checkpoint_at(folder.folder) == path

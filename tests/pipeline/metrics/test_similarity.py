@@ -90,6 +90,7 @@ def test_ssim_is_scikit_images(shape):
         (mae, [(16, 16), (16, 1)], r"\(16, 16\) and the real image \(16, 1\)"),
         (lambda *images: ssim(*images, 2), [(16, 16), (16, 1)], r"\(16, 16\) and the real image \(16, 1\)"),
         (mae, [(16, 16)] * 3, "the mask is empty"),
+        (mae, [(16, 16), (16, 16), (16,)], r"the mask has shape \(16,\) and the image \(16, 16\)"),
         (lambda *images: ssim(*images, 2), [(10, 32, 32)] * 2, r"at least 11 voxels along each axis .* 10x32x32"),
     ],
 )

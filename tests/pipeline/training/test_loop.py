@@ -233,6 +233,13 @@ def test_a_run_whose_last_step_was_skipped_is_saved_with_the_weights_before_it(s
     assert (run.position.epochs, run.position.bad_steps) == (4, 1)
 
 
+def test_a_signal_after_a_skipped_last_step_says_that_it_is_saved(slices):
+    run = Recorder(bad=[12], signals={("validate", 4): signal.SIGTERM})
+    with pytest.raises(Stopped, match="SIGTERM after step 12; saved"):
+        run.train(slices)
+    assert run.saves()[-1] == (12, False)
+
+
 def test_a_run_without_one_finite_step_ends_with_that(slices):
     run = Recorder(bad=[1, 2])
     with pytest.raises(NotFinite, match="training ended at step 2: not one loss was finite"):

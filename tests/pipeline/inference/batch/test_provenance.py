@@ -18,6 +18,7 @@ from pipeline.inference.batch.provenance import (
     CommandModel,
     Provenance,
     files_digest,
+    keeps_header_text,
     model_files_digest,
     read_record,
     source_files,
@@ -68,6 +69,32 @@ def test_a_record_is_read_behind_long_extensions_of_others(tmp_path, name):
     write_record(image, RECORD)
     write_volume(image, tmp_path / name)
     assert read_record(tmp_path / name) == RECORD
+
+
+def test_a_header_longer_than_any_is_not_read(tmp_path, monkeypatch):
+    image = image_of_ours()
+    image.header.extensions.append(Nifti1Extension("comment", bytes(2000)))
+    write_record(image, RECORD)
+    write_volume(image, tmp_path / "a.nii.gz")
+    assert read_record(tmp_path / "a.nii.gz") == RECORD
+    monkeypatch.setattr("pipeline.inference.batch.provenance.MAX_HEADER_BYTES", 2000)
+    assert read_record(tmp_path / "a.nii.gz") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "keep_text", "kept"), [("Jane", True, True), ("", True, False), ("Jane", False, False)]
+)
+def test_kept_text_is_told_from_a_models_name(tmp_path, text, keep_text, kept):
+    source = ixi_like.ixi_t1(scale=16)
+    header = nib.Nifti1Header()
+    header.set_data_shape(source.shape), header.set_sform(source.affine, 1)
+    header["descrip"] = text.encode()
+    description = "synthetic T2, a; b; c"
+    image = image_like(
+        source.get_fdata(), source.affine, header, integer=True, description=description, keep_text=keep_text
+    )
+    write_volume(image, tmp_path / "a.nii")
+    assert keeps_header_text(tmp_path / "a.nii") == kept
 
 
 def test_a_record_replaces_the_sources_own_and_other_extensions_stay():
