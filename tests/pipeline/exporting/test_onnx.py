@@ -93,5 +93,5 @@ def test_a_graph_that_computes_something_else_is_refused_and_no_file_is_written(
 
 def test_a_missing_package_is_one_line_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r'^ONNX Runtime: .*onnxscript.*pip install "contrast-translation\[onnx\]"'):
+    with pytest.raises(UserError, match=r'^ONNX Runtime: .*onnxscript.*pip install -e "\.\[onnx\]"'):
         export_onnx(small_model("unet"), "T2", tmp_path / "model.onnx")
