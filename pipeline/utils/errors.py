@@ -63,8 +63,8 @@ def first_line(error: BaseException) -> str:
 def without_password(text: str) -> str:
     """Return an address, or a text with addresses in it, without their user names and passwords.
 
-    A password may hold what an address must write otherwise, such as a slash; a port with a path is none, nor is the
-    letter of a Windows drive.
+    A password may hold what an address must write otherwise, such as a slash or a question mark; a port with a path is
+    none, nor is the letter of a Windows drive.
     """
     name, password = r"(?![A-Za-z]:[/\\])[^\s/?#@:\[]*", r"(?!\d+[/?#),])(?:(?!://)[^\s@])*"
-    return re.sub(rf"(?<=://)(?:[^\s/]*|{name}:{password})@", "", text)
+    return re.sub(rf"(?<=://)(?:[^\s/?#]*|{name}:[^\s/]*|{name}:{password})@", "", text)

@@ -23,6 +23,7 @@ def test_the_first_cause_of_a_chain_is_one_line(cause, line):
         ("http://[::1]:5000/models@best", "http://[::1]:5000/models@best"),
         ("http://host:5000)/a@b", "http://host:5000)/a@b"),
         ("file://C:/Users/me@work/mlruns", "file://C:/Users/me@work/mlruns"),
+        ("http://host?mail=a@b.c/x", "http://host?mail=a@b.c/x"),
         ("http://host/?mail=a@b.c/x", "http://host/?mail=a@b.c/x"),
         ("http://host:8080/a@b", "http://host:8080/a@b"),
     ],
