@@ -24,7 +24,7 @@ class Pix2Pix(Engine):
     """G translates a to b, F translates b to a; D_B judges pairs (a, G(a)), D_A pairs (b, F(b)) (section 3.1).
 
     With `adversarial_weight: 0` there are no discriminators: plain L1 regression. It needs both
-    contrasts of a subject, so it is a bound for the unpaired methods and not a competitor.
+    contrasts of a subject, so it shows what pairs teach, and is no competitor of the unpaired methods.
     """
 
     options: Pix2PixOptions

@@ -23,7 +23,7 @@ LIMITS = """- Anatomy can be lost or invented, lesions above all; no check tells
 - Scores compare intensities; they do not show that a translation serves a purpose.
 """
 SHOWN = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE"}
-BOX_ORIGIN = "pix2pix box"  # of what `configs/box.yaml` trains, and so of the model in the box
+BOX_CONFIGURATION = "033a7e88234a"  # hash of what the model in the box was trained by, which saw no real scan
 PARTS = {"train": "trained on", "validation": "validated on", "test": "tested on"}
 
 
@@ -86,7 +86,11 @@ def _data(model: TranslationModel, target: str) -> Iterator[tuple[str, str]]:
             yield PARTS[part], _subjects(len(split[part]))
     if not split:
         cases = {name: model.statistics[name].cases for name in names if name in model.statistics}
-        kind = "synthetic scans, drawn from one atlas without any real scan," if model.origin == BOX_ORIGIN else "scans"
+        kind = (
+            "synthetic scans, drawn from one atlas without any real scan,"
+            if model.config_hash == BOX_CONFIGURATION
+            else "scans"
+        )
         yield PARTS["train"], ", ".join(f"{count} {kind} in {name}" for name, count in cases.items() if count)
     statistics = model.statistics[target]
     yield f"intensities of synthetic {target}", f"{statistics.low:.6g} to {statistics.high:.6g}, those of training"

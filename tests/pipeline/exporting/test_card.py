@@ -82,6 +82,10 @@ def test_the_boxs_card_says_that_its_scans_are_synthetic():
     assert "- trained on: 300 synthetic scans, drawn from one atlas without any real scan, in T1" in card
 
 
+def test_a_model_of_the_boxs_name_is_not_taken_for_it(model):
+    assert "synthetic scans" not in model_card(replace(model, origin="pix2pix box"), "T2")
+
+
 def test_a_card_leaves_out_what_is_not_known(model, trained):
     assert "## Figures" not in model_card(model, "T2") and "Not for clinical use" in model_card(model, "T2")
     for path in trained.folder.iterdir():
